@@ -1,0 +1,3 @@
+"""embedsvc: semantic search over your documents, with exact citations."""
+
+__version__ = "0.1.0"

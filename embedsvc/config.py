@@ -1,0 +1,120 @@
+"""The one reader of settings: flags over environment (``EMBEDSVC_…``) over ``embedsvc.toml`` over defaults."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from embedsvc.errors import UsageError
+
+CONFIG_FILE = "embedsvc.toml"
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embedsvc"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set, with its default. Field names are the keys of ``embedsvc.toml``; upper-cased
+    behind ``EMBEDSVC_`` they are the environment variables."""
+
+    data_dir: Path = Path("indexes")
+    """Where collections live."""
+    cache_dir: Path | None = None
+    """Where exported models live; None: ``$XDG_CACHE_HOME/embedsvc`` or ``~/.cache/embedsvc``."""
+    model: str = "all-MiniLM-L6-v2"
+    """A model id, or a folder with a sentence-transformers or transformers model (safetensors only)."""
+    runtime: Literal["auto", "onnx", "torch"] = "auto"
+    """What executes the encoder; ``auto``: torch where a CUDA device is present, else onnx."""
+    dtype: Literal["auto", "fp32", "int8", "fp16"] = "auto"
+    """Arithmetic of the encoder; ``auto``: int8 on onnx, fp16 on CUDA, fp32 on torch without CUDA."""
+    threads: int = 0
+    """Encoder threads; 0: one per core this process may use."""
+    batch_tokens: int = 1024
+    """Token budget of one encoder batch, padding counted."""
+    chunk_tokens: int = 512
+    """Passage window in tokens for new collections, special tokens and prompt counted."""
+    overlap: int = 64
+    """Tokens that neighbouring passages share, at most, for new collections."""
+    max_file_mb: int = 100
+    """Larger input files are quarantined (reason ``too_large``)."""
+    on_overflow: Literal["error", "truncate"] = "error"
+    """A query longer than the model's window: refuse it, or cut it and say so."""
+    durability: Literal["fsync", "os"] = "fsync"
+    """``fsync``: a commit is acknowledged only once it is on the disk. ``os``: leave that to the kernel."""
+    lock_timeout: float = 10.0
+    """Seconds a writer waits for another process that writes to the same collection."""
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    max_body_mb: int = 100
+    """Larger request bodies are refused with 413."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def cache(self) -> Path:
+        return self.cache_dir or _user_cache()
+
+    @property
+    def encoder_threads(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+_HINTS: dict[str, Any] = {}
+
+
+def _hints() -> dict[str, Any]:
+    if not _HINTS:
+        _HINTS.update(get_type_hints(Settings))
+    return _HINTS
+
+
+def _convert(name: str, value: object, origin: str) -> Any:
+    """``value`` as the type of setting ``name``; UsageError names ``origin`` (the flag, variable or file)."""
+    hint = _hints()[name]
+    if get_origin(hint) in (types.UnionType, typing.Union):
+        hint = next(option for option in get_args(hint) if option is not type(None))
+    if get_origin(hint) is Literal:
+        if value in get_args(hint):
+            return value
+        raise UsageError(f"{origin}: {name} is {value!r}; choose one of {', '.join(get_args(hint))}.")
+    try:
+        if isinstance(value, bool) or (hint is int and isinstance(value, float)):
+            raise ValueError
+        converted = hint(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{origin}: {name} is {value!r}, which is not a valid {hint.__name__}.") from None
+    if isinstance(converted, int | float) and converted < 0:
+        raise UsageError(f"{origin}: {name} is {value!r}; it must not be negative.")
+    return converted.expanduser() if isinstance(converted, Path) else converted
+
+
+def load_settings(flags: Mapping[str, object] | None = None, *, directory: Path | None = None) -> Settings:
+    """Settings from ``flags`` (None values mean "not given"), the environment and ``directory/embedsvc.toml``.
+
+    Raises:
+        UsageError: an unknown key in the file, or a value that does not fit its setting.
+    """
+    names = {field.name for field in fields(Settings)}
+    values: dict[str, Any] = {}
+    file = (directory or Path.cwd()) / CONFIG_FILE
+    if file.is_file():
+        try:
+            table = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file}: not valid TOML: {error}.") from None
+        if unknown := sorted(table.keys() - names):
+            raise UsageError(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(names))}.")
+        values |= {name: _convert(name, value, str(file)) for name, value in table.items()}
+    for name in names:
+        if (variable := f"EMBEDSVC_{name.upper()}") in os.environ:
+            values[name] = _convert(name, os.environ[variable], variable)
+    values |= {name: _convert(name, value, "flag") for name, value in (flags or {}).items() if value is not None}
+    return Settings(**values)

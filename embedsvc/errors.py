@@ -1,0 +1,96 @@
+"""The one error tree. Raised where the fault is known; turned into an exit code by ``cli`` and into an HTTP
+status by ``service``, once each, by class.
+
+Every message says what happened, to which input, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class EmbedsvcError(Exception):
+    """Base of every error that embedsvc raises on purpose."""
+
+
+# -- the caller asked for something that cannot be done ------------------------------------------------------------
+
+
+class UsageError(EmbedsvcError):
+    """A wrong argument, setting or request."""
+
+
+class BadFilter(UsageError):
+    """A filter that is not valid SQL over the collection's fields."""
+
+
+class QueryTooLong(UsageError):
+    """A query with more tokens than the model's window, while ``on_overflow`` is ``error``."""
+
+
+class NotFound(EmbedsvcError):
+    """Something was named that is not there."""
+
+
+class Conflict(EmbedsvcError):
+    """The thing is there, but its state forbids what was asked (it exists already, another process writes to it)."""
+
+
+class ContractMismatch(EmbedsvcError):
+    """The encoder at hand is not the one that made the collection's vectors."""
+
+
+# -- one input could not be read: it is quarantined, the rest goes on -----------------------------------------------
+
+
+class ReadError(EmbedsvcError):
+    """An input that gives no document. ``reason`` is the short code that reports carry."""
+
+    reason = "unreadable"
+
+
+class UnsupportedFormat(ReadError):
+    reason = "unsupported"
+
+
+class BinaryJunk(ReadError):
+    reason = "binary"
+
+
+class LockedFile(ReadError):
+    reason = "locked"
+
+
+class DamagedFile(ReadError):
+    reason = "damaged"
+
+
+class FileTooLarge(ReadError):
+    reason = "too_large"
+
+
+class WrongEncoding(ReadError):
+    reason = "encoding"
+
+
+class MissingField(ReadError):
+    """A record without the text field that was asked for."""
+
+    reason = "missing_field"
+
+
+# -- the machine or the stored data is at fault ----------------------------------------------------------------------
+
+
+class ModelError(EmbedsvcError):
+    """A model that is missing, damaged, not the pinned one, or that could not be prepared."""
+
+
+class DamagedCollection(EmbedsvcError):
+    """A collection whose store cannot be read."""
+
+
+class StorageFailure(EmbedsvcError):
+    """The data directory cannot be written: full disk, read-only, no permission."""
+
+
+class MissingDependency(EmbedsvcError):
+    """An optional package is not installed; the message names the extra that brings it."""

@@ -1,0 +1,188 @@
+"""The plain, frozen data that every layer speaks. No logic beyond derived quantities.
+
+Offsets are always in Unicode characters of ``Document.text`` (never bytes, never UTF-16 units).
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Metadata = Mapping[str, Any]
+"""JSON object of an input's own fields (author, year, tags …); filterable as ``metadata.KEY``."""
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input before reading: a file's bytes, an upload or a web page, under the uri it is cited by.
+
+    ``name`` carries the file name, whose suffix is the first hint at the format.
+    """
+
+    uri: str
+    name: str
+    data: bytes = field(repr=False)
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the bytes, hex."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading of a document: its character offset, its level (1 = topmost) and its title."""
+
+    start: int
+    level: int
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One source (file, URL, record) read into text. Build it with :func:`make_document`.
+
+    ``page_starts[i]`` is the offset at which page ``i + 1`` begins; empty for formats without pages.
+    ``headings`` are in text order. ``hash`` changes whenever a re-read would give another document.
+    ``notes`` say what reading had to change (lone surrogates, a guessed encoding …).
+    """
+
+    id: str
+    uri: str
+    text: str = field(repr=False)
+    title: str = ""
+    hash: str = ""
+    page_starts: tuple[int, ...] = ()
+    headings: tuple[Heading, ...] = ()
+    metadata: Metadata = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def page_at(self, offset: int) -> int | None:
+        """1-based page that holds the character at ``offset``; None where there are no pages."""
+        return max(1, bisect.bisect_right(self.page_starts, offset)) if self.page_starts else None
+
+    def heading_at(self, offset: int) -> str | None:
+        """Path of the headings in force at ``offset``, topmost first: ``"Guide > Install"``, or None."""
+        path: list[Heading] = []
+        last = bisect.bisect_right(self.headings, offset, key=lambda heading: heading.start)
+        for position in range(last - 1, -1, -1):
+            heading = self.headings[position]
+            if not path or heading.level < path[-1].level:
+                path.append(heading)
+            if heading.level <= 1:
+                break
+        return " > ".join(heading.title for heading in reversed(path)) or None
+
+
+def document_id(uri: str) -> str:
+    """The id of a document that brings none of its own: 80 bits of its uri's sha256, safe in a URL path."""
+    return hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:20]
+
+
+def make_document(
+    uri: str,
+    text: str,
+    *,
+    id: str | None = None,
+    title: str = "",
+    hash: str | None = None,
+    page_starts: tuple[int, ...] = (),
+    headings: tuple[Heading, ...] = (),
+    metadata: Metadata | None = None,
+    notes: tuple[str, ...] = (),
+) -> Document:
+    """A Document fit to be stored: lone surrogates become U+FFFD (same length, so offsets hold) with a note.
+
+    ``hash`` defaults to the sha256 of title, text and metadata; a file's reader passes that of the file's bytes.
+    """
+    text, replaced = _LONE_SURROGATE.subn("\ufffd", text)
+    title = _LONE_SURROGATE.sub("\ufffd", title)
+    uri = _LONE_SURROGATE.sub("\ufffd", uri)
+    # A round trip through JSON drops every lone surrogate that a metadata value might carry.
+    metadata = json.loads(_LONE_SURROGATE.sub("\ufffd", json.dumps(dict(metadata or {}), ensure_ascii=False)))
+    headings = tuple(
+        Heading(heading.start, heading.level, _LONE_SURROGATE.sub("\ufffd", heading.title)) for heading in headings
+    )
+    if replaced:
+        notes = (*notes, f"{replaced} lone surrogate(s) replaced by U+FFFD")
+    if hash is None:
+        content = json.dumps([title, text, metadata], ensure_ascii=False, sort_keys=True)
+        hash = hashlib.sha256(content.encode()).hexdigest()
+    return Document(
+        id=document_id(uri) if id is None else id,
+        uri=uri,
+        text=text,
+        title=title,
+        hash=hash,
+        page_starts=page_starts,
+        headings=headings,
+        metadata=metadata,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A window of a document: its text is exactly ``document.text[start:end]``.
+
+    ``token_ids`` (int32, shape ``(tokens,)``) are the window's own tokens as the document's one tokenisation
+    gave them, without special tokens and without the prompt: the encoder adds those.
+    """
+
+    ordinal: int
+    start: int
+    end: int
+    token_ids: npt.NDArray[np.int32] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How a collection's documents are cut into passages. Fixed when the collection is made.
+
+    ``window``: tokens per passage, counting special tokens and the passage prompt. ``overlap``: tokens shared by
+    neighbours, at most. ``whole``: one passage per document whose vector sees only the first window (the
+    BEIR convention, for evaluations); every such cut is counted and reported.
+    """
+
+    window: int = 512
+    overlap: int = 64
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The embedding contract: everything that must be equal for two vectors to be comparable.
+
+    ``canary_vectors`` (one row per canary text, ``dimension`` floats) were made by this very model and runtime
+    when the contract was written; re-encoding the same texts must give them again.
+    """
+
+    model: str
+    weights_hash: str
+    tokenizer_hash: str
+    pooling: str
+    normalize: bool
+    query_prompt: str
+    passage_prompt: str
+    dimension: int
+    dtype: str
+    max_length: int
+    canary_vectors: tuple[tuple[float, ...], ...] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Contract:
+        return cls(**{**value, "canary_vectors": tuple(tuple(row) for row in value["canary_vectors"])})
