@@ -1,0 +1,64 @@
+"""fsync for files that a library wrote without it.
+
+Lance leaves its files to the page cache. A commit of ours is two-phase, so that no manifest on the disk ever
+points at data that is not: data files are synced, then the manifest is written, then synced; directories too.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def _files(root: Path) -> set[str]:
+    found: set[str] = set()
+    pending = [str(root)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                else:
+                    found.add(entry.path)
+    return found
+
+
+def fsync_path(path: str | Path) -> None:
+    """fsync one file or directory. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(root: Path) -> None:
+    """fsync every file and directory under ``root``, and the directory that names ``root``."""
+    NewFiles(root, seen=frozenset()).sync()
+    fsync_path(root.parent)
+
+
+class NewFiles:
+    """Remembers what lies under ``root``; :meth:`sync` makes durable what has come since."""
+
+    def __init__(self, root: Path, seen: frozenset[str] | None = None) -> None:
+        self._root = root
+        self._seen: set[str] = _files(root) if seen is None else set(seen)
+
+    def sync(self) -> None:
+        """fsync the files that are new since the last call and every directory from theirs up to ``root``.
+
+        Raises:
+            OSError: the disk refused; the commit must not be acknowledged.
+        """
+        new = _files(self._root) - self._seen
+        directories = {str(self._root)}
+        for file in new:
+            fsync_path(file)
+            parent = Path(file).parent
+            while parent != self._root:
+                directories.add(str(parent))
+                parent = parent.parent
+        for directory in directories:
+            fsync_path(directory)
+        self._seen |= new

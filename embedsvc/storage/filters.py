@@ -1,0 +1,145 @@
+"""A user's SQL filter, made fit for the store.
+
+Built-in fields are columns and pass through. ``metadata.KEY`` (also ``metadata."a key".deeper``) lives in a JSON
+column, where one key may hold numbers in one document and text in the next; it is rewritten to a typed extraction
+that yields NULL where the type does not fit, never an error in mid-search. The type is that of the other operand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from embedsvc.errors import BadFilter
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+FIELDS = (
+    "id",
+    "document_id",
+    "document_hash",
+    "uri",
+    "title",
+    "ordinal",
+    "start",
+    "end",
+    "tokens",
+    "page",
+    "heading",
+    "text",
+)
+"""The built-in fields that a filter may name."""
+
+
+def compile_filter(sql: str) -> str:
+    """``sql`` (a condition, as after WHERE) as the store runs it.
+
+    Raises:
+        BadFilter: not one SQL condition, or an unknown field; the message points at the spot.
+    """
+    import sqlglot
+    from sqlglot import exp
+    from sqlglot.errors import ParseError, SqlglotError
+
+    try:
+        statements = sqlglot.parse(sql)
+    except ParseError as error:
+        detail = error.errors[0] if error.errors else {}
+        # sqlglot gives the 1-based column of the last character of the offending token.
+        spot = max(0, int(detail.get("col") or 1) - len(str(detail.get("highlight") or "")))
+        problem = str(detail.get("description") or "not valid SQL")
+        if problem.startswith("Required keyword"):
+            problem = "something is missing after this"
+        raise BadFilter(_pointed(sql, spot, problem)) from None
+    except (SqlglotError, ValueError) as error:
+        raise BadFilter(_pointed(sql, len(sql), str(error).splitlines()[0])) from None
+    if len(statements) != 1 or not isinstance(statements[0], exp.Expression):
+        raise BadFilter(_pointed(sql, 0, "give exactly one condition, as after WHERE"))
+    if not isinstance(statements[0], exp.Condition):
+        raise BadFilter(_pointed(sql, 0, "this is not a condition that is true or false for a passage"))
+    replacements = []
+    for column in statements[0].find_all(exp.Column):
+        parts = column.parts
+        first, last = parts[0].meta.get("start"), parts[-1].meta.get("end")
+        if first is None or last is None:
+            continue
+        name = parts[0].name.lower()
+        if name == "metadata":
+            if len(parts) > 1:
+                # The end of a quoted key does not count its closing quote.
+                last += sql[last + 1 : last + 2] == '"' and parts[-1].args.get("quoted", False)
+                replacements.append((first, last + 1, _extraction([part.name for part in parts[1:]], column)))
+        elif name not in FIELDS:
+            hint = f"unknown field {parts[0].name!r}; built-in fields are {', '.join(FIELDS)}, and an input's own "
+            raise BadFilter(_pointed(sql, first, hint + f"fields are written metadata.{parts[0].name}"))
+        else:
+            # Lance wants back-quotes around names that are SQL words, such as end.
+            start = first - (sql[first - 1 : first] == '"' and parts[0].args.get("quoted", False))
+            stop = last + 1 + (sql[last + 1 : last + 2] == '"' and parts[0].args.get("quoted", False))
+            replacements.append((start, stop, f"`{name}`"))
+    for start, stop, text in sorted(replacements, reverse=True):
+        sql = sql[:start] + text + sql[stop:]
+    return sql
+
+
+def _pointed(sql: str, spot: int, problem: str) -> str:
+    line = sql.replace("\n", " ").replace("\t", " ")
+    return f"Bad filter: {problem}\n  {line}\n  {' ' * min(spot, len(line))}^"
+
+
+def _extraction(keys: Sequence[str], column: exp.Expression) -> str:
+    path = "$" + "".join("." + json.dumps(key, ensure_ascii=False) for key in keys)
+    value = "NULLIF(json_extract(metadata, '{}'), 'null')".format(path.replace("'", "''"))
+    return _wanted_type(column)(value)
+
+
+def _as_number(value: str) -> str:
+    return f"TRY_CAST({value} AS DOUBLE)"
+
+
+def _as_boolean(value: str) -> str:
+    return f"TRY_CAST({value} AS BOOLEAN)"
+
+
+def _as_text(value: str) -> str:
+    # JSON text comes back in its quotes, with \" inside.
+    return f"replace(regexp_replace({value}, '^\"|\"$', '', 'g'), '\\\"', '\"')"
+
+
+def _as_is(value: str) -> str:
+    return value
+
+
+def _wanted_type(column: exp.Expression) -> Callable[[str], str]:
+    from sqlglot import exp
+
+    node: exp.Expression = column
+    while isinstance(node.parent, exp.Paren | exp.Neg | exp.Add | exp.Sub | exp.Mul | exp.Div | exp.Mod):
+        if not isinstance(node.parent, exp.Paren):
+            return _as_number
+        node = node.parent
+    parent = node.parent
+    if parent is None or isinstance(parent, exp.And | exp.Or | exp.Not):
+        return _as_boolean
+    if isinstance(parent, exp.Is):
+        return _as_boolean if isinstance(parent.expression, exp.Boolean) else _as_is
+    if isinstance(parent, exp.EQ | exp.NEQ | exp.GT | exp.GTE | exp.LT | exp.LTE | exp.In | exp.Between):
+        for other in _operands(parent):
+            if other is not node:
+                while isinstance(other, exp.Neg | exp.Paren):
+                    other = other.this
+                if isinstance(other, exp.Boolean):
+                    return _as_boolean
+                if isinstance(other, exp.Literal):
+                    return _as_text if other.is_string else _as_number
+    return _as_text
+
+
+def _operands(node: exp.Expression) -> Iterator[exp.Expression]:
+    for value in node.args.values():
+        if isinstance(value, list):
+            yield from value
+        elif value is not None and not isinstance(value, bool | str):
+            yield value

@@ -1,0 +1,436 @@
+"""One collection's passages in a Lance table, seen at one version.
+
+A :class:`Store` is a value: it reads the version it was opened at, and every write returns a new Store at the new
+version. Only one process may write at a time; the collection's lock sees to that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import lance
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from lance.query import MatchQuery
+
+from embedsvc.errors import BadFilter, Conflict, DamagedCollection, NotFound, StorageFailure
+from embedsvc.records import Chunking, Contract, Document, Metadata, Passage
+from embedsvc.storage.durability import NewFiles, fsync_path, fsync_tree
+from embedsvc.storage.filters import compile_filter
+
+TABLE = "passages.lance"
+FORMAT = "1"
+"""Version of the table layout, kept in the table's metadata."""
+_KEYS = ("embedsvc.format", "embedsvc.contract", "embedsvc.chunking")
+_TEXT_INDEX: dict[str, Any] = {"language": "English", "stem": True, "remove_stop_words": True, "ascii_folding": True}
+_MANY_FRAGMENTS = 64
+_KEEP_VERSIONS = timedelta(hours=1)
+
+RowIds = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+def _schema(dimension: int, metadata: Mapping[str, str] | None = None) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("document_id", pa.string(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("title", pa.string(), nullable=False),
+            pa.field("document_hash", pa.string(), nullable=False),
+            pa.field("ordinal", pa.int32(), nullable=False),
+            pa.field("start", pa.int64(), nullable=False),
+            pa.field("end", pa.int64(), nullable=False),
+            pa.field("tokens", pa.int32(), nullable=False),
+            pa.field("page", pa.int32()),
+            pa.field("heading", pa.string()),
+            # White space between the previous passage's end and this one's start: with it the passages of a
+            # document give back its text to the letter (but for white space at its very end).
+            pa.field("gap", pa.string(), nullable=False),
+            pa.field("metadata", pa.json_()),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False),
+        ],
+        metadata=dict(metadata) if metadata else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPassage:
+    """A passage as the store gives it back. ``row_id`` is Lance's stable row id, the id the vector index uses."""
+
+    row_id: int
+    id: str
+    document_id: str
+    uri: str
+    title: str
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+    metadata: Metadata
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document as the store knows it, without its text."""
+
+    id: str
+    uri: str
+    title: str
+    hash: str
+    passages: int
+    characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has to happen to a vector index to go from one store version to the next.
+
+    ``row_ids`` (n,) with ``vectors`` (n, dimension) are new or replaced rows; ``deleted`` are gone.
+    """
+
+    row_ids: RowIds
+    vectors: Floats
+    deleted: RowIds
+
+
+def passage_table(documents: Sequence[tuple[Document, Sequence[Passage], Floats]], dimension: int) -> pa.Table:
+    """Rows for :meth:`Store.replace`: of each document its passages and their vectors (passages, dimension)."""
+    rows: dict[str, list[Any]] = {field.name: [] for field in _schema(dimension) if field.name != "vector"}
+    for document, passages, _ in documents:
+        metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
+        end = 0
+        for passage in passages:
+            rows["id"].append(f"{document.id}:{passage.ordinal}")
+            rows["document_id"].append(document.id)
+            rows["uri"].append(document.uri)
+            rows["title"].append(document.title)
+            rows["document_hash"].append(document.hash)
+            rows["ordinal"].append(passage.ordinal)
+            rows["start"].append(passage.start)
+            rows["end"].append(passage.end)
+            rows["tokens"].append(len(passage.token_ids))
+            rows["page"].append(document.page_at(passage.start))
+            rows["heading"].append(document.heading_at(passage.start))
+            rows["gap"].append(document.text[end : passage.start])
+            rows["metadata"].append(metadata)
+            rows["text"].append(document.text[passage.start : passage.end])
+            end = max(end, passage.end)
+    vectors = [vectors for _, _, vectors in documents]
+    flat = np.concatenate(vectors).ravel() if vectors else np.empty(0, np.float32)
+    columns = [
+        pa.ExtensionArray.from_storage(pa.json_(), pa.array(rows["metadata"], pa.string()))
+        if field.name == "metadata"
+        else pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), dimension)
+        if field.name == "vector"
+        else pa.array(rows[field.name], field.type)
+        for field in _schema(dimension)
+    ]
+    return pa.Table.from_arrays(columns, schema=_schema(dimension))
+
+
+_NO_SPACE = re.compile("no space left|disk quota|os error 28", re.IGNORECASE)
+_NOT_WRITABLE = re.compile("permission denied|read-only file system|os error (13|30)", re.IGNORECASE)
+_RUST_PLACE = re.compile(r",?\s*/[\w./-]+\.rs:\d+:\d+")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns what the disk refuses, however the library words it, into StorageFailure."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        message = str(error)
+        if _NO_SPACE.search(message):
+            raise StorageFailure(
+                f"The disk that holds {path} is full. The last commit stands; free some space and run again."
+            ) from error
+        if _NOT_WRITABLE.search(message):
+            raise StorageFailure(
+                f"{path} cannot be written. Check its permissions, or choose another place with --data-dir."
+            ) from error
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise StorageFailure(f"Writing to {path} failed: {_RUST_PLACE.sub('', message)}.") from error
+        raise
+
+
+def _quoted(values: Sequence[str]) -> str:
+    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A Lance table of passages at one version. Make it with :meth:`create` or :meth:`open`."""
+
+    path: Path
+    dataset: lance.LanceDataset
+    durability: Literal["fsync", "os"]
+    contract: Contract
+    chunking: Chunking
+
+    # -- open and create ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls, directory: Path, contract: Contract, chunking: Chunking, durability: Literal["fsync", "os"]
+    ) -> None:
+        """Makes an empty table under ``directory``; it appears whole or not at all.
+
+        Raises:
+            StorageFailure: the place cannot be written.
+            Conflict: ``directory`` exists and is not empty.
+        """
+        values = (FORMAT, json.dumps(contract.to_dict()), json.dumps(_chunking_dict(chunking)))
+        schema = _schema(contract.dimension, dict(zip(_KEYS, values, strict=True)))
+        temporary = directory.parent / f".{directory.name}.{uuid.uuid4().hex}.tmp"
+        with _writing(directory):
+            try:
+                temporary.mkdir(parents=True)
+                dataset = lance.write_dataset(
+                    schema.empty_table(), str(temporary / TABLE), schema=schema, enable_stable_row_ids=True
+                )
+                # Made while empty, so that lexical search never meets a table without it: rows that the index
+                # does not cover yet are searched all the same.
+                dataset.create_scalar_index("text", "INVERTED", **_TEXT_INDEX)
+                if durability == "fsync":
+                    fsync_tree(temporary)
+                temporary.rename(directory)
+                if durability == "fsync":
+                    fsync_path(directory.parent)
+            except OSError as error:
+                if directory.exists() and any(directory.iterdir()):
+                    raise Conflict(f"{directory} exists already. Choose another name, or delete it first.") from error
+                raise
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    @classmethod
+    def open(cls, directory: Path, durability: Literal["fsync", "os"] = "fsync") -> Store:
+        """The newest version of the table under ``directory``.
+
+        Raises:
+            DamagedCollection: the table, or what embedsvc keeps in its metadata, cannot be read.
+        """
+        path = directory / TABLE
+        try:
+            dataset = lance.dataset(str(path))
+            metadata = {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
+            written, contract, chunking = (metadata[key] for key in _KEYS)
+            if written != FORMAT:
+                raise DamagedCollection(
+                    f"{path} has layout {written}, this embedsvc reads layout {FORMAT}: use the embedsvc that wrote it."
+                )
+            return cls(
+                path, dataset, durability, Contract.from_dict(json.loads(contract)), Chunking(**json.loads(chunking))
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedCollection(
+                f"{path} cannot be read as a collection: {_RUST_PLACE.sub('', str(error))}. "
+                "Restore the folder from a backup, or delete it and index again."
+            ) from error
+
+    @property
+    def version(self) -> int:
+        return int(self.dataset.version)
+
+    def latest(self) -> Store:
+        """The newest version; this very Store when nothing was committed since."""
+        newest = self.dataset.latest_version
+        return self if newest == self.version else self._at(self.dataset.checkout_version(newest))
+
+    def _at(self, dataset: lance.LanceDataset) -> Store:
+        return Store(self.path, dataset, self.durability, self.contract, self.chunking)
+
+    # -- write ---------------------------------------------------------------------------------------------------
+
+    def replace(self, rows: pa.Table, document_ids: Sequence[str]) -> Store:
+        """In ONE commit, makes ``rows`` (from :func:`passage_table`) all there is of the documents ``document_ids``.
+
+        A document with an id in ``document_ids`` and no row is deleted. Returns only when the commit is durable.
+
+        Raises:
+            StorageFailure: nothing was committed.
+        """
+        merge = (
+            self.dataset.merge_insert(["id"])
+            .when_matched_update_all()
+            .when_not_matched_insert_all()
+            .when_not_matched_by_source_delete(f"document_id IN ({_quoted(document_ids)})")
+        )
+        with _writing(self.path):
+            new = NewFiles(self.path) if self.durability == "fsync" else None
+            transaction, _ = merge.execute_uncommitted(rows)
+            if new:
+                new.sync()  # the data, before a manifest names it
+            dataset = lance.LanceDataset.commit(self.dataset, transaction)
+            if new:
+                new.sync()  # the manifest
+        return self._at(dataset)
+
+    def delete(self, document_ids: Sequence[str]) -> Store:
+        """In one durable commit, removes the documents; ids that are not there are ignored."""
+        return self._committed(lambda dataset: dataset.delete(f"document_id IN ({_quoted(document_ids)})"))
+
+    def maintain(self) -> Store:
+        """Folds new rows into the text index, small fragments together, and drops versions that nobody reads."""
+
+        def work(dataset: lance.LanceDataset) -> None:
+            if len(dataset.get_fragments()) > _MANY_FRAGMENTS:
+                dataset.optimize.compact_files()
+            dataset.optimize.optimize_indices()
+            dataset.cleanup_old_versions(older_than=_KEEP_VERSIONS)
+
+        return self._committed(work)
+
+    def _committed(self, work: Any) -> Store:
+        with _writing(self.path):
+            new = NewFiles(self.path) if self.durability == "fsync" else None
+            dataset = lance.dataset(str(self.path))
+            work(dataset)
+            if new:
+                new.sync()
+        return self._at(dataset.checkout_version(dataset.latest_version))
+
+    # -- read ----------------------------------------------------------------------------------------------------
+
+    def count(self) -> int:
+        """Number of passages."""
+        return int(self.dataset.count_rows())
+
+    def bytes_on_disk(self) -> int:
+        """Bytes of the table, older versions that are still kept included."""
+        return sum(
+            os.stat(os.path.join(folder, name)).st_size  # noqa: PTH116, PTH118 - many small files
+            for folder, _, names in os.walk(self.path)
+            for name in names
+        )
+
+    def hashes(self) -> dict[str, tuple[str, str]]:
+        """Of every document: id → (uri, hash)."""
+        rows = self._scan(["document_id", "uri", "document_hash"], "ordinal = 0")
+        columns = (rows[name].to_pylist() for name in ("document_id", "uri", "document_hash"))
+        return {id: (uri, hash) for id, uri, hash in zip(*columns, strict=True)}
+
+    def count_documents(self) -> int:
+        return int(self.dataset.count_rows(filter="ordinal = 0"))
+
+    def documents(self) -> list[StoredDocument]:
+        """All documents, in the order of their uris."""
+        rows = self._scan(["document_id", "uri", "title", "document_hash", "end"], None)
+        groups = rows.group_by(["document_id", "uri", "title", "document_hash"]).aggregate(
+            [("end", "max"), ([], "count_all")]
+        )
+        groups = groups.sort_by("uri")
+        return [
+            StoredDocument(
+                row["document_id"], row["uri"], row["title"], row["document_hash"], row["count_all"], row["end_max"]
+            )
+            for row in groups.to_pylist()
+        ]
+
+    def document_passages(self, document_id: str) -> tuple[str, list[StoredPassage]]:
+        """Text of a document (without white space at its very end) and its passages in order.
+
+        Raises:
+            NotFound: no document has that id.
+        """
+        columns = [*_PASSAGE_COLUMNS, "ordinal", "gap"]
+        table = self._scan(columns, f"document_id = {_quoted([document_id])}", with_row_id=True).sort_by("ordinal")
+        if not table.num_rows:
+            raise NotFound(f"No document has the id {document_id!r}. List them to see the ids there are.")
+        pieces: list[str] = []
+        end = 0
+        passages = _stored(table)
+        for gap, passage in zip(table["gap"].to_pylist(), passages, strict=True):
+            pieces += (gap, passage.text[max(0, end - passage.start) :])
+            end = max(end, passage.end)
+        return "".join(pieces), passages
+
+    def take(self, row_ids: Sequence[int]) -> list[StoredPassage]:
+        """The passages of these row ids, in this order."""
+        table = self.dataset._take_rows(list(row_ids), columns=list(_PASSAGE_COLUMNS))
+        return _stored(table.append_column("_rowid", pa.array(row_ids, pa.uint64())))
+
+    def vectors(self) -> tuple[RowIds, Floats]:
+        """All row ids (n,) and their vectors (n, dimension)."""
+        return _vectors(self.dataset.scanner(columns=["vector"], with_row_id=True).to_table())
+
+    def changes_since(self, version: int) -> Changes:
+        """The difference between ``version`` and this one, as Lance's own delta tells it."""
+        delta = self.dataset.delta(compared_against=version)
+        tables = [
+            delta.get_inserted_rows().read_all().select(["vector", "_rowid"]),
+            delta.get_updated_rows().read_all().select(["vector", "_rowid"]),
+        ]
+        row_ids, vectors = _vectors(pa.concat_tables(tables))
+        deleted = delta.get_deleted_row_ids().read_all()["_rowid"].to_numpy().astype(np.int64)
+        return Changes(row_ids, vectors, deleted)
+
+    def matching(self, condition: str) -> RowIds:
+        """Sorted row ids of the passages for which the user's SQL ``condition`` holds (see :mod:`.filters`).
+
+        Raises:
+            BadFilter: it is not SQL, or the store cannot evaluate it.
+        """
+        compiled = compile_filter(condition)
+        try:
+            table = self._scan([], compiled, with_row_id=True)
+        except (ValueError, OSError) as error:
+            problem = _RUST_PLACE.sub("", str(error)).splitlines()[0].removeprefix("Invalid user input: ")
+            raise BadFilter(f"Bad filter: {problem}\n  {condition}") from None
+        return np.sort(table["_rowid"].to_numpy().astype(np.int64))
+
+    def lexical(self, query: str, limit: int, among: Sequence[int] | None = None) -> tuple[RowIds, Floats]:
+        """BM25 over the passages' text (English stemming, any term may match): row ids and scores, best first.
+
+        ``among`` restricts the search to these row ids; the scores are those of the unrestricted search.
+        """
+        condition = None if among is None else f"_rowid IN ({', '.join(map(str, among))})"
+        if among is not None and not len(among):
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        table = self.dataset.scanner(
+            columns=["_rowid", "_score"],
+            full_text_query=MatchQuery(query, "text"),
+            limit=limit,
+            filter=condition,
+            prefilter=condition is not None,
+        ).to_table()
+        return table["_rowid"].to_numpy().astype(np.int64), table["_score"].to_numpy().astype(np.float32)
+
+    def _scan(self, columns: list[str], condition: str | None, with_row_id: bool = False) -> pa.Table:
+        return self.dataset.scanner(columns=columns, filter=condition, with_row_id=with_row_id).to_table()
+
+
+_PASSAGE_COLUMNS = ("id", "document_id", "uri", "title", "start", "end", "page", "heading", "metadata", "text")
+
+
+def _stored(table: pa.Table) -> list[StoredPassage]:
+    return [
+        StoredPassage(row_id=row.pop("_rowid"), metadata=json.loads(row.pop("metadata")), **row)
+        for row in table.select(["_rowid", *_PASSAGE_COLUMNS]).to_pylist()
+    ]
+
+
+def _vectors(table: pa.Table) -> tuple[RowIds, Floats]:
+    column = table["vector"].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # an empty column combines to no chunk
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+    return table["_rowid"].to_numpy().astype(np.int64), np.ascontiguousarray(vectors, np.float32)
+
+
+def _chunking_dict(chunking: Chunking) -> dict[str, Any]:
+    return {"window": chunking.window, "overlap": chunking.overlap, "whole": chunking.whole}

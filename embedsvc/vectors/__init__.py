@@ -1,0 +1,6 @@
+"""The vector index: FAISS over the store's vectors. Derived, always rebuildable, never the only copy."""
+
+from embedsvc.vectors.files import load_index, save_index
+from embedsvc.vectors.index import IndexPlan, VectorIndex, apply_changes, build_index, fold
+
+__all__ = ["IndexPlan", "VectorIndex", "apply_changes", "build_index", "fold", "load_index", "save_index"]
