@@ -37,7 +37,7 @@ class Settings:
     """Arithmetic of the encoder; ``auto``: int8 on onnx, fp16 on CUDA, fp32 on torch without CUDA."""
     threads: int = 0
     """Encoder threads; 0: one per core this process may use."""
-    batch_tokens: int = 1024
+    batch_tokens: int = 512
     """Token budget of one encoder batch, padding counted."""
     chunk_tokens: int = 512
     """Passage window in tokens for new collections, special tokens and prompt counted."""

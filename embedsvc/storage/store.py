@@ -32,7 +32,7 @@ from embedsvc.storage.filters import compile_filter
 TABLE = "passages.lance"
 FORMAT = "1"
 """Version of the table layout, kept in the table's metadata."""
-_KEYS = ("embedsvc.format", "embedsvc.contract", "embedsvc.chunking")
+KEYS = ("embedsvc.format", "embedsvc.contract", "embedsvc.chunking")
 _TEXT_INDEX: dict[str, Any] = {"language": "English", "stem": True, "remove_stop_words": True, "ascii_folding": True}
 _MANY_FRAGMENTS = 64
 _KEEP_VERSIONS = timedelta(hours=1)
@@ -41,7 +41,8 @@ RowIds = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
-def _schema(dimension: int, metadata: Mapping[str, str] | None = None) -> pa.Schema:
+def passage_schema(dimension: int, metadata: Mapping[str, str] | None = None) -> pa.Schema:
+    """Columns of the table; ``metadata`` is the table's own (see ``KEYS``)."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -109,7 +110,7 @@ class Changes:
 
 def passage_table(documents: Sequence[tuple[Document, Sequence[Passage], Floats]], dimension: int) -> pa.Table:
     """Rows for :meth:`Store.replace`: of each document its passages and their vectors (passages, dimension)."""
-    rows: dict[str, list[Any]] = {field.name: [] for field in _schema(dimension) if field.name != "vector"}
+    rows: dict[str, list[Any]] = {field.name: [] for field in passage_schema(dimension) if field.name != "vector"}
     for document, passages, _ in documents:
         metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
         end = 0
@@ -137,9 +138,9 @@ def passage_table(documents: Sequence[tuple[Document, Sequence[Passage], Floats]
         else pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), dimension)
         if field.name == "vector"
         else pa.array(rows[field.name], field.type)
-        for field in _schema(dimension)
+        for field in passage_schema(dimension)
     ]
-    return pa.Table.from_arrays(columns, schema=_schema(dimension))
+    return pa.Table.from_arrays(columns, schema=passage_schema(dimension))
 
 
 _NO_SPACE = re.compile("no space left|disk quota|os error 28", re.IGNORECASE)
@@ -148,7 +149,7 @@ _RUST_PLACE = re.compile(r",?\s*/[\w./-]+\.rs:\d+:\d+")
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turns what the disk refuses, however the library words it, into StorageFailure."""
     try:
         yield
@@ -194,9 +195,9 @@ class Store:
             Conflict: ``directory`` exists and is not empty.
         """
         values = (FORMAT, json.dumps(contract.to_dict()), json.dumps(_chunking_dict(chunking)))
-        schema = _schema(contract.dimension, dict(zip(_KEYS, values, strict=True)))
+        schema = passage_schema(contract.dimension, dict(zip(KEYS, values, strict=True)))
         temporary = directory.parent / f".{directory.name}.{uuid.uuid4().hex}.tmp"
-        with _writing(directory):
+        with writing(directory):
             try:
                 temporary.mkdir(parents=True)
                 dataset = lance.write_dataset(
@@ -228,7 +229,7 @@ class Store:
         try:
             dataset = lance.dataset(str(path))
             metadata = {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
-            written, contract, chunking = (metadata[key] for key in _KEYS)
+            written, contract, chunking = (metadata[key] for key in KEYS)
             if written != FORMAT:
                 raise DamagedCollection(
                     f"{path} has layout {written}, this embedsvc reads layout {FORMAT}: use the embedsvc that wrote it."
@@ -270,7 +271,7 @@ class Store:
             .when_not_matched_insert_all()
             .when_not_matched_by_source_delete(f"document_id IN ({_quoted(document_ids)})")
         )
-        with _writing(self.path):
+        with writing(self.path):
             new = NewFiles(self.path) if self.durability == "fsync" else None
             transaction, _ = merge.execute_uncommitted(rows)
             if new:
@@ -296,7 +297,7 @@ class Store:
         return self._committed(work)
 
     def _committed(self, work: Any) -> Store:
-        with _writing(self.path):
+        with writing(self.path):
             new = NewFiles(self.path) if self.durability == "fsync" else None
             dataset = lance.dataset(str(self.path))
             work(dataset)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import uuid
 import zlib
@@ -88,13 +87,18 @@ def save_index(index: VectorIndex, folder: Path) -> None:
 
 def _versions(folder: Path) -> list[int]:
     """Store versions that have a saved index, newest first."""
-    names = os.listdir(folder) if folder.is_dir() else []
-    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted((int(entry.name) for entry in entries if entry.name.isdigit()), reverse=True)
 
 
-def load_index(folder: Path, dimension: int, newest: int) -> VectorIndex | None:
-    """The saved index of the latest store version that is not after ``newest``; None where none is usable."""
+def load_index(folder: Path, dimension: int, newest: int, known: VectorIndex | None = None) -> VectorIndex | None:
+    """The saved index of the latest store version that is not after ``newest``, unless it is not after ``known``'s.
+
+    None where there is none to be used.
+    """
     for version in _versions(folder):
+        if known is not None and version <= known.version:
+            return None
         if version <= newest:
             try:
                 return _load(folder / str(version), dimension)

@@ -66,13 +66,18 @@ class VectorIndex:
         return len(self.row_ids) - int(self.dead.sum()) + len(self.fresh_ids)
 
     @property
+    def is_loose(self) -> bool:
+        """Whether rows lie beside the base, or dead in it."""
+        return bool(len(self.fresh_ids) or self.dead.any())
+
+    @property
     def bytes_per_vector(self) -> float:
         """Resident bytes of the base per vector it holds."""
         links = 2 * _HNSW_LINKS * 4 + 8 if self.kind == "hnsw" else 0
         return 4.0 * self.dimension + links + 8
 
     def search(self, query: Floats, k: int, among: RowIds | None = None) -> tuple[RowIds, Floats]:
-        """The ``k`` nearest rows of one ``query`` (dimension,): row ids and cosines, best first; fewer if there are fewer.
+        """The ``k`` nearest rows of one ``query`` (dimension,): row ids and cosines, best first.
 
         ``among`` (sorted row ids) restricts the search. A selective restriction is answered by exact search.
         """

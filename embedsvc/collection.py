@@ -1,0 +1,255 @@
+"""A collection: store, contract and vector index under one name. The only place that writes them.
+
+<data dir>/<name>/passages.lance     the store
+<data dir>/<name>/faiss/<version>    the vector index of one store version
+<data dir>/.<name>.lock              held by the one process that writes
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from embedsvc.config import Settings
+from embedsvc.errors import Conflict, NotFound, StorageFailure, UsageError
+from embedsvc.records import Chunking, Contract, Document, Passage
+from embedsvc.storage import Store, export_store, passage_table, read_exported
+from embedsvc.storage.store import TABLE, Floats
+from embedsvc.vectors import IndexPlan, VectorIndex, apply_changes, build_index, fold, load_index, save_index
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_INDEX_FOLDER = "faiss"
+
+EncodedDocument = tuple[Document, Sequence[Passage], Floats]
+"""A document, its passages, and their vectors (passages, dimension)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A collection at one store version: what a search sees from its first step to its last."""
+
+    name: str
+    store: Store
+    index: VectorIndex
+
+    @property
+    def version(self) -> int:
+        return self.store.version
+
+
+def check_name(name: str) -> str:
+    """``name``, if a collection may be called that.
+
+    Raises:
+        UsageError: it may not.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot name a collection: use 1 to 64 letters, digits, '.', '_' or '-', "
+            "the first one a letter or digit."
+        )
+    return name
+
+
+def collection_names(data_dir: Path) -> list[str]:
+    """Names of the collections in ``data_dir``, sorted; none where the folder is missing."""
+    entries = data_dir.iterdir() if data_dir.is_dir() else ()
+    return sorted(entry.name for entry in entries if _NAME.fullmatch(entry.name) and (entry / TABLE).is_dir())
+
+
+class Collection:
+    """An open collection. Any number of threads may take snapshots; :meth:`writer` is for one at a time."""
+
+    def __init__(self, directory: Path, settings: Settings) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._plan = IndexPlan()
+        self._refreshing = threading.Lock()
+        store = Store.open(directory, settings.durability)
+        self._snapshot = Snapshot(directory.name, store, self._index_for(store))
+
+    @classmethod
+    def open(cls, name: str, settings: Settings) -> Collection:
+        """The collection called ``name``.
+
+        Raises:
+            UsageError: no collection can be called that.
+            NotFound: there is none; the message gives the nearest name.
+            DamagedCollection: its store cannot be read.
+        """
+        directory = settings.data_dir / check_name(name)
+        if not directory.exists():
+            names = collection_names(settings.data_dir)
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+            hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names) or 'none yet'}."
+            raise NotFound(f"There is no collection {name!r} in {settings.data_dir}. {hint}")
+        return cls(directory, settings)
+
+    @classmethod
+    def create(cls, name: str, contract: Contract, chunking: Chunking, settings: Settings) -> Collection:
+        """Makes an empty collection.
+
+        Raises:
+            UsageError: no collection can be called that.
+            Conflict: there is one already.
+            StorageFailure: the data directory cannot be written.
+        """
+        directory = settings.data_dir / check_name(name)
+        Store.create(directory, contract, chunking, settings.durability)
+        return cls(directory, settings)
+
+    @property
+    def name(self) -> str:
+        return self._directory.name
+
+    @property
+    def contract(self) -> Contract:
+        return self._snapshot.store.contract
+
+    @property
+    def chunking(self) -> Chunking:
+        return self._snapshot.store.chunking
+
+    def snapshot(self) -> Snapshot:
+        """The newest version, whichever process committed it. Costs microseconds when nothing changed."""
+        current = self._snapshot
+        store = current.store.latest()
+        if store.version == current.version:
+            return current
+        with self._refreshing:
+            current = self._snapshot
+            if store.version > current.version:
+                self._snapshot = Snapshot(self.name, store, self._index_for(store, current.index))
+            return self._snapshot
+
+    def _index_for(self, store: Store, known: VectorIndex | None = None) -> VectorIndex:
+        """The index of exactly this store version: the saved or the known one, and what has changed since."""
+        saved = load_index(self._directory / _INDEX_FOLDER, store.contract.dimension, store.version, known)
+        index = saved or known
+        if index is not None and index.version == store.version:
+            return index
+        if index is not None:
+            try:
+                changes = store.changes_since(index.version)
+                return apply_changes(index, changes.row_ids, changes.vectors, changes.deleted, store.version)
+            except (ValueError, OSError) as error:  # the older version was cleaned up, say
+                log.warning("%s: no difference to version %s (%s)", self.name, index.version, error)
+        return build_index(*store.vectors(), store.version, self._plan)
+
+    @contextmanager
+    def writer(self) -> Iterator[Writer]:
+        """The right to write, held by one process at a time. Leaving without an error saves the vector index.
+
+        Raises:
+            Conflict: another process writes, and did not end within ``lock_timeout`` seconds.
+            StorageFailure: the data directory cannot be written.
+        """
+        with _locked(self._directory, self._settings.lock_timeout):
+            writer = Writer(self.snapshot().store)
+            yield writer
+            if writer.store.count() or writer.changed:
+                writer.store = writer.store.maintain()
+            self.save()
+
+    def save(self) -> None:
+        """Makes one index of all there is at the newest version and writes it to the disk, if it is not there yet."""
+        snapshot = self.snapshot()
+        index = fold(snapshot.index, self._plan)
+        folder = self._directory / _INDEX_FOLDER
+        if not index.is_loose and not (folder / str(index.version)).is_dir():
+            save_index(index, folder)
+        with self._refreshing:
+            if self._snapshot.version == snapshot.version:
+                self._snapshot = Snapshot(self.name, snapshot.store, index)
+
+    def delete(self) -> None:
+        """Removes the collection from the disk: at once out of sight, then its files.
+
+        Raises:
+            Conflict: another process writes to it.
+            StorageFailure: it cannot be removed.
+        """
+        with _locked(self._directory, self._settings.lock_timeout):
+            doomed = self._directory.with_name(f".{self.name}.{uuid.uuid4().hex}.deleted")
+            try:
+                self._directory.rename(doomed)
+                shutil.rmtree(doomed)
+            except OSError as error:
+                raise StorageFailure(f"{self._directory} cannot be deleted: {error}.") from error
+
+    def export(self, file: Path) -> int:
+        """Writes the collection to one Parquet file (see :mod:`embedsvc.storage.portable`); returns its passages."""
+        return export_store(self.snapshot().store, file)
+
+
+class Writer:
+    """Commits to a collection's store. Got from :meth:`Collection.writer`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.changed = False
+
+    def replace(self, documents: Sequence[EncodedDocument], gone: Sequence[str] = ()) -> None:
+        """In one durable commit, puts ``documents`` in the place of what has their ids and removes the ids ``gone``."""
+        rows = passage_table(documents, self.store.contract.dimension)
+        self.replace_rows(rows, [*(document.id for document, _, _ in documents), *gone])
+
+    def replace_rows(self, rows: pa.Table, document_ids: Sequence[str]) -> None:
+        if rows.num_rows:
+            self.store = self.store.replace(rows, document_ids)
+        elif document_ids:
+            self.store = self.store.delete(document_ids)
+        self.changed = True
+
+
+@contextmanager
+def _locked(directory: Path, timeout: float) -> Iterator[None]:
+    lock = FileLock(directory.with_name(f".{directory.name}.lock"))
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise Conflict(
+            f"Another process is writing to the collection {directory.name!r} and did not end within {timeout:g} s. "
+            "Wait for it, or raise lock_timeout."
+        ) from None
+    except OSError as error:
+        raise StorageFailure(
+            f"{directory.parent} cannot be written ({error.strerror or error}). "
+            "Check its permissions, or choose another place with --data-dir."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def import_collection(name: str, file: Path, settings: Settings) -> Collection:
+    """Makes the collection ``name`` of what :meth:`Collection.export` wrote to ``file``.
+
+    Raises:
+        Conflict: there is one already. DamagedFile: the file is cut short. Then no collection is left behind.
+    """
+    contract, chunking, tables = read_exported(file)
+    collection = Collection.create(name, contract, chunking, settings)
+    try:
+        with collection.writer() as writer:
+            for table in tables:
+                writer.replace_rows(table, np.unique(table["document_id"].to_numpy(zero_copy_only=False)).tolist())
+    except BaseException:
+        collection.delete()
+        raise
+    return collection

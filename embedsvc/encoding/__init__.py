@@ -1,0 +1,42 @@
+"""Encoding: a model resolved, exported and run; the contract its vectors are made under.
+
+The names below are loaded when first used: numpy, tokenizers and onnxruntime cost more than `embedsvc --help` may take.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from embedsvc.encoding.contract import Parity, check_contract, parity
+    from embedsvc.encoding.encoder import EncodedTexts, Encoder, load_encoder
+    from embedsvc.encoding.models import Model, resolve_model
+
+__all__ = [
+    "EncodedTexts",
+    "Encoder",
+    "Model",
+    "Parity",
+    "check_contract",
+    "load_encoder",
+    "parity",
+    "resolve_model",
+]
+
+_MODULES = {
+    "EncodedTexts": "encoder",
+    "Encoder": "encoder",
+    "Model": "models",
+    "Parity": "contract",
+    "check_contract": "contract",
+    "load_encoder": "encoder",
+    "parity": "contract",
+    "resolve_model": "models",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,14 @@
+"""The fixed texts by which two encoders are compared. Changing one makes every stored contract unreadable."""
+
+from __future__ import annotations
+
+CANARY_TEXTS = (
+    "Why?",
+    "How do I restart the service after a power failure?",
+    "Vitamin D deficiency was associated with lower bone density in 412 adults (p < 0.05).",
+    "for i in range(10): print(f'{i:>4}')  # naïve café",
+    "Быстрая лиса перепрыгивает через ленивую собаку.",
+    "東京は日本の首都です。",
+    "مرحبا بالعالم 🙂",
+)
+"""A handful of scripts and lengths, short so that encoding all takes about 10 ms."""

@@ -1,0 +1,102 @@
+"""Two checks of an encoder: against the contract that a collection carries, and against sentence-transformers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedsvc.encoding.canaries import CANARY_TEXTS
+from embedsvc.encoding.encoder import Encoder
+from embedsvc.encoding.models import Model
+from embedsvc.encoding.subprocesses import run_module
+from embedsvc.errors import ContractMismatch, ModelError
+from embedsvc.records import Contract
+
+# int8 and fp16 kernels differ a little from one CPU or GPU to another.
+_LEAST_CANARY_COSINE = {"fp32": 0.999, "int8": 0.99, "fp16": 0.99}
+
+_REMEDY = {
+    "dtype": "Set --dtype {stored} (EMBEDSVC_DTYPE={stored}), or index the collection again.",
+    "weights_hash": "Use the model that made it ({model}), or index the collection again.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """Cosines between an encoder and sentence-transformers fp32 on the canary texts, and the verdict."""
+
+    min_cosine: float
+    mean_cosine: float
+    ok: bool
+
+
+def check_contract(encoder: Encoder, stored: Contract) -> None:
+    """Raise ContractMismatch, naming the first field that differs, unless ``encoder`` makes ``stored``'s vectors.
+
+    The runtime is no part of a contract (fp32 is fp32 on any), nor is the model's name: the weights' hash says which
+    model it is, so a folder may be moved.
+    """
+    own = encoder.contract
+    for field in fields(Contract):
+        if field.name in ("model", "canary_vectors"):
+            continue
+        want, have = getattr(stored, field.name), getattr(own, field.name)
+        if want != have:
+            remedy = _REMEDY.get(field.name, _REMEDY["weights_hash"]).format(stored=want, model=stored.model)
+            raise ContractMismatch(
+                f"The encoder at hand ({own.model}) is not the one that made the collection's vectors "
+                f"({stored.model}): {field.name} is {have!r}, the collection has {want!r}. {remedy}"
+            )
+    ours, theirs = np.array(own.canary_vectors), np.array(stored.canary_vectors)
+    if ours.shape != theirs.shape:
+        raise ContractMismatch(
+            f"canary_vectors are of shape {ours.shape}, the collection has {theirs.shape}: it was made by another "
+            "version of embedsvc. Index the collection again."
+        )
+    cosine = float((ours * theirs).sum(axis=1).min())
+    least = _LEAST_CANARY_COSINE[own.dtype]
+    if not cosine >= least:
+        raise ContractMismatch(
+            f"canary_vectors: the encoder at hand ({own.model}) gives the canary texts other vectors than the "
+            f"collection has (least cosine {cosine:.5f}, needed {least}), though hashes and settings agree: a library "
+            "or this machine computes differently. Run embedsvc doctor; if parity holds, index the collection again."
+        )
+
+
+def parity(encoder: Encoder) -> Parity:
+    """Compare with what sentence-transformers itself makes of the canary texts, in fp32, in a subprocess (seconds).
+
+    Raises:
+        ModelError: sentence-transformers could not encode them.
+    """
+    output = run_module(
+        "embedsvc.encoding.contract",
+        json.dumps(asdict(encoder.model), default=str),
+        f"Encoding the canary texts of {encoder.model.name} with sentence-transformers",
+    )
+    reference = np.array(json.loads(output.splitlines()[-1]))
+    cosines = (np.array(encoder.contract.canary_vectors) * reference).sum(axis=1)
+    least, mean = float(cosines.min()), float(cosines.mean())
+    return Parity(least, mean, least >= 0.9999 if encoder.dtype == "fp32" else mean >= 0.99)
+
+
+def _reference_vectors(task: dict[str, Any]) -> list[list[float]]:
+    """sentence-transformers from text to vector, tokenisation and prompt included."""
+    from embedsvc.encoding.torch_runtime import load_sentence_transformer
+
+    model = Model(**{**task, **{key: Path(task[key]) for key in ("folder", "transformer")}})
+    reference = load_sentence_transformer(model, "cpu")
+    vectors = reference.encode(list(CANARY_TEXTS), prompt=model.passage_prompt, normalize_embeddings=True)
+    return [list(map(float, row)) for row in vectors]
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(_reference_vectors(json.loads(sys.argv[1]))))
+    except ModelError as error:
+        sys.exit(str(error))

@@ -1,0 +1,225 @@
+"""The encoder: token ids (or texts) in, unit vectors out, on whichever runtime was chosen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from embedsvc.config import Settings
+from embedsvc.encoding.batches import pad, plan
+from embedsvc.encoding.canaries import CANARY_TEXTS
+from embedsvc.encoding.exports import ensure_export
+from embedsvc.encoding.models import Model, resolve_model
+from embedsvc.encoding.onnx_runtime import OnnxRuntime
+from embedsvc.encoding.tokens import Ids, Kind, Tokens, load_tokens
+from embedsvc.encoding.torch_runtime import TorchRuntime, cuda_available
+from embedsvc.errors import ModelError, QueryTooLong, UsageError
+from embedsvc.records import Contract
+
+RuntimeName = Literal["onnx", "torch"]
+Dtype = Literal["fp32", "int8", "fp16"]
+Vectors = npt.NDArray[np.float32]
+
+
+class Runtime(Protocol):
+    """What executes the model. ``parallel`` batches may run at once."""
+
+    dimension: int
+    parallel: int
+
+    def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Vectors: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTexts:
+    """Vectors ``(texts, dimension)``; per text the tokens encoded (special tokens and prompt counted) and the tokens
+    that were cut off."""
+
+    vectors: Vectors
+    token_counts: tuple[int, ...]
+    cut_tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded model. Build it with :func:`load_encoder`; safe to use from several threads at once.
+
+    Vectors have unit length. In fp32 a vector does not depend on what it is encoded with. In int8 it does, slightly:
+    activations are quantised with one scale per batch. On SciFact, in 1,024-token batches, the cosine to the document
+    encoded alone is .9975 on average and .995 at least for 256 tokens, .997 and .990 for mixed lengths.
+    """
+
+    model: Model
+    runtime_name: RuntimeName
+    dtype: Dtype
+    tokens: Tokens
+    runtime: Runtime
+    batch_tokens: int
+    _pool: ThreadPoolExecutor = field(repr=False)
+    _slots: threading.BoundedSemaphore = field(repr=False)
+
+    @property
+    def dimension(self) -> int:
+        return self.runtime.dimension
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that fit one window, special tokens and prompt counted."""
+        return self.model.max_length
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, truncation and padding off: what a chunker needs, together with :meth:`reserved`."""
+        return self.tokens.tokenizer
+
+    def reserved(self, kind: Kind) -> int:
+        """Tokens of the window taken by special tokens and the prompt."""
+        return self.tokens.reserved(kind)
+
+    def encode(self, token_ids: Sequence[npt.NDArray[np.int32]], *, kind: Kind) -> Vectors:
+        """Unit vectors, float32 ``(len(token_ids), dimension)``, in the order given.
+
+        ``token_ids`` are the texts' own tokens: special tokens and the prompt of ``kind`` are added here. A text
+        without tokens is allowed.
+
+        Raises:
+            UsageError: a text does not fit the window. Nothing is ever cut here.
+            ModelError: the model gave numbers that are not finite, or failed.
+        """
+        vectors: Vectors = np.empty((len(token_ids), self.dimension), dtype=np.float32)
+        before, after = self.tokens.before[kind], self.tokens.after
+        reserved = self.reserved(kind)
+        lengths = [len(ids) + reserved for ids in token_ids]
+        if lengths and (longest := max(lengths)) > self.max_length:
+            raise UsageError(
+                f"Text {lengths.index(longest)} has {longest} tokens with its special tokens and prompt; "
+                f"{self.model.name} takes {self.max_length}. Split it into passages of at most "
+                f"{self.max_length - reserved} tokens."
+            )
+
+        def run(batch: list[int]) -> None:
+            ids, mask = pad([np.concatenate([before, token_ids[at], after]) for at in batch], self.tokens.pad_id)
+            # However many threads call: no more batches at once than cores, which also bounds the memory.
+            with self._slots:
+                rows = self.runtime.run(ids, mask)
+            if not np.isfinite(rows).all():
+                raise ModelError(
+                    f"{self.model.name} ({self.runtime_name}, {self.dtype}) gave a vector with NaN or infinity. Its "
+                    "weights are damaged, or too large for this dtype: fetch the model again or use --dtype fp32."
+                )
+            vectors[batch] = rows
+
+        batches = plan(lengths, self.batch_tokens)
+        if len(batches) == 1 or self.runtime.parallel == 1:
+            for batch in batches:
+                run(batch)
+        else:
+            futures = [self._pool.submit(run, batch) for batch in batches]
+            try:
+                for future in futures:
+                    future.result()
+            finally:
+                for future in futures:
+                    future.cancel()
+        return vectors
+
+    def encode_texts(
+        self, texts: Sequence[str], *, kind: Kind, on_overflow: Literal["error", "truncate"] = "error"
+    ) -> EncodedTexts:
+        """Tokenise and encode. A text longer than the window is refused (``error``) or cut and counted (``truncate``).
+
+        Raises:
+            QueryTooLong: a text does not fit and ``on_overflow`` is ``error``.
+            UsageError: something in ``texts`` is not a string.
+            ModelError: as :meth:`encode`.
+        """
+        token_ids = self.tokens.of_texts(texts)
+        room = self.max_length - self.reserved(kind)
+        cut = tuple(max(0, len(ids) - room) for ids in token_ids)
+        if on_overflow == "error" and any(cut):
+            at = next(position for position, lost in enumerate(cut) if lost)
+            raise QueryTooLong(
+                f"Text {at} has {len(token_ids[at])} tokens; {self.model.name} takes {room} besides special tokens and "
+                "prompt. Shorten it, or ask for on_overflow=truncate."
+            )
+        kept: list[Ids] = [ids[:room] for ids in token_ids]
+        counts = tuple(len(ids) + self.reserved(kind) for ids in kept)
+        return EncodedTexts(self.encode(kept, kind=kind), counts, cut)
+
+    @cached_property
+    def contract(self) -> Contract:
+        """The embedding contract, with this encoder's canary vectors (about 10 ms, once)."""
+        model = self.model
+        return Contract(
+            model=model.name,
+            weights_hash=model.weights_hash,
+            tokenizer_hash=model.tokenizer_hash,
+            pooling=model.pooling,
+            normalize=model.normalize,
+            query_prompt=model.query_prompt,
+            passage_prompt=model.passage_prompt,
+            dimension=self.dimension,
+            dtype=self.dtype,
+            max_length=self.max_length,
+            canary_vectors=tuple(tuple(row) for row in self._canary_vectors().tolist()),
+        )
+
+    def _canary_vectors(self) -> Vectors:
+        # One at a time: in int8 a batch mate would change them.
+        texts = self.tokens.of_texts(CANARY_TEXTS)
+        room = self.max_length - self.reserved("passage")
+        return np.concatenate([self.encode([ids[:room]], kind="passage") for ids in texts])
+
+
+def load_encoder(settings: Settings) -> Encoder:
+    """The encoder that ``settings`` ask for: model, runtime, dtype, threads, batch_tokens, cache_dir.
+
+    The first use of a model on the onnx runtime exports it (about ten seconds, in a subprocess); later ones load it.
+
+    Raises:
+        ModelError: the model is missing, damaged, not the pinned one, or cannot be exported.
+        UsageError: a dtype that the runtime does not have.
+        MissingDependency: the torch runtime without sentence-transformers.
+    """
+    model = resolve_model(settings.model, settings.cache)
+    tokens = load_tokens(model)
+    on_cuda = settings.runtime != "onnx" and cuda_available()
+    name: RuntimeName = settings.runtime if settings.runtime != "auto" else "torch" if on_cuda else "onnx"
+    dtype = _dtype(settings, name, on_cuda)
+    runtime: Runtime
+    if name == "onnx":
+        export = ensure_export(model, dtype, settings.cache)
+        runtime = OnnxRuntime(export.file, export.dimension, settings.encoder_threads)
+    else:
+        runtime = TorchRuntime(model, dtype, "cuda" if on_cuda else "cpu")
+    return Encoder(
+        model=model,
+        runtime_name=name,
+        dtype=dtype,
+        tokens=tokens,
+        runtime=runtime,
+        batch_tokens=settings.batch_tokens,
+        _pool=ThreadPoolExecutor(runtime.parallel, thread_name_prefix="encoder"),
+        _slots=threading.BoundedSemaphore(runtime.parallel),
+    )
+
+
+def _dtype(settings: Settings, runtime: RuntimeName, on_cuda: bool) -> Dtype:
+    if runtime == "onnx":
+        known: tuple[Dtype, ...] = ("int8", "fp32")
+    else:
+        known = ("fp16", "fp32") if on_cuda else ("fp32",)
+    if settings.dtype == "auto":
+        return known[0]
+    if settings.dtype not in known:
+        place = {"onnx": "the onnx runtime", "torch": "the torch runtime on " + ("CUDA" if on_cuda else "the CPU")}
+        raise UsageError(f"{place[runtime]} has no dtype {settings.dtype}; choose one of {', '.join(known)}.")
+    return settings.dtype

@@ -1,0 +1,104 @@
+"""The cache of exported graphs: one folder per weights, recipe and dtype, made once, whole or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedsvc.encoding.export import MODEL_FILE, OPSET, task_of
+from embedsvc.encoding.files import read_json, sha256, sha256_now, write_json
+from embedsvc.encoding.models import Model
+from embedsvc.encoding.subprocesses import run_module
+from embedsvc.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+RECIPE = f"1-opset{OPSET}"
+"""Raise the number whenever the export would give another graph."""
+
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """An exported graph that was found whole, with the agreement it had with sentence-transformers when made."""
+
+    file: Path
+    dimension: int
+    min_cosine: float
+    mean_cosine: float
+
+
+def export_folder(model: Model, dtype: str, cache: Path) -> Path:
+    """Where the export lives. The graph also depends on config.json and pooling, so their hash is in the name."""
+    recipe = hashlib.sha256(f"{model.config_hash} {model.pooling} {RECIPE}".encode()).hexdigest()[:8]
+    return cache / "models" / f"{model.weights_hash[:16]}-{recipe}-{dtype}"
+
+
+def ensure_export(model: Model, dtype: str, cache: Path) -> Export:
+    """The export of ``model`` in ``dtype`` (``fp32`` or ``int8``), made now if it is missing or damaged.
+
+    Safe when several processes call it at once: one works, the others wait and find it done. A kill at any point
+    leaves either no export or a whole one.
+
+    Raises:
+        ModelError: the export failed, disagrees with sentence-transformers, or the cache cannot be written.
+    """
+    folder = export_folder(model, dtype, cache)
+    if (export := _find(folder, cache)) is None:
+        try:
+            export = _make(model, dtype, folder, cache)
+        except OSError as error:
+            raise ModelError(
+                f"{model.name}: cannot write its export below {cache} ({error}). Free some space or name another "
+                "folder with EMBEDSVC_CACHE_DIR."
+            ) from error
+    return export
+
+
+def _find(folder: Path, cache: Path) -> Export | None:
+    """The export in ``folder`` where manifest and checksum agree; None otherwise."""
+    try:
+        manifest = read_json(folder / _MANIFEST)
+        if manifest is None:
+            return None
+        file = folder / MODEL_FILE
+        if sha256(file, cache) == manifest["sha256"]:
+            return Export(file, manifest["dimension"], **manifest["parity"])
+    except (ModelError, KeyError, TypeError):
+        pass
+    log.warning("%s is damaged; exporting the model again", folder)
+    return None
+
+
+def _make(model: Model, dtype: str, folder: Path, cache: Path) -> Export:
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if (export := _find(folder, cache)) is not None:
+            return export  # another process made it while this one waited
+        # Whoever holds the lock is alone: half-made siblings are those of a process that was killed.
+        for orphan in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(orphan, ignore_errors=True)
+        log.info("exporting %s to ONNX %s, once; this takes about ten seconds", model.name, dtype)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
+            output = run_module(
+                "embedsvc.encoding.export", task_of(model, dtype, temporary), f"Exporting {model.name} to ONNX {dtype}"
+            )
+            facts = json.loads(output.splitlines()[-1])
+            digest = sha256_now(temporary / MODEL_FILE)
+            identity = {"model": model.name, "weights_hash": model.weights_hash, "dtype": dtype, "recipe": RECIPE}
+            write_json(temporary / _MANIFEST, {**identity, **facts, "sha256": digest})
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        log.info("exported %s to %s (mean cosine %.5f)", model.name, folder, facts["parity"]["mean_cosine"])
+        return Export(folder / MODEL_FILE, facts["dimension"], **facts["parity"])

@@ -1,0 +1,108 @@
+"""The model's tokenizer, and what surrounds a text's own tokens: special tokens and the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from embedsvc.encoding.models import Model
+from embedsvc.errors import ModelError, UsageError
+
+Kind = Literal["query", "passage"]
+Ids = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokenizer (truncation and padding off) with the ids that the model expects around a text.
+
+    ``before[kind]`` are the leading special tokens and that kind's prompt, ``after`` the trailing special tokens.
+    """
+
+    tokenizer: Tokenizer
+    before: dict[Kind, Ids]
+    after: Ids
+    pad_id: int
+
+    def reserved(self, kind: Kind) -> int:
+        """Tokens of the window that are not the text's own: special tokens and the prompt."""
+        return len(self.before[kind]) + len(self.after)
+
+    def of_texts(self, texts: Sequence[str]) -> list[Ids]:
+        """Each text's own token ids, whole, without special tokens and prompt.
+
+        Raises:
+            UsageError: something in ``texts`` is not a string.
+        """
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UsageError(f"Text {position} is of type {type(text).__name__}; pass strings.")
+        encodings = self.tokenizer.encode_batch_fast([_valid(text) for text in texts], add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+
+def load_tokens(model: Model) -> Tokens:
+    """Raises ModelError where ``tokenizer.json`` cannot be used."""
+    file = model.transformer / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ModelError(f"{file}: not a usable tokenizer ({error}). Fetch the model again.") from error
+    # all-MiniLM-L6-v2's file asks for cutting at 128 tokens and padding to 128; both are ours to do.
+    padding = tokenizer.padding
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    leading, trailing = _template(tokenizer, model)
+    before: dict[Kind, Ids] = {
+        "query": np.array([*leading, *_prompt_ids(tokenizer, model.query_prompt)], dtype=np.int32),
+        "passage": np.array([*leading, *_prompt_ids(tokenizer, model.passage_prompt)], dtype=np.int32),
+    }
+    pad_id = model.pad_id if model.pad_id is not None else (padding or {}).get("pad_id", 0)
+    tokens = Tokens(tokenizer, before, np.array(trailing, dtype=np.int32), int(pad_id))
+    for kind in before:
+        if tokens.reserved(kind) >= model.max_length:
+            raise ModelError(
+                f"{model.name}: special tokens and {kind} prompt take {tokens.reserved(kind)} of the window's "
+                f"{model.max_length} tokens. Shorten the prompt in config_sentence_transformers.json."
+            )
+    return tokens
+
+
+def _template(tokenizer: Tokenizer, model: Model) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer's post-processor puts before and after a single text."""
+    inner: list[int] = tokenizer.encode("a", add_special_tokens=False).ids
+    whole: list[int] = tokenizer.encode("a").ids
+    starts = [at for at in range(len(whole) - len(inner) + 1) if whole[at : at + len(inner)] == inner]
+    if not inner or not starts:
+        raise ModelError(f"{model.transformer / 'tokenizer.json'}: gives no tokens for the text 'a'. Check the file.")
+    return whole[: starts[0]], whole[starts[0] + len(inner) :]
+
+
+def _prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Ids to put before a text's own, so that the result is what tokenising ``prompt + text`` at once would give.
+
+    A prompt's last space may belong to the next word's token (SentencePiece), so the form that joins cleanly is taken.
+    """
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    joined = ids(f"{prompt}a")
+    for form in (prompt, prompt.rstrip()):
+        if ids(form) + ids("a") == joined:
+            return ids(form)
+    return ids(prompt)
+
+
+def _valid(text: str) -> str:
+    """``text`` with lone surrogates, which UTF-8 (and so the tokenizer) cannot carry, replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,0 +1,82 @@
+"""The ``torch`` runtime: the model's own modules as sentence-transformers loads them. GPU default and reference."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsvc.encoding.models import Model
+from embedsvc.errors import MissingDependency, ModelError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+def cuda_available() -> bool:
+    """Whether torch could use an NVIDIA GPU. Without a device file the answer is no, and torch is not imported."""
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+        return False
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+def load_sentence_transformer(model: Model, device: str, **options: Any) -> SentenceTransformer:
+    """sentence-transformers' own object for ``model``; ``options`` go to ``from_pretrained``.
+
+    Raises:
+        MissingDependency: sentence-transformers is not installed.
+        ModelError: it cannot load the model.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
+    except ImportError as error:
+        raise MissingDependency(f"The torch runtime needs sentence-transformers ({error}). Install it.") from error
+    # Loading weights would draw one on the user's terminal.
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        return SentenceTransformer(
+            str(model.folder),
+            device=device,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True, **options},
+        ).eval()
+    except Exception as error:  # anything from transformers, safetensors, torch
+        raise ModelError(f"{model.name}: sentence-transformers cannot load it: {error}") from error
+
+
+class TorchRuntime:
+    """Runs batches of token ids through the model's modules, on CUDA where present, else on the CPU."""
+
+    parallel = 1  # torch spreads one batch over all cores by itself
+
+    def __init__(self, model: Model, dtype: str, device: str) -> None:
+        self._device = device
+        self._model = load_sentence_transformer(model, device)
+        if dtype == "fp16":
+            self._model = self._model.half()
+        dimension = self._model.get_embedding_dimension()
+        if dimension is None:
+            raise ModelError(f"{model.name}: its modules do not say how many dimensions a vector has.")
+        self.dimension = dimension
+
+    def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Unit vectors, float32 ``(rows, dimension)``, of padded ids and their mask, both ``(rows, tokens)``."""
+        import torch
+
+        with torch.inference_mode():
+            features = {
+                "input_ids": torch.from_numpy(ids).to(self._device),
+                "attention_mask": torch.from_numpy(mask).to(self._device),
+            }
+            pooled = self._model(features)["sentence_embedding"].float()
+            vectors: npt.NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
+        return vectors

@@ -1,0 +1,172 @@
+"""Which files are meant by the paths that were named. Reads no file until asked to, and one at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedsvc.errors import FileTooLarge, NotFound, ReadError, UnsupportedFormat
+from embedsvc.readers.items import Rejected
+from embedsvc.records import Source
+
+_SKIPPED_DIRECTORIES = frozenset({"CVS", "_darcs", "__pycache__"})
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+_REMEDIES = {
+    errno.EACCES: "Give this user permission to read it",
+    errno.EPERM: "Give this user permission to read it",
+    errno.ELOOP: "It is a symbolic link to itself: remove the link",
+    errno.ENOENT: "It vanished, or it is a symbolic link to nothing: restore its target or remove it",
+}
+_MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A regular file, not read yet; ``bytes`` is its size when it was found."""
+
+    path: Path
+    uri: str
+    bytes: int
+    max_file_bytes: int
+
+    def load(self) -> Source:
+        """Its bytes now.
+
+        Raises:
+            FileTooLarge: it has grown beyond the limit since it was found.
+            ReadError: it cannot be read (permission, vanished, no longer a regular file, disk error).
+        """
+        try:
+            # O_NONBLOCK: should a FIFO have taken the file's place meanwhile, opening it must not wait for a writer.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor, not a path)
+                _check_regular(self.uri, os.fstat(descriptor).st_mode)
+                data = file.read(self.max_file_bytes + 1)
+        except OSError as error:
+            raise _unreadable(self.uri, error) from error
+        if len(data) > self.max_file_bytes:
+            raise _too_large(self.uri, len(data), self.max_file_bytes)
+        return Source(uri=self.uri, name=self.path.name, data=data)
+
+
+def discover(paths: Sequence[str | Path], *, max_file_bytes: int) -> Iterator[FoundFile | Rejected]:
+    """The files under ``paths`` in a fixed order: the paths as given, folders by name, depth first.
+
+    Inside folders, hidden entries, version-control folders and editors' backup files are left out; a path that is
+    named itself is always taken. Symbolic links are followed; a folder is walked once however many links lead to
+    it, under its own path where that lies in the same tree (linked folders come after the tree's own). What cannot be
+    a document (unreadable, too large, a FIFO, a link that loops) is an item of its own.
+
+    Raises:
+        NotFound: one of ``paths`` does not exist. Nothing has been walked then.
+    """
+    tops = [Path(path).absolute() for path in paths]
+    for path in tops:
+        _check_exists(path)
+    return _walk(tops, max_file_bytes)
+
+
+def _check_exists(path: Path) -> None:
+    try:
+        path.stat()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            why = "is a symbolic link to nothing" if path.is_symlink() else "does not exist"
+            near = next(parent for parent in path.parents if parent.is_dir())
+            raise NotFound(f"{_shown(path)} {why}. Check the spelling; {_shown(near)} is there.") from None
+
+
+def _walk(tops: list[Path], max_file_bytes: int) -> Iterator[FoundFile | Rejected]:
+    seen_files: set[Path] = set()
+    walked: set[tuple[int, int]] = set()
+    for top in tops:
+        linked: deque[Path] = deque([top])
+        while linked:
+            stack = [linked.popleft()]
+            while stack:
+                path = stack.pop()
+                try:
+                    status = path.stat()
+                    if not stat.S_ISDIR(status.st_mode):
+                        if path not in seen_files:
+                            seen_files.add(path)
+                            yield _file(path, status, max_file_bytes)
+                        continue
+                    identity = (status.st_dev, status.st_ino)
+                    if identity in walked:
+                        if _is_loop(path, identity):
+                            yield Rejected(path.as_uri(), _loop(path))
+                        continue
+                    walked.add(identity)
+                    children = _children(path)
+                except OSError as error:
+                    yield Rejected(path.as_uri(), _unreadable(path.as_uri(), error))
+                    continue
+                # A linked folder waits, so that a folder inside the tree keeps its own path as its uri.
+                linked += [child for child in children if child.is_symlink() and child.is_dir()]
+                stack += [child for child in reversed(children) if not (child.is_symlink() and child.is_dir())]
+
+
+def _children(folder: Path) -> list[Path]:
+    names = sorted(name for name in os.listdir(folder) if not _is_skipped(name))  # noqa: PTH208 (names only, no Path each)
+    return [folder / name for name in names if not (name in _SKIPPED_DIRECTORIES and (folder / name).is_dir())]
+
+
+def _is_skipped(name: str) -> bool:
+    """Hidden entries (``.git`` among them), and the backup and lock files of editors and office programs."""
+    return name.startswith((".", "~$")) or name.endswith("~") or (name.startswith("#") and name.endswith("#"))
+
+
+def _is_loop(path: Path, identity: tuple[int, int]) -> bool:
+    return any((status.st_dev, status.st_ino) == identity for status in (parent.stat() for parent in path.parents))
+
+
+def _file(path: Path, status: os.stat_result, max_file_bytes: int) -> FoundFile | Rejected:
+    uri = path.as_uri()
+    try:
+        _check_regular(uri, status.st_mode)
+    except ReadError as error:
+        return Rejected(uri, error)
+    if status.st_size > max_file_bytes:
+        return Rejected(uri, _too_large(uri, status.st_size, max_file_bytes))
+    return FoundFile(path, uri, status.st_size, max_file_bytes)
+
+
+def _check_regular(uri: str, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "not a regular file")
+        raise UnsupportedFormat(f"{uri}: it is {kind}, not a file. Write what it gives to a file and index that.")
+
+
+def _too_large(uri: str, size: int, limit: int) -> FileTooLarge:
+    return FileTooLarge(
+        f"{uri}: it has {size / _MEGABYTE:,.1f} MB, more than the limit of {limit / _MEGABYTE:,.1f} MB. "
+        "Raise --max-file-mb (setting max_file_mb), or split the file."
+    )
+
+
+def _unreadable(uri: str, error: OSError) -> ReadError:
+    remedy = _REMEDIES.get(error.errno or 0, "Check the file and its disk")
+    return ReadError(f"{uri}: it cannot be read: {error.strerror or error}. {remedy}, then index it again.")
+
+
+def _loop(path: Path) -> ReadError:
+    return ReadError(
+        f"{path.as_uri()}: this symbolic link leads back to a folder that contains it. "
+        "The files there are indexed once, under their own path; remove the link to be rid of this line."
+    )
+
+
+def _shown(path: Path) -> str:
+    """``path`` fit to be printed: a name that is not UTF-8 carries lone surrogates."""
+    return os.fsencode(path).decode("utf-8", "replace")

@@ -1,0 +1,96 @@
+"""The one table of formats, and :func:`read`, which picks a reader: by suffix, else by content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from io import BytesIO
+
+from embedsvc.errors import DamagedFile, UnsupportedFormat
+from embedsvc.readers.items import FieldChoice, Rejected
+from embedsvc.records import Document, Source, make_document
+
+Reader = Callable[[Source, FieldChoice], Iterator[Document | Rejected]]
+
+_READERS = {  # module of this package, the suffixes that its function ``read_<module>`` reads
+    "plain": "txt text log",
+    "markdown": "md markdown mkd mdx",
+    "restructured": "rst rest",
+    "html": "html htm xhtml",
+    "pdf": "pdf",
+    "docx": "docx docm dotx dotm",
+    "jsonl": "jsonl ndjson",
+    "delimited": "csv tsv tab",
+}
+_BY_SUFFIX = {f".{suffix}": module for module, suffixes in _READERS.items() for suffix in suffixes.split()}
+_NOT_READ = (
+    "pptx ppt xlsx xls xlsm ods odt odp doc rtf epub mobi eml msg mbox pages numbers key zip gz bz2 xz "
+    "zst 7z rar tar tgz jar whl png jpg jpeg gif bmp tif tiff webp heic ico psd mp3 mp4 m4a wav flac ogg "
+    "avi mkv mov webm exe dll so dylib o a class pyc pyd bin iso dmg ttf otf woff woff2 parquet arrow "
+    "feather npy npz safetensors onnx pt pkl pickle sqlite db"
+)
+_REFUSED = frozenset(f".{suffix}" for suffix in _NOT_READ.split())
+_READABLE = "plain text and source code, Markdown, reStructuredText, HTML, PDF, DOCX, JSONL, CSV and TSV"
+
+
+def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
+    """The documents of ``source``: one, or one per record of a JSONL or CSV file.
+
+    A record that gives none is a :class:`Rejected` in the stream. An input without any content gives one Document
+    with empty text and a note.
+
+    Raises:
+        ReadError: (of the class that fits; while iterating) the input as a whole gives no document.
+    """
+    count = 0
+    if source.data.strip():
+        for item in _reader(source)(source, fields):
+            count += 1
+            yield item
+    if not count:
+        note = "it has no records" if source.data.strip() else "the file is empty"
+        yield make_document(source.uri, "", title=source.name, hash=source.hash, notes=(note,))
+
+
+def _reader(source: Source) -> Reader:
+    suffix = _suffix(source.name)
+    if suffix in _REFUSED:
+        raise UnsupportedFormat(
+            f"{source.uri}: {suffix} files are not read. Convert it to one of the formats that are: {_READABLE}."
+        )
+    module = _BY_SUFFIX.get(suffix) or _by_content(source)
+    reader: Reader = getattr(import_module(f"embedsvc.readers.{module}"), f"read_{module}")
+    return reader
+
+
+def _suffix(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return f".{suffix.lower()}" if dot and stem else ""
+
+
+def _by_content(source: Source) -> str:
+    head = source.data[:1024]
+    if head.lstrip().startswith(b"%PDF-"):
+        return "pdf"
+    if head.startswith(b"PK\x03\x04"):
+        if _is_docx(source):
+            return "docx"
+        raise UnsupportedFormat(
+            f"{source.uri}: it is a zip archive. Unpack it; the formats that are read are: {_READABLE}."
+        )
+    if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
+        from embedsvc.readers.docx import ole_error
+
+        raise ole_error(source)
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return "html" if start.startswith((b"<!doctype html", b"<html")) else "plain"
+
+
+def _is_docx(source: Source) -> bool:
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(BytesIO(source.data)) as archive:
+            return "word/document.xml" in archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        raise DamagedFile(f"{source.uri}: it is a damaged zip archive ({error}). Get it anew.") from error

@@ -1,0 +1,95 @@
+"""A collection as one Parquet file that any tool reads; contract and chunking travel in its metadata."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedsvc.errors import DamagedFile, NotFound
+from embedsvc.records import Chunking, Contract
+from embedsvc.storage.durability import fsync_path
+from embedsvc.storage.store import FORMAT, KEYS, Store, passage_schema, writing
+
+_ROWS_PER_GROUP = 4096
+
+
+def export_store(store: Store, file: Path) -> int:
+    """Writes all passages of ``store`` to ``file``, which appears whole or not at all; returns their number.
+
+    Raises:
+        StorageFailure: the place cannot be written, or is full.
+    """
+    schema = store.dataset.schema
+    # Metadata goes out as plain JSON text: the JSON extension type is Arrow's own.
+    plain = schema.set(schema.get_field_index("metadata"), pa.field("metadata", pa.string()))
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
+    rows = 0
+    with writing(file):
+        try:
+            with pq.ParquetWriter(temporary, plain, compression="zstd") as writer:
+                for batch in store.dataset.scanner(batch_size=_ROWS_PER_GROUP).to_batches():
+                    columns = [_plain(batch[name]) if name == "metadata" else batch[name] for name in plain.names]
+                    writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=plain))
+                    rows += len(batch)
+            fsync_path(temporary)
+            temporary.rename(file)
+            fsync_path(file.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return rows
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def read_exported(file: Path) -> tuple[Contract, Chunking, Iterator[pa.Table]]:
+    """What :func:`export_store` wrote: contract, chunking, and the rows in tables fit for ``Store.replace``.
+
+    A table never ends in mid-document.
+
+    Raises:
+        NotFound: there is no such file.
+        DamagedFile: it is cut short, or is not an export of this layout.
+    """
+    if not file.is_file():
+        raise NotFound(f"There is no file {file} to import.")
+    try:
+        parquet = pq.ParquetFile(file)
+        metadata = {key.decode(): value.decode() for key, value in (parquet.schema_arrow.metadata or {}).items()}
+        written, contract, chunking = (metadata[key] for key in KEYS)
+        if written != FORMAT:
+            raise ValueError(f"it has layout {written}, this embedsvc reads layout {FORMAT}")
+        parsed = Contract.from_dict(json.loads(contract)), Chunking(**json.loads(chunking))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFile(
+            f"{file} is not a whole export of a collection: {error}. Export the collection again."
+        ) from error
+    return *parsed, _tables(file, parquet, parsed[0].dimension)
+
+
+def _tables(file: Path, parquet: pq.ParquetFile, dimension: int) -> Iterator[pa.Table]:
+    schema = passage_schema(dimension)
+    at = schema.get_field_index("metadata")
+    try:
+        held: pa.Table | None = None
+        for batch in parquet.iter_batches(batch_size=_ROWS_PER_GROUP):
+            table = pa.Table.from_batches([batch]).replace_schema_metadata(None)
+            json_column = pa.ExtensionArray.from_storage(pa.json_(), table["metadata"].combine_chunks())
+            table = table.set_column(at, "metadata", json_column).cast(schema)
+            held = table if held is None else pa.concat_tables([held, table])
+            # The last document of a batch may go on in the next one.
+            last = held["document_id"][-1]
+            inside = pa.compute.equal(held["document_id"], last)
+            if not pa.compute.all(inside).as_py():
+                yield held.filter(pa.compute.invert(inside))
+                held = held.filter(inside)
+        if held is not None:
+            yield held
+    except (OSError, ValueError) as error:
+        raise DamagedFile(f"{file} is damaged: {error}. Export the collection again.") from error
