@@ -13,7 +13,7 @@ from embedsvc.readers.titles import meaningful
 from embedsvc.records import Document, Heading, Source, make_document
 
 if TYPE_CHECKING:
-    from pypdfium2 import PdfDocument  # type: ignore[import-untyped]
+    from pypdfium2 import PdfDocument
 
 _PDFIUM = threading.Lock()
 """PDFium is not thread-safe, not even across documents."""

@@ -394,14 +394,22 @@ class Store:
             raise BadFilter(f"Bad filter: {problem}\n  {condition}") from None
         return np.sort(table["_rowid"].to_numpy().astype(np.int64))
 
-    def lexical(self, query: str, limit: int, among: Sequence[int] | None = None) -> tuple[RowIds, Floats]:
+    def lexical(
+        self, query: str, limit: int, *, where: str | None = None, among: Sequence[int] | None = None
+    ) -> tuple[RowIds, Floats]:
         """BM25 over the passages' text (English stemming, any term may match): row ids and scores, best first.
 
-        ``among`` restricts the search to these row ids; the scores are those of the unrestricted search.
+        ``where`` (the user's SQL) or ``among`` (row ids) restricts the search; the scores are those of the
+        unrestricted search.
+
+        Raises:
+            BadFilter: ``where`` is not SQL over the collection's fields.
         """
-        condition = None if among is None else f"_rowid IN ({', '.join(map(str, among))})"
         if among is not None and not len(among):
             return np.empty(0, np.int64), np.empty(0, np.float32)
+        condition = f"_rowid IN ({', '.join(map(str, among))})" if among is not None else None
+        if where is not None:
+            condition = compile_filter(where)
         table = self.dataset.scanner(
             columns=["_rowid", "_score"],
             full_text_query=MatchQuery(query, "text"),

@@ -1,0 +1,299 @@
+"""The way in: inputs → documents → passages → vectors → one commit per batch of documents → vector index.
+
+Three stages overlap. A thread reads and tokenises ahead, within a bound; the caller's thread encodes; a third commits.
+Encoding is what costs, so it should never wait for the other two.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from embedsvc.chunking import Chunks, chunk
+from embedsvc.collection import Collection, EncodedDocument, Writer
+from embedsvc.encoding import Encoder, check_contract
+from embedsvc.errors import ReadError
+from embedsvc.readers import FieldChoice, FoundFile, Rejected, discover, read
+from embedsvc.records import Document, Source, document_id
+
+Status = Literal["indexed", "unchanged", "replaced", "removed", "quarantined", "empty"]
+Input = FoundFile | Source | Document | Rejected
+
+_COMMIT_TOKENS = 100_000
+_COMMIT_SECONDS = 5.0
+"""A commit is made of whichever comes first; a kill costs no more than the work of about two."""
+_AHEAD_TOKENS = 2 * _COMMIT_TOKENS
+_MEGABYTE = 1_000_000
+_DUPLICATE = "duplicate: another input of this run has the document id {!r} too; only the first was taken."
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one input. ``reason`` says why it was quarantined or empty; ``notes`` what reading changed.
+
+    ``seconds`` were spent on reading and tokenising it; encoding is shared by a batch and not told apart.
+    """
+
+    uri: str
+    status: Status
+    passages: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunked:
+    document: Document
+    chunks: Chunks
+    replaces: bool
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What the reading thread has learnt so far; read by others only after it has ended."""
+
+    known: dict[str, tuple[str, str]]
+    """Document id → (uri, hash), as stored before."""
+    by_source: dict[str, list[str]] = field(default_factory=dict)
+    """Source uri → ids of the stored documents that came out of it (a JSONL file has many)."""
+    seen: set[str] = field(default_factory=set)
+    gone: list[tuple[str, str]] = field(default_factory=list)
+    """(document id, uri) of stored records that their re-read file no longer has."""
+
+    def __post_init__(self) -> None:
+        for id, (uri, _) in self.known.items():
+            self.by_source.setdefault(uri.partition("#")[0], []).append(id)
+
+
+def ingest_paths(
+    collection: Collection,
+    encoder: Encoder,
+    paths: Sequence[str | Path],
+    *,
+    fields: FieldChoice,
+    max_file_mb: int,
+    exact: bool = False,
+) -> Iterator[Outcome]:
+    """Brings ``collection`` in step with the files under ``paths``; yields one Outcome per input once it is durable.
+
+    Unchanged files are skipped by hash, changed ones replaced. ``exact`` also removes the documents under ``paths``
+    whose files are not there any more.
+
+    Raises:
+        NotFound: one of ``paths`` does not exist; nothing was done.
+        ContractMismatch, Conflict, StorageFailure: what was yielded before is committed, the rest is not.
+    """
+    found = discover(paths, max_file_bytes=max_file_mb * _MEGABYTE)
+    within = tuple(Path(path).absolute().as_uri() for path in paths) if exact else ()
+    return _ingest(collection, encoder, found, fields, within)
+
+
+def ingest_items(
+    collection: Collection, encoder: Encoder, items: Iterable[Source | Document | Rejected], fields: FieldChoice
+) -> Iterator[Outcome]:
+    """As :func:`ingest_paths` for inputs that are in memory: uploads and ready-made documents."""
+    return _ingest(collection, encoder, items, fields, ())
+
+
+def _ingest(
+    collection: Collection, encoder: Encoder, items: Iterable[Input], fields: FieldChoice, within: Sequence[str]
+) -> Iterator[Outcome]:
+    check_contract(encoder, collection.contract)
+    with collection.writer() as writer:
+        reading = _Reading(known=writer.store.hashes())
+        ahead: queue.Queue[_Chunked | Outcome | BaseException | None] = queue.Queue(maxsize=256)
+        room = _Room(_AHEAD_TOKENS)
+        stop = threading.Event()
+
+        def read_ahead() -> None:
+            try:
+                for item in _read_all(items, fields, reading, collection, encoder):
+                    room.take(item.chunks.tokens if isinstance(item, _Chunked) else 0, stop)
+                    _put(ahead, item, stop)
+                _put(ahead, None, stop)
+            except BaseException as error:
+                _put(ahead, error, stop)
+
+        reader = threading.Thread(target=read_ahead, name="reader", daemon=True)
+        reader.start()
+        committer = ThreadPoolExecutor(1, thread_name_prefix="committer")
+        try:
+            yield from _encode_and_commit(writer, encoder, ahead, room, committer)
+            yield from _remove(writer, reading, within)
+        finally:
+            stop.set()
+            reader.join()
+            committer.shutdown()
+
+
+def _read_all(
+    items: Iterable[Input], fields: FieldChoice, reading: _Reading, collection: Collection, encoder: Encoder
+) -> Iterator[_Chunked | Outcome]:
+    reserved = encoder.reserved("passage")
+    for item in items:
+        started = time.perf_counter()
+        uri = item.uri
+        try:
+            if isinstance(item, Rejected):
+                raise item.error
+            if isinstance(item, Document):
+                documents: Iterable[Document | Rejected] = (item,)
+            else:
+                source = item.load() if isinstance(item, FoundFile) else item
+                if reading.known.get(document_id(uri), (None, None))[1] == source.hash:
+                    reading.seen.add(document_id(uri))
+                    yield Outcome(uri, "unchanged", seconds=time.perf_counter() - started)
+                    continue
+                documents = read(source, fields)
+            whole = True
+            for document in documents:
+                if isinstance(document, Rejected):
+                    # A record that cannot be read today keeps what was stored of it before.
+                    whole = False
+                    yield Outcome(document.uri, "quarantined", reason=_reason(document.error))
+                    continue
+                if document.id in reading.seen:
+                    yield Outcome(document.uri, "quarantined", reason=_DUPLICATE.format(document.id))
+                    continue
+                reading.seen.add(document.id)
+                hash = reading.known.get(document.id, (None, None))[1]
+                if hash == document.hash:
+                    yield Outcome(document.uri, "unchanged", seconds=time.perf_counter() - started)
+                else:
+                    chunks = chunk(document, encoder.tokenizer, collection.chunking, reserved=reserved)
+                    yield _Chunked(document, chunks, hash is not None, time.perf_counter() - started)
+                started = time.perf_counter()
+            if whole and not isinstance(item, Document):
+                for id in reading.by_source.get(uri, ()):
+                    if id not in reading.seen:
+                        reading.seen.add(id)
+                        reading.gone.append((id, reading.known[id][0]))
+        except ReadError as error:
+            # The file is there, only not readable now: what was stored of it stays, also with --exact.
+            reading.seen.update(reading.by_source.get(uri, ()))
+            yield Outcome(uri, "quarantined", seconds=time.perf_counter() - started, reason=_reason(error))
+
+
+def _reason(error: ReadError) -> str:
+    return f"{error.reason}: {error}"
+
+
+def _encode_and_commit(
+    writer: Writer,
+    encoder: Encoder,
+    ahead: queue.Queue[_Chunked | Outcome | BaseException | None],
+    room: _Room,
+    committer: ThreadPoolExecutor,
+) -> Iterator[Outcome]:
+    committing: tuple[Future[None], list[_Chunked]] | None = None
+    ended = False
+    while not ended:
+        batch: list[_Chunked] = []
+        deadline = time.monotonic() + _COMMIT_SECONDS
+        tokens = 0
+        while tokens < _COMMIT_TOKENS:
+            try:
+                item = ahead.get(timeout=max(0.0, deadline - time.monotonic()) if batch else None)
+            except queue.Empty:
+                break
+            if item is None:
+                ended = True
+                break
+            if isinstance(item, BaseException):
+                raise item
+            if isinstance(item, Outcome):
+                yield item
+                continue
+            room.give(item.chunks.tokens)
+            tokens += item.chunks.tokens
+            batch.append(item)
+        encoded = _encode(encoder, batch)
+        if committing:
+            yield from _committed(*committing)
+            committing = None
+        if batch:
+            committing = committer.submit(_commit, writer, encoded, batch), batch
+    if committing:
+        yield from _committed(*committing)
+
+
+def _encode(encoder: Encoder, batch: Sequence[_Chunked]) -> list[EncodedDocument]:
+    passages = [passage for item in batch for passage in item.chunks.passages]
+    vectors = encoder.encode([passage.token_ids for passage in passages], kind="passage")
+    encoded: list[EncodedDocument] = []
+    first = 0
+    for item in batch:
+        last = first + len(item.chunks.passages)
+        encoded.append((item.document, item.chunks.passages, vectors[first:last]))
+        first = last
+    return encoded
+
+
+def _commit(writer: Writer, encoded: Sequence[EncodedDocument], batch: Sequence[_Chunked]) -> None:
+    # A document that became empty has no row left to say so: it is removed by its id alone.
+    if any(passages for _, passages, _ in encoded) or any(item.replaces for item in batch):
+        writer.replace(encoded)
+
+
+def _committed(future: Future[None], batch: Sequence[_Chunked]) -> Iterator[Outcome]:
+    future.result()
+    for item in batch:
+        document, chunks = item.document, item.chunks
+        notes = document.notes
+        if chunks.tokens_cut:
+            notes = (*notes, f"the vector leaves out {chunks.tokens_cut} of {chunks.tokens} tokens")
+        status: Status = "empty" if not chunks.passages else "replaced" if item.replaces else "indexed"
+        reason = None if chunks.passages else "; ".join(document.notes) or "there is no text in it"
+        yield Outcome(document.uri, status, len(chunks.passages), chunks.tokens, item.seconds, reason, notes)
+
+
+def _remove(writer: Writer, reading: _Reading, within: Sequence[str]) -> Iterator[Outcome]:
+    gone = list(reading.gone)
+    for id, (uri, _) in reading.known.items():
+        if id not in reading.seen and any(uri == top or uri.startswith((f"{top}/", f"{top}#")) for top in within):
+            gone.append((id, uri))
+    if gone:
+        writer.replace((), [id for id, _ in gone])
+    for _, uri in gone:
+        yield Outcome(uri, "removed")
+
+
+class _Room:
+    """Bounds the tokens that are read but not encoded yet; one document may always pass, however large it is."""
+
+    def __init__(self, tokens: int) -> None:
+        self._free = self._all = tokens
+        self._changed = threading.Condition()
+
+    def take(self, tokens: int, stop: threading.Event) -> None:
+        with self._changed:
+            while self._free < self._all and self._free < tokens and not stop.is_set():
+                self._changed.wait(0.1)
+            self._free -= tokens
+
+    def give(self, tokens: int) -> None:
+        with self._changed:
+            self._free += tokens
+            self._changed.notify()
+
+
+def _put(
+    ahead: queue.Queue[_Chunked | Outcome | BaseException | None],
+    item: _Chunked | Outcome | BaseException | None,
+    stop: threading.Event,
+) -> None:
+    while not stop.is_set():
+        try:
+            ahead.put(item, timeout=0.1)
+            return
+        except queue.Full:
+            continue

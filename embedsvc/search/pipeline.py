@@ -1,0 +1,231 @@
+"""One query through the pipeline, over one snapshot of a collection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsvc.collection import Snapshot
+from embedsvc.encoding import Encoder
+from embedsvc.errors import UsageError
+from embedsvc.records import Metadata
+from embedsvc.search.fusion import convex_combination
+from embedsvc.storage import Store, StoredPassage
+
+Mode = Literal["hybrid", "dense", "lexical"]
+RowIds = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+MAX_K = 1000
+_CANDIDATES = 100
+"""Candidates that each side brings to the fusion, at least; more when more hits are wanted."""
+_SPARE = 1.5
+"""Survivors read per hit wanted: some of them merge into one."""
+
+# The lexical side runs in Lance, outside the GIL, while this thread encodes the query.
+_lexical_pool = ThreadPoolExecutor(4, thread_name_prefix="lexical")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked. Either ``text``, or for dense search a ready-made ``vector`` (dimension floats).
+
+    ``filter`` is SQL over built-in fields and ``metadata.KEY``. Hits below ``min_score`` are left out.
+    """
+
+    text: str = ""
+    vector: tuple[float, ...] | None = None
+    k: int = 10
+    mode: Mode = "hybrid"
+    filter: str | None = None
+    min_score: float | None = None
+    on_overflow: Literal["error", "truncate"] = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A hit's score on each side; None where that side was not asked. BM25 of 0: no term of the query is in it."""
+
+    dense: float | None
+    lexical: float | None
+    rerank: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A finished answer: its text is ``text`` of the document from ``start`` to ``end``, to the letter.
+
+    Where overlapping passages of one document answered, they are one hit over their joint span; ``id``, ``page``,
+    ``heading`` and ``scores`` are then those of the best of them.
+    """
+
+    id: str
+    document_id: str
+    uri: str
+    title: str
+    text: str
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+    score: float
+    scores: Scores
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The hits of one query, best first. ``tokens_cut``: of the query, by ``on_overflow = truncate``."""
+
+    query: str
+    collection: str
+    version: int
+    mode: Mode
+    took_ms: float
+    hits: tuple[Hit, ...]
+    tokens_cut: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """Scored row ids (n,), best first. ``dense`` or ``lexical`` is None where that side was not asked."""
+
+    row_ids: RowIds
+    scores: Floats
+    dense: Floats | None
+    lexical: Floats | None
+
+
+def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
+    """The ``k`` best hits for ``query`` in ``snapshot``.
+
+    The encoder must have passed ``check_contract`` with the collection's contract.
+
+    Raises:
+        UsageError: k out of range, an empty query, a vector of another dimension, a vector without dense mode.
+        QueryTooLong: the text exceeds the model's window and ``on_overflow`` is ``error``.
+        BadFilter: the filter is not SQL over the collection's fields.
+    """
+    started = time.perf_counter()
+    _check(query, encoder)
+    candidates, tokens_cut = _retrieve(snapshot, encoder, query)
+    hits = _merge_and_cite(snapshot.store, candidates, query)
+    took = round((time.perf_counter() - started) * 1000, 3)
+    return Answer(query.text, snapshot.name, snapshot.version, query.mode, took, tuple(hits), tokens_cut)
+
+
+def _check(query: Query, encoder: Encoder) -> None:
+    if not 1 <= query.k <= MAX_K:
+        raise UsageError(f"k is {query.k}; ask for 1 to {MAX_K} hits.")
+    if query.mode not in ("hybrid", "dense", "lexical"):
+        raise UsageError(f"mode is {query.mode!r}; choose hybrid, dense or lexical.")
+    if query.vector is None:
+        if not query.text.strip():
+            raise UsageError("The query is empty. Ask with at least one word.")
+        return
+    if query.mode != "dense" or query.text:
+        raise UsageError("A query vector is searched in mode dense, without a query text.")
+    if len(query.vector) != encoder.dimension:
+        raise UsageError(
+            f"The query vector has {len(query.vector)} dimensions; the collection's model, {encoder.model.name}, "
+            f"has {encoder.dimension}."
+        )
+    norm = float(np.linalg.norm(query.vector))
+    if not np.isfinite(norm) or norm == 0:
+        raise UsageError("The query vector is zero or not finite; its direction is what is searched for.")
+
+
+def _retrieve(snapshot: Snapshot, encoder: Encoder, query: Query) -> tuple[_Candidates, int]:
+    limit = max(_CANDIDATES, int(query.k * _SPARE) + 1)
+    store, index = snapshot.store, snapshot.index
+    if query.mode == "lexical":
+        ids, scores = store.lexical(query.text, limit, where=query.filter)
+        return _Candidates(ids, scores, None, scores), 0
+    lexical = None
+    if query.mode == "hybrid":
+        lexical = _lexical_pool.submit(store.lexical, query.text, limit, where=query.filter)
+    if query.vector is not None:
+        vector, cut = np.asarray(query.vector, np.float32), 0
+        vector /= np.linalg.norm(vector)
+    else:
+        encoded = encoder.encode_texts([query.text], kind="query", on_overflow=query.on_overflow)
+        vector, cut = encoded.vectors[0], encoded.cut_tokens[0]
+    among = None if query.filter is None else store.matching(query.filter)
+    dense_ids, dense_scores = index.search(vector, limit, among)
+    if lexical is None:
+        return _Candidates(dense_ids, dense_scores, dense_scores, None), cut
+    lexical_ids, lexical_scores = lexical.result()
+    # What one side alone returned is scored by the other side too: both know how, cheaply and exactly.
+    only_dense = np.setdiff1d(dense_ids, lexical_ids)
+    more_ids, more_scores = store.lexical(query.text, max(1, len(only_dense)), among=only_dense.tolist())
+    bm25 = dict(zip(lexical_ids.tolist(), lexical_scores.tolist(), strict=True))
+    bm25 |= zip(more_ids.tolist(), more_scores.tolist(), strict=True)
+    ids = np.union1d(dense_ids, lexical_ids)
+    dense = index.scores(vector, ids)
+    lexical_all = np.array([bm25.get(id, 0.0) for id in ids.tolist()], np.float32)
+    fused = convex_combination(dense, lexical_all)
+    order = np.lexsort((ids, -fused))
+    return _Candidates(ids[order], fused[order], dense[order], lexical_all[order]), cut
+
+
+def _merge_and_cite(store: Store, candidates: _Candidates, query: Query) -> list[Hit]:
+    """The first ``k`` hits, overlapping passages of one document joined; text is read for the survivors only."""
+    count = len(candidates.row_ids)
+    if query.min_score is not None:
+        count = int((candidates.scores >= query.min_score).sum())
+    groups: list[list[tuple[int, StoredPassage]]] = []
+    taken = 0
+    while taken < count and len(groups) < query.k:
+        upto = min(count, max(int(query.k * _SPARE) + 1, 2 * taken))
+        for rank, passage in enumerate(store.take(candidates.row_ids[taken:upto].tolist()), start=taken):
+            touching = [group for group in groups if any(_overlap(passage, member) for _, member in group)]
+            if touching:
+                # The best ranked group keeps its place; others that this passage links to it move into it.
+                touching[0].append((rank, passage))
+                for other in touching[1:]:
+                    touching[0].extend(other)
+                    groups.remove(other)
+            elif len(groups) < query.k:
+                groups.append([(rank, passage)])
+            else:
+                break
+        taken = upto
+    return [_cite(group, candidates) for group in groups]
+
+
+def _overlap(one: StoredPassage, other: StoredPassage) -> bool:
+    return one.document_id == other.document_id and one.start < other.end and other.start < one.end
+
+
+def _cite(group: Sequence[tuple[int, StoredPassage]], candidates: _Candidates) -> Hit:
+    rank, best = min(group, key=lambda member: member[0])
+    text, start, end = "", 0, 0
+    for _, passage in sorted(group, key=lambda member: member[1].start):
+        if not text:
+            text, start, end = passage.text, passage.start, passage.end
+        elif passage.end > end:
+            text, end = text + passage.text[end - passage.start :], passage.end
+    return Hit(
+        id=best.id,
+        document_id=best.document_id,
+        uri=best.uri,
+        title=best.title,
+        text=text,
+        start=start,
+        end=end,
+        page=best.page,
+        heading=best.heading,
+        score=float(candidates.scores[rank]),
+        scores=Scores(_at(candidates.dense, rank), _at(candidates.lexical, rank)),
+        metadata=best.metadata,
+    )
+
+
+def _at(scores: Floats | None, rank: int) -> float | None:
+    return None if scores is None or np.isnan(scores[rank]) else float(scores[rank])
