@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from embedsvc.encoding.contract import Parity, check_contract, parity
+    from embedsvc.encoding.contract import Parity, check_contract, encoder_for, parity
     from embedsvc.encoding.encoder import EncodedTexts, Encoder, load_encoder
     from embedsvc.encoding.models import Model, resolve_model
 
@@ -19,6 +19,7 @@ __all__ = [
     "Model",
     "Parity",
     "check_contract",
+    "encoder_for",
     "load_encoder",
     "parity",
     "resolve_model",
@@ -30,6 +31,7 @@ _MODULES = {
     "Model": "models",
     "Parity": "contract",
     "check_contract": "contract",
+    "encoder_for": "contract",
     "load_encoder": "encoder",
     "parity": "contract",
     "resolve_model": "models",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 
+from embedsvc.config import Settings
 from embedsvc.encoding.canaries import CANARY_TEXTS
-from embedsvc.encoding.encoder import Encoder
+from embedsvc.encoding.encoder import Encoder, load_encoder
 from embedsvc.encoding.models import Model
 from embedsvc.encoding.subprocesses import run_module
 from embedsvc.errors import ContractMismatch, ModelError
@@ -19,6 +20,9 @@ from embedsvc.records import Contract
 
 # int8 and fp16 kernels differ a little from one CPU or GPU to another.
 _LEAST_CANARY_COSINE = {"fp32": 0.999, "int8": 0.99, "fp16": 0.99}
+
+# Arithmetic that only one runtime has.
+_RUNTIME_OF: dict[str, Literal["onnx", "torch"]] = {"int8": "onnx", "fp16": "torch"}
 
 _REMEDY = {
     "dtype": "Set --dtype {stored} (EMBEDSVC_DTYPE={stored}), or index the collection again.",
@@ -33,6 +37,22 @@ class Parity:
     min_cosine: float
     mean_cosine: float
     ok: bool
+
+
+def encoder_for(contract: Contract, settings: Settings) -> Encoder:
+    """The encoder that made a collection's vectors: its model and dtype from ``contract``, all else from ``settings``.
+
+    Raises:
+        ModelError: that model is not to be had any more.
+        ContractMismatch: it is, but is not what it was.
+    """
+    runtime: Literal["auto", "onnx", "torch"] = settings.runtime
+    if contract.dtype in _RUNTIME_OF:
+        runtime = _RUNTIME_OF[contract.dtype]
+    dtype = cast("Literal['fp32', 'int8', 'fp16']", contract.dtype)
+    encoder = load_encoder(replace(settings, model=contract.model, runtime=runtime, dtype=dtype))
+    check_contract(encoder, contract)
+    return encoder
 
 
 def check_contract(encoder: Encoder, stored: Contract) -> None:

@@ -82,7 +82,7 @@ def resolve_model(name: str, cache: Path) -> Model:
     short = name.removeprefix("sentence-transformers/")
     if packaged := KNOWN_MODELS.get(short):
         return _packaged_model(short, packaged, cache)
-    folder = Path(name).expanduser()
+    folder = Path(name).expanduser().absolute()
     if folder.is_dir():
         return read_model(folder, cache)
     nearest = difflib.get_close_matches(short, KNOWN_MODELS, n=1, cutoff=0.5)
