@@ -71,6 +71,40 @@ def collection_names(data_dir: Path) -> list[str]:
     return sorted(entry.name for entry in entries if _NAME.fullmatch(entry.name) and (entry / TABLE).is_dir())
 
 
+def collection_directory(name: str, settings: Settings) -> Path:
+    """Where the collection ``name`` lives.
+
+    Raises:
+        UsageError: no collection can be called that.
+        NotFound: there is none; the message gives the nearest name.
+    """
+    directory = settings.data_dir / check_name(name)
+    if not (directory / TABLE).is_dir():
+        names = collection_names(settings.data_dir)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names) or 'none yet'}."
+        raise NotFound(f"There is no collection {name!r} in {settings.data_dir}. {hint}")
+    return directory
+
+
+def delete_collection(name: str, settings: Settings) -> None:
+    """Removes a collection, damaged or not: at once out of sight, then its files.
+
+    Raises:
+        NotFound: there is none.
+        Conflict: another process writes to it.
+        StorageFailure: it cannot be removed.
+    """
+    directory = collection_directory(name, settings)
+    with _locked(directory, settings.lock_timeout):
+        doomed = directory.with_name(f".{name}.{uuid.uuid4().hex}.deleted")
+        try:
+            directory.rename(doomed)
+            shutil.rmtree(doomed)
+        except OSError as error:
+            raise StorageFailure(f"{directory} cannot be deleted: {error}.") from error
+
+
 class Collection:
     """An open collection. Any number of threads may take snapshots; :meth:`writer` is for one at a time."""
 
@@ -91,13 +125,7 @@ class Collection:
             NotFound: there is none; the message gives the nearest name.
             DamagedCollection: its store cannot be read.
         """
-        directory = settings.data_dir / check_name(name)
-        if not directory.exists():
-            names = collection_names(settings.data_dir)
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-            hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names) or 'none yet'}."
-            raise NotFound(f"There is no collection {name!r} in {settings.data_dir}. {hint}")
-        return cls(directory, settings)
+        return cls(collection_directory(name, settings), settings)
 
     @classmethod
     def create(cls, name: str, contract: Contract, chunking: Chunking, settings: Settings) -> Collection:
@@ -176,21 +204,6 @@ class Collection:
             if self._snapshot.version == snapshot.version:
                 self._snapshot = Snapshot(self.name, snapshot.store, index)
 
-    def delete(self) -> None:
-        """Removes the collection from the disk: at once out of sight, then its files.
-
-        Raises:
-            Conflict: another process writes to it.
-            StorageFailure: it cannot be removed.
-        """
-        with _locked(self._directory, self._settings.lock_timeout):
-            doomed = self._directory.with_name(f".{self.name}.{uuid.uuid4().hex}.deleted")
-            try:
-                self._directory.rename(doomed)
-                shutil.rmtree(doomed)
-            except OSError as error:
-                raise StorageFailure(f"{self._directory} cannot be deleted: {error}.") from error
-
     def export(self, file: Path) -> int:
         """Writes the collection to one Parquet file (see :mod:`embedsvc.storage.portable`); returns its passages."""
         return export_store(self.snapshot().store, file)
@@ -250,6 +263,6 @@ def import_collection(name: str, file: Path, settings: Settings) -> Collection:
             for table in tables:
                 writer.replace_rows(table, np.unique(table["document_id"].to_numpy(zero_copy_only=False)).tolist())
     except BaseException:
-        collection.delete()
+        delete_collection(name, settings)
         raise
     return collection

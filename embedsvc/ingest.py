@@ -9,18 +9,19 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from embedsvc.chunking import Chunks, chunk
-from embedsvc.collection import Collection, EncodedDocument, Writer
-from embedsvc.encoding import Encoder, check_contract
-from embedsvc.errors import ReadError
+from embedsvc.collection import Collection, EncodedDocument, Writer, check_name, collection_names
+from embedsvc.config import Settings
+from embedsvc.encoding import Encoder, check_contract, encoder_for, load_encoder
+from embedsvc.errors import Conflict, ReadError, UsageError
 from embedsvc.readers import FieldChoice, FoundFile, Rejected, discover, read
-from embedsvc.records import Document, Source, document_id
+from embedsvc.records import Chunking, Document, Source, document_id
 
 Status = Literal["indexed", "unchanged", "replaced", "removed", "quarantined", "empty"]
 Input = FoundFile | Source | Document | Rejected
@@ -72,6 +73,52 @@ class _Reading:
     def __post_init__(self) -> None:
         for id, (uri, _) in self.known.items():
             self.by_source.setdefault(uri.partition("#")[0], []).append(id)
+
+
+def open_or_create(name: str, settings: Settings, asked: Set[str]) -> tuple[Collection, Encoder]:
+    """The collection ``name`` and its encoder; made from ``settings`` where there is none yet.
+
+    ``asked``: the settings that the caller insists on (of ``model``, ``dtype``, ``chunk_tokens``, ``overlap``); a
+    collection that was made with others is refused. Those not asked for follow the collection.
+
+    Raises:
+        ContractMismatch: the collection has another model or dtype than asked for.
+        Conflict: it has another chunking than asked for.
+        UsageError: a window that the model, or the overlap, does not fit.
+    """
+    if name not in collection_names(settings.data_dir):
+        check_name(name)
+        encoder = load_encoder(settings)
+        return Collection.create(name, encoder.contract, _chunking(encoder, settings, asked), settings), encoder
+    collection = Collection.open(name, settings)
+    contract, chunking = collection.contract, collection.chunking
+    for key, value in (("chunk_tokens", chunking.window), ("overlap", chunking.overlap)):
+        if key in asked and getattr(settings, key) != value:
+            raise Conflict(
+                f"The collection {name!r} was made with {key} {value}, not {getattr(settings, key)}. "
+                "Leave the flag out, or index into a new collection."
+            )
+    if not asked & {"model", "dtype"}:
+        return collection, encoder_for(contract, settings)
+    encoder = load_encoder(settings if "model" in asked else replace(settings, model=contract.model))
+    check_contract(encoder, contract)
+    return collection, encoder
+
+
+def _chunking(encoder: Encoder, settings: Settings, asked: Set[str]) -> Chunking:
+    window = settings.chunk_tokens
+    if window > encoder.max_length:
+        if "chunk_tokens" in asked:
+            raise UsageError(
+                f"chunk_tokens is {window}, but {encoder.model.name} takes {encoder.max_length} tokens at most."
+            )
+        window = encoder.max_length
+    room = window - encoder.reserved("passage")
+    if settings.overlap >= room:
+        raise UsageError(
+            f"A window of {window} tokens leaves {room} for text; overlap is {settings.overlap} and must be smaller."
+        )
+    return Chunking(window, settings.overlap)
 
 
 def ingest_paths(

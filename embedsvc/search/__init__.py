@@ -1,5 +1,5 @@
 """The way out: query → candidates → fused → merged → hits."""
 
-from embedsvc.search.pipeline import Answer, Hit, Query, Scores, search
+from embedsvc.search.pipeline import Answer, Hit, Query, Scores, check_query, search
 
-__all__ = ["Answer", "Hit", "Query", "Scores", "search"]
+__all__ = ["Answer", "Hit", "Query", "Scores", "check_query", "search"]

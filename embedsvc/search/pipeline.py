@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -113,32 +113,38 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
         BadFilter: the filter is not SQL over the collection's fields.
     """
     started = time.perf_counter()
-    _check(query, encoder)
+    check_query(query)
     candidates, tokens_cut = _retrieve(snapshot, encoder, query)
     hits = _merge_and_cite(snapshot.store, candidates, query)
     took = round((time.perf_counter() - started) * 1000, 3)
     return Answer(query.text, snapshot.name, snapshot.version, query.mode, took, tuple(hits), tokens_cut)
 
 
-def _check(query: Query, encoder: Encoder) -> None:
+def check_query(query: Query) -> None:
+    """Raise UsageError for what is wrong with ``query`` whatever collection it is for."""
     if not 1 <= query.k <= MAX_K:
         raise UsageError(f"k is {query.k}; ask for 1 to {MAX_K} hits.")
-    if query.mode not in ("hybrid", "dense", "lexical"):
-        raise UsageError(f"mode is {query.mode!r}; choose hybrid, dense or lexical.")
+    if query.mode not in get_args(Mode):
+        raise UsageError(f"mode is {query.mode!r}; choose {', '.join(get_args(Mode))}.")
     if query.vector is None:
         if not query.text.strip():
             raise UsageError("The query is empty. Ask with at least one word.")
-        return
-    if query.mode != "dense" or query.text:
+    elif query.mode != "dense" or query.text:
         raise UsageError("A query vector is searched in mode dense, without a query text.")
-    if len(query.vector) != encoder.dimension:
+
+
+def _unit(vector: tuple[float, ...], encoder: Encoder) -> Floats:
+    array = np.asarray(vector, np.float32)
+    if len(array) != encoder.dimension:
         raise UsageError(
-            f"The query vector has {len(query.vector)} dimensions; the collection's model, {encoder.model.name}, "
+            f"The query vector has {len(array)} dimensions; the collection's model, {encoder.model.name}, "
             f"has {encoder.dimension}."
         )
-    norm = float(np.linalg.norm(query.vector))
+    norm = np.linalg.norm(array)
     if not np.isfinite(norm) or norm == 0:
         raise UsageError("The query vector is zero or not finite; its direction is what is searched for.")
+    unit: Floats = array / norm
+    return unit
 
 
 def _retrieve(snapshot: Snapshot, encoder: Encoder, query: Query) -> tuple[_Candidates, int]:
@@ -151,8 +157,7 @@ def _retrieve(snapshot: Snapshot, encoder: Encoder, query: Query) -> tuple[_Cand
     if query.mode == "hybrid":
         lexical = _lexical_pool.submit(store.lexical, query.text, limit, where=query.filter)
     if query.vector is not None:
-        vector, cut = np.asarray(query.vector, np.float32), 0
-        vector /= np.linalg.norm(vector)
+        vector, cut = _unit(query.vector, encoder), 0
     else:
         encoded = encoder.encode_texts([query.text], kind="query", on_overflow=query.on_overflow)
         vector, cut = encoded.vectors[0], encoded.cut_tokens[0]

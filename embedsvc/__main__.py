@@ -1,0 +1,3 @@
+from embedsvc.cli import main
+
+main()

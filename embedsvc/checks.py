@@ -1,0 +1,106 @@
+"""What ``embedsvc doctor`` looks at. Each check says what it found; none of them raises."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from embedsvc.collection import Collection
+from embedsvc.config import Settings
+from embedsvc.encoding import encoder_for, load_encoder, parity
+from embedsvc.errors import EmbedsvcError
+from embedsvc.vectors import faiss_module
+
+_PACKAGES = ("torch", "sentence-transformers", "onnxruntime", "pylance", "pyarrow", "fastapi")
+_SAMPLE = 1000
+_RECALL_QUERIES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    ok: bool
+    detail: str
+
+
+def check_environment(settings: Settings) -> Iterator[Check]:
+    """Machine, packages, folders, and the encoder's parity with sentence-transformers on the canary texts."""
+    cores = len(os.sched_getaffinity(0))
+    yield Check("machine", True, f"Python {platform.python_version()}, {cores} cores, {platform.platform()}")
+    yield Check("packages", True, ", ".join(f"{name} {version(name)}" for name in _PACKAGES))
+    try:
+        yield Check("faiss", True, str(faiss_module().__version__))
+    except EmbedsvcError as error:
+        yield Check("faiss", False, str(error))
+    yield _writable("data directory", settings.data_dir)
+    yield _writable("cache directory", settings.cache)
+    try:
+        encoder = load_encoder(settings)
+        found = parity(encoder)
+    except EmbedsvcError as error:
+        yield Check("encoder", False, str(error))
+        return
+    what = f"{encoder.model.name} on {encoder.runtime_name} {encoder.dtype}, {encoder.dimension} dimensions"
+    yield Check("encoder", True, f"{what}, window {encoder.max_length} tokens")
+    yield Check(
+        "parity",
+        found.ok,
+        f"cosine with sentence-transformers fp32: mean {found.mean_cosine:.5f}, least {found.min_cosine:.5f}",
+    )
+
+
+def _writable(name: str, folder: Path) -> Check:
+    """Tried, not asked: root may write where the permission bits say no, and a read-only disk may not."""
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            return Check(name, True, f"{folder.absolute()} is writable")
+    except OSError as error:
+        return Check(name, False, f"{folder.absolute()} cannot be written: {error.strerror}")
+
+
+def check_collection(name: str, settings: Settings) -> list[Check]:
+    """Store, contract, vectors and index of one collection; stops at the first that makes the rest meaningless."""
+    try:
+        collection = Collection.open(name, settings)
+        snapshot = collection.snapshot()
+        passages = snapshot.store.count()
+    except EmbedsvcError as error:
+        return [Check(f"{name}: store", False, str(error))]
+    checks = [Check(f"{name}: store", True, f"version {snapshot.version}, {passages:,} passages")]
+    try:
+        encoder_for(collection.contract, settings)
+        checks.append(Check(f"{name}: contract", True, f"canaries of {collection.contract.model} agree"))
+    except EmbedsvcError as error:
+        checks.append(Check(f"{name}: contract", False, str(error)))
+    row_ids, vectors = snapshot.store.vectors()
+    lengths = np.linalg.norm(vectors, axis=1)
+    off = int((~(np.abs(lengths - 1) < 1e-3)).sum())
+    checks.append(Check(f"{name}: vectors", off == 0, f"{off:,} of {len(vectors):,} are not of unit length"))
+    broken = sum(
+        len(passage.text) != passage.end - passage.start for passage in snapshot.store.take(row_ids[:_SAMPLE].tolist())
+    )
+    checks.append(
+        Check(f"{name}: spans", broken == 0, f"{broken} of {min(_SAMPLE, len(row_ids))} do not fit their text")
+    )
+    index = snapshot.index
+    checks.append(Check(f"{name}: index rows", len(index) == passages, f"{index.kind}, {len(index):,} of {passages:,}"))
+    if len(index):
+        sample = np.random.default_rng(0).choice(len(vectors), min(_RECALL_QUERIES, len(vectors)), replace=False)
+        k = min(10, len(vectors))
+        shares = []
+        for query in vectors[sample]:
+            worst = np.partition(vectors @ query, -k)[-k] - 1e-6
+            shares.append(float((index.search(query, k)[1] >= worst).mean()))
+        recall = float(np.mean(shares))
+        checks.append(Check(f"{name}: index recall@10", recall >= 0.95, f"{recall:.4f} over {len(sample)} queries"))
+    return checks

@@ -1,0 +1,52 @@
+"""The command line. Nothing heavier than typer is imported before a command runs: ``--help`` must be quick."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from embedsvc.errors import ContractMismatch, DamagedCollection, EmbedsvcError
+
+_SOME_FAILED, _USAGE, _DAMAGED = 1, 2, 3
+
+
+def main() -> NoReturn:
+    """Runs the command and leaves with its exit code; the one place where errors become exit codes."""
+    from embedsvc.cli.commands import app
+
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(standalone_mode=True)
+    except (ContractMismatch, DamagedCollection) as error:
+        _leave(_DAMAGED, error)
+    except EmbedsvcError as error:
+        _leave(_USAGE, error)
+    except KeyboardInterrupt as error:
+        code = 128 + (error.args[0] if error.args else signal.SIGINT)
+        _leave(code, "Stopped. What was reported is committed; run the same command again to go on.")
+    except BrokenPipeError:
+        # The reader of our output (head, less) has left: nothing to say, and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(_SOME_FAILED) from None
+    raise SystemExit(0)
+
+
+def _leave(code: int, message: object) -> NoReturn:
+    print(f"embedsvc: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt(number)
+
+
+def set_up_logging(level: str) -> None:
+    """Log lines go to stderr, so that stdout carries results only."""
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("faiss").setLevel(logging.WARNING)

@@ -1,0 +1,255 @@
+"""The commands: arguments in, one call into the layers below, result out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Semantic search over your own documents, with exact citations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+collections = typer.Typer(help="List, show, delete, export and import collections.", no_args_is_help=True)
+app.add_typer(collections, name="collections")
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Where collections live. Default: EMBEDSVC_DATA_DIR, else ./indexes")
+]
+Name = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+Runtime = Annotated[str | None, typer.Option(help="auto, onnx or torch.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, int8, fp32 or fp16.")]
+Mode = Annotated[str, typer.Option(help="hybrid, dense or lexical.")]
+
+
+def _settings(**flags: Any) -> Any:
+    from embedsvc.cli import set_up_logging
+    from embedsvc.config import load_settings
+
+    settings = load_settings(flags)
+    set_up_logging(settings.log_level)
+    return settings
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from embedsvc import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def index(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    name: Name,
+    data_dir: DataDir = None,
+    model: Annotated[str | None, typer.Option(help="Model id or folder (for a new collection).")] = None,
+    runtime: Runtime = None,
+    dtype: Dtype = None,
+    chunk_tokens: Annotated[int | None, typer.Option(help="Tokens per passage (for a new collection).")] = None,
+    overlap: Annotated[int | None, typer.Option(help="Tokens that neighbouring passages share, at most.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Also remove what vanished from PATHS.")] = False,
+    text_field: Annotated[list[str] | None, typer.Option(help="JSONL/CSV: field with text; may be repeated.")] = None,
+    title_field: Annotated[str | None, typer.Option(help="JSONL/CSV: field with the title.")] = None,
+    id_field: Annotated[str | None, typer.Option(help="JSONL/CSV: field with the id.")] = None,
+    metadata_field: Annotated[list[str] | None, typer.Option(help="JSONL/CSV: field to keep; may be repeated.")] = None,
+    max_file_mb: Annotated[int | None, typer.Option(help="Larger files are left out and reported.")] = None,
+    json: Json = False,
+) -> None:
+    """Bring a collection in step with files and folders. Unchanged files cost nothing."""
+    from embedsvc.cli import indexing
+    from embedsvc.readers import FieldChoice
+
+    settings = _settings(
+        data_dir=data_dir,
+        model=model,
+        runtime=runtime,
+        dtype=dtype,
+        chunk_tokens=chunk_tokens,
+        overlap=overlap,
+        max_file_mb=max_file_mb,
+    )
+    fields = FieldChoice(
+        tuple(text_field or ()), title_field, id_field, None if metadata_field is None else tuple(metadata_field)
+    )
+    asked = {key for key, value in locals().items() if key in indexing.FIXED and value is not None}
+    failed = indexing.run(name, paths, settings, fields, asked, exact=exact, json_lines=json)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What you want to know.")],
+    name: Name,
+    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
+    mode: Mode = "hybrid",
+    filter: Annotated[str | None, typer.Option(help="SQL, such as: metadata.year >= 2020 AND uri LIKE '%.md'")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out hits below this score.")] = None,
+    on_overflow: Annotated[str | None, typer.Option(help="A query longer than the window: error or truncate.")] = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Ask a collection; the passages that answer, each with its citation."""
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.encoding import encoder_for
+    from embedsvc.search import Query, check_query, search
+
+    settings = _settings(data_dir=data_dir, on_overflow=on_overflow)
+    asked = Query(query, None, k, mode, filter, min_score, settings.on_overflow)  # type: ignore[arg-type]
+    check_query(asked)
+    collection = Collection.open(name, settings)
+    answer = search(collection.snapshot(), encoder_for(collection.contract, settings), asked)
+    output.answer(answer, json)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: 8080")] = None,
+    workers: Annotated[int | None, typer.Option(help="Server processes. Default: 1")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Answer over HTTP until Ctrl-C; the API's documentation is at /docs."""
+    from embedsvc.service import serve
+
+    serve(_settings(host=host, port=port, workers=workers, data_dir=data_dir))
+
+
+@app.command("eval")
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.")],
+    mode: Mode = "hybrid",
+    k: Annotated[int, typer.Option("-k", help="Documents retrieved per query.")] = 100,
+    split: Annotated[str, typer.Option(help="Which qrels.")] = "test",
+    passages: Annotated[
+        bool, typer.Option("--passages", help="Cut documents into passages; best passage counts.")
+    ] = False,
+    max_tokens: Annotated[int, typer.Option(help="Whole documents: tokens that the vector sees.")] = 256,
+    model: Annotated[str | None, typer.Option(help="Model id or folder.")] = None,
+    runtime: Runtime = None,
+    dtype: Dtype = None,
+    json: Json = False,
+) -> None:
+    """Measure ranking quality on a BEIR data set: nDCG@10, recall, MRR@10."""
+    from embedsvc.cli import output
+    from embedsvc.evaluate import evaluate
+
+    settings = _settings(model=model, runtime=runtime, dtype=dtype)
+    output.evaluation(
+        evaluate(folder, settings, mode=mode, k=k, split=split, passages=passages, max_tokens=max_tokens), json
+    )
+
+
+@app.command()
+def doctor(
+    name: Annotated[str | None, typer.Argument(help="Also check this collection.")] = None,
+    data_dir: DataDir = None,
+    model: Annotated[str | None, typer.Option(help="Model id or folder.")] = None,
+    runtime: Runtime = None,
+    dtype: Dtype = None,
+    json: Json = False,
+) -> None:
+    """Check the environment, the encoder against sentence-transformers, and a collection's store and index."""
+    from embedsvc.checks import check_collection, check_environment
+    from embedsvc.cli import output
+
+    settings = _settings(data_dir=data_dir, model=model, runtime=runtime, dtype=dtype)
+    checks = list(check_environment(settings))
+    environment_ok = all(check.ok for check in checks)
+    if name is not None:
+        checks += check_collection(name, settings)
+    output.checks(checks, json)
+    if not environment_ok:
+        raise typer.Exit(2)
+    raise typer.Exit(0 if all(check.ok for check in checks) else 3)
+
+
+@app.command()
+def demo(
+    data_dir: DataDir = None,
+    port: Annotated[int | None, typer.Option(help="Default: 8080, or a free port where that is taken.")] = None,
+    stay: Annotated[
+        bool | None, typer.Option("--stay/--no-stay", help="Keep serving after the answer. Default: in a terminal.")
+    ] = None,
+) -> None:
+    """Index the Python standard library's documentation, start the server, ask it one question."""
+    from embedsvc.cli.demo import run
+
+    run(_settings(data_dir=data_dir, port=port), port_is_asked=port is not None, stay=stay)
+
+
+@collections.command("list")
+def list_collections(data_dir: DataDir = None, json: Json = False) -> None:
+    """Names and sizes of the collections."""
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection, collection_names
+    from embedsvc.describe import describe
+
+    settings = _settings(data_dir=data_dir)
+    names = collection_names(settings.data_dir)
+    output.collections(
+        [describe(Collection.open(name, settings).snapshot()) for name in names], settings.data_dir, json
+    )
+
+
+@collections.command()
+def show(name: str, data_dir: DataDir = None, json: Json = False) -> None:
+    """Counts, contract, chunking and vector index of one collection."""
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.describe import describe
+
+    output.collection(describe(Collection.open(name, _settings(data_dir=data_dir)).snapshot()), json)
+
+
+@collections.command()
+def delete(
+    name: str,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Remove a collection and its files."""
+    from embedsvc.cli import output
+    from embedsvc.collection import collection_directory, delete_collection
+
+    settings = _settings(data_dir=data_dir)
+    directory = collection_directory(name, settings)
+    if not yes:
+        typer.confirm(f"Delete {directory} for good?", abort=True, err=True)
+    delete_collection(name, settings)
+    output.message(f"Deleted {directory}.", {"deleted": name}, json)
+
+
+@collections.command("export")
+def export_collection(name: str, file: Path, data_dir: DataDir = None, json: Json = False) -> None:
+    """Write a collection to one Parquet FILE."""
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+
+    rows = Collection.open(name, _settings(data_dir=data_dir)).export(file)
+    output.message(f"Wrote {rows} passages to {file}.", {"file": str(file), "passages": rows}, json)
+
+
+@collections.command("import")
+def import_file(
+    file: Path,
+    name: Annotated[str | None, typer.Option("--collection", "-c", help="Default: the file's name.")] = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Make a collection of a FILE that `export` wrote."""
+    from embedsvc.cli import output
+    from embedsvc.collection import import_collection
+
+    collection = import_collection(name or file.stem, file, _settings(data_dir=data_dir))
+    rows = collection.snapshot().store.count()
+    output.message(f"Imported {rows} passages as {collection.name}.", {"name": collection.name, "passages": rows}, json)

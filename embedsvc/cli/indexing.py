@@ -1,0 +1,149 @@
+"""``embedsvc index``: progress while it runs, a report at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from embedsvc.config import Settings
+from embedsvc.errors import UsageError
+from embedsvc.ingest import Outcome, ingest_paths, open_or_create
+from embedsvc.readers import FieldChoice, FoundFile, discover
+
+FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap"})
+"""Flags that a collection, once made, must agree with."""
+
+
+def run(
+    name: str,
+    paths: Sequence[Path],
+    settings: Settings,
+    fields: FieldChoice,
+    asked: Set[str],
+    *,
+    exact: bool,
+    json_lines: bool,
+) -> bool:
+    """Indexes and reports; returns whether some input failed."""
+    started = time.monotonic()
+    # Walked once more than the ingest does, for its bytes: an ETA needs to know how much there is.
+    sizes = {
+        found.uri: found.bytes if isinstance(found, FoundFile) else 0
+        for found in discover(paths, max_file_bytes=settings.max_file_mb * 1_000_000)
+    }
+    if not sizes and not exact:
+        raise UsageError(
+            f"There is no file to index under {', '.join(map(str, paths))} (hidden and backup files are left out)."
+        )
+    collection, encoder = open_or_create(name, settings, asked)
+    counts: Counter[str] = Counter()
+    passages = tokens = 0
+    mentioned: list[Outcome] = []
+    with _progress(sizes, quiet=json_lines) as advance:
+        for outcome in ingest_paths(
+            collection, encoder, paths, fields=fields, max_file_mb=settings.max_file_mb, exact=exact
+        ):
+            counts[outcome.status] += 1
+            passages += outcome.passages
+            tokens += outcome.tokens
+            if json_lines:
+                print(json.dumps(_line(outcome)), flush=True)
+            elif outcome.reason or outcome.notes:
+                mentioned.append(outcome)
+            advance(outcome)
+    snapshot = collection.snapshot()
+    summary = {
+        "collection": name,
+        "version": snapshot.version,
+        "inputs": sum(counts.values()),
+        **{status: counts[status] for status in _STATUSES},
+        "passages": passages,
+        "tokens": tokens,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    if json_lines:
+        print(json.dumps({"summary": summary}), flush=True)
+    else:
+        _report(summary, mentioned, snapshot.store.count())
+    return counts["quarantined"] > 0
+
+
+_STATUSES = ("indexed", "replaced", "unchanged", "removed", "empty", "quarantined")
+
+
+def _line(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "uri": outcome.uri,
+        "status": outcome.status,
+        "passages": outcome.passages,
+        "tokens": outcome.tokens,
+        "seconds": round(outcome.seconds, 4),
+        "reason": outcome.reason,
+        "notes": list(outcome.notes),
+    }
+
+
+def _report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from embedsvc.cli.output import shown_uri
+
+    console = Console(soft_wrap=True)
+    for outcome in mentioned:
+        style = {"quarantined": "red", "empty": "yellow"}.get(outcome.status, "dim")
+        why = (outcome.reason or "; ".join(outcome.notes)).replace(f"{outcome.uri}: ", "")
+        console.print(f"{outcome.status:<12}", style=style, end="")
+        console.print(f"{shown_uri(outcome.uri)}  {why}", markup=False, highlight=False)
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
+    for status in _STATUSES:
+        if summary[status]:
+            table.add_row(status, f"{summary[status]:,}")
+    console.print(table)
+    seconds = summary["seconds"]
+    rate = f", {summary['tokens'] / seconds:,.0f} tokens/s" if summary["tokens"] and seconds else ""
+    console.print(
+        f"{summary['passages']:,} passages from {summary['tokens']:,} tokens in {seconds:.1f} s{rate}. "
+        f"Collection {summary['collection']} now holds {stored:,} passages.",
+        highlight=False,
+    )
+
+
+@contextmanager
+def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[Any]:
+    """A progress bar on stderr, by bytes of the files that are done, with tokens/s and ETA; none into a pipe."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda outcome: None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    left = dict(sizes)
+    started = time.monotonic()
+    tokens = inputs = 0
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console
+    ) as bar:
+        task = bar.add_task("reading and encoding", total=max(1, sum(sizes.values())))
+
+        def advance(outcome: Outcome) -> None:
+            nonlocal tokens, inputs
+            tokens += outcome.tokens
+            inputs += 1
+            rate = tokens / max(1e-9, time.monotonic() - started)
+            bar.update(
+                task,
+                advance=left.pop(outcome.uri.partition("#")[0], 0),
+                description=f"{inputs:,} inputs  {tokens:,} tokens  {rate:,.0f} tokens/s",
+            )
+
+        yield advance
+    sys.stderr.flush()

@@ -1,0 +1,145 @@
+"""Results on the screen, or as the JSON that the design fixes."""
+
+from __future__ import annotations
+
+import json as _json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from embedsvc.checks import Check
+    from embedsvc.evaluate import Evaluation
+    from embedsvc.search import Answer
+
+_SHOWN_CHARACTERS = 400
+
+
+def _print_json(value: Any) -> None:
+    print(_json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False)
+
+
+def shown_uri(uri: str) -> str:
+    """A file's uri as the path that a shell understands, below the working directory where it lies there."""
+    parts = urlsplit(uri)
+    if parts.scheme != "file":
+        return uri
+    path = Path(unquote(parts.path))
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return f"{path}#{unquote(parts.fragment)}" if parts.fragment else str(path)
+
+
+def answer_dict(answer: Answer) -> dict[str, Any]:
+    value = asdict(answer)
+    if not value["tokens_cut"]:
+        del value["tokens_cut"]
+    return value
+
+
+def answer(answer: Answer, json: bool) -> None:
+    if json:
+        _print_json(answer_dict(answer))
+        return
+    from rich.text import Text
+
+    console = _console()
+    if answer.tokens_cut:
+        console.print(f"The query was too long: its last {answer.tokens_cut} tokens were left out.", style="yellow")
+    for rank, hit in enumerate(answer.hits, 1):
+        place = f"[{hit.start}:{hit.end}]" + (f" page {hit.page}" if hit.page else "")
+        line = Text.assemble(
+            (f"{rank}. ", "bold"),
+            (hit.title, "bold"),
+            f"  {hit.score:.3f}  ",
+            (f"{shown_uri(hit.uri)} {place}", "cyan"),
+        )
+        console.print(line)
+        if hit.heading:
+            console.print(Text(f"   {hit.heading}", "magenta"))
+        text = " ".join(hit.text.split())
+        more = " …" if len(text) > _SHOWN_CHARACTERS else ""
+        console.print(Text("   " + text[:_SHOWN_CHARACTERS] + more), soft_wrap=False)
+    count = len(answer.hits)
+    console.print(
+        f"{count} hit{'' if count == 1 else 's'} in {answer.took_ms:.1f} ms "
+        f"({answer.mode}, {answer.collection} version {answer.version}).",
+        style="dim",
+    )
+
+
+def evaluation(result: Evaluation, json: bool) -> None:
+    value = result.to_dict()
+    if json:
+        _print_json(value)
+    else:
+        _pairs(value)
+
+
+def checks(results: Sequence[Check], json: bool) -> None:
+    if json:
+        _print_json({"ok": all(check.ok for check in results), "checks": [asdict(check) for check in results]})
+        return
+    from rich.text import Text
+
+    console = _console()
+    for check in results:
+        mark = ("ok    ", "green") if check.ok else ("FAILED", "bold red")
+        console.print(Text.assemble(mark, f"  {check.name}: {check.detail}"))
+
+
+def collections(values: Sequence[dict[str, Any]], data_dir: Path, json: bool) -> None:
+    if json:
+        _print_json({"collections": values})
+        return
+    from rich.table import Table
+
+    if not values:
+        _console().print(f"There are no collections in {data_dir}. Make one: embedsvc index PATH -c NAME")
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("name", "documents", "passages", "model", "index", "MB"):
+        table.add_column(column, justify="left" if column in ("name", "model", "index") else "right")
+    for value in values:
+        if "error" in value:
+            table.add_row(value["name"], "", "", value["error"], "", "")
+            continue
+        table.add_row(
+            value["name"],
+            f"{value['documents']:,}",
+            f"{value['passages']:,}",
+            f"{value['contract']['model']} {value['contract']['dtype']}",
+            value["index"]["kind"],
+            f"{value['bytes'] / 1e6:,.1f}",
+        )
+    _console().print(table)
+
+
+def collection(value: dict[str, Any], json: bool) -> None:
+    if json:
+        _print_json(value)
+    else:
+        _pairs(value)
+
+
+def message(text: str, value: dict[str, Any], json: bool) -> None:
+    if json:
+        _print_json(value)
+    else:
+        print(text)
+
+
+def _pairs(value: dict[str, Any], prefix: str = "") -> None:
+    for key, item in value.items():
+        if isinstance(item, dict):
+            _pairs(item, f"{prefix}{key}.")
+        else:
+            print(f"{prefix + key:<28}{item}")
