@@ -84,6 +84,10 @@ class ModelError(EmbedsvcError):
     """A model that is missing, damaged, not the pinned one, or that could not be prepared."""
 
 
+class ParityError(ModelError):
+    """A runtime whose vectors are not those of sentence-transformers: it is not used."""
+
+
 class DamagedCollection(EmbedsvcError):
     """A collection whose store cannot be read."""
 

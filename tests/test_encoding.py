@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import embedsvc.encoding.exports as exports
 import embedsvc.encoding.models as models
 from embedsvc.config import Settings, load_settings
 from embedsvc.encoding import Encoder, check_contract, load_encoder, parity, resolve_model
 from embedsvc.encoding.batches import pad, plan
 from embedsvc.encoding.exports import ensure_export, export_folder
-from embedsvc.errors import ContractMismatch, ModelError, QueryTooLong, UsageError
+from embedsvc.errors import ContractMismatch, ModelError, ParityError, QueryTooLong, UsageError
 from tests.tiny_models import make_bert, write
 
 TEXTS = [
@@ -387,3 +388,26 @@ def test_importing_the_package_is_light() -> None:
         "sys.exit(', '.join({'numpy', 'tokenizers', 'onnxruntime'} & set(sys.modules)) or 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- a runtime without parity -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least", "mean", "good"),
+    [("fp32", 0.9999, 1, True), ("fp32", 0.9998, 1, False), ("int8", 0.9, 0.99, True), ("int8", 0.989, 0.9899, False)],
+)
+def test_what_parity_asks_for(dtype: str, least: float, mean: float, good: bool) -> None:
+    assert exports.agrees(dtype, least, mean) is good
+
+
+def test_int8_without_parity_is_refused_and_auto_goes_on_with_fp32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(exports, "agrees", lambda dtype, least, mean: dtype == "fp32")
+    settings = Settings(model=str(make_bert(tmp_path / "m")), runtime="onnx", cache_dir=tmp_path / "cache")
+    with pytest.raises(ParityError, match=r"int8 export of .* does not agree .* Use --dtype fp32"):
+        load_encoder(dataclasses.replace(settings, dtype="int8"))
+    encoder = load_encoder(settings)
+    assert encoder.dtype == encoder.contract.dtype == "fp32"
+    assert "Going on with fp32" in caplog.text

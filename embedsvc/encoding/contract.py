@@ -13,6 +13,7 @@ import numpy as np
 from embedsvc.config import Settings
 from embedsvc.encoding.canaries import CANARY_TEXTS
 from embedsvc.encoding.encoder import Encoder, load_encoder
+from embedsvc.encoding.exports import agrees
 from embedsvc.encoding.models import Model
 from embedsvc.encoding.subprocesses import run_module
 from embedsvc.errors import ContractMismatch, ModelError
@@ -102,7 +103,7 @@ def parity(encoder: Encoder) -> Parity:
     reference = np.array(json.loads(output.splitlines()[-1]))
     cosines = (np.array(encoder.contract.canary_vectors) * reference).sum(axis=1)
     least, mean = float(cosines.min()), float(cosines.mean())
-    return Parity(least, mean, least >= 0.9999 if encoder.dtype == "fp32" else mean >= 0.99)
+    return Parity(least, mean, agrees(encoder.dtype, least, mean))
 
 
 def _reference_vectors(task: dict[str, Any]) -> list[list[float]]:

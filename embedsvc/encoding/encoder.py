@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +22,10 @@ from embedsvc.encoding.models import Model, resolve_model
 from embedsvc.encoding.onnx_runtime import OnnxRuntime
 from embedsvc.encoding.tokens import Ids, Kind, Tokens, load_tokens
 from embedsvc.encoding.torch_runtime import TorchRuntime, cuda_available
-from embedsvc.errors import ModelError, QueryTooLong, UsageError
+from embedsvc.errors import ModelError, ParityError, QueryTooLong, UsageError
 from embedsvc.records import Contract
+
+log = logging.getLogger(__name__)
 
 RuntimeName = Literal["onnx", "torch"]
 Dtype = Literal["fp32", "int8", "fp16"]
@@ -196,7 +199,14 @@ def load_encoder(settings: Settings) -> Encoder:
     dtype = _dtype(settings, name, on_cuda)
     runtime: Runtime
     if name == "onnx":
-        export = ensure_export(model, dtype, settings.cache)
+        try:
+            export = ensure_export(model, dtype, settings.cache)
+        except ParityError as error:
+            if settings.dtype != "auto":
+                raise
+            log.warning("%s Going on with fp32.", error)
+            dtype = "fp32"
+            export = ensure_export(model, dtype, settings.cache)
         runtime = OnnxRuntime(export.file, export.dimension, settings.encoder_threads)
     else:
         runtime = TorchRuntime(model, dtype, "cuda" if on_cuda else "cpu")

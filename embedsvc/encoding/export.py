@@ -36,7 +36,10 @@ _PROBE_TOKENS = 512
 
 
 def main(task: dict[str, Any]) -> dict[str, Any]:
-    """Export as ``task`` (see :func:`task_of`) says; returns dimension, parity figures and library versions."""
+    """Export as ``task`` (see :func:`task_of`) says; returns dimension, parity figures and library versions.
+
+    Whether the parity is good enough is for the caller to judge.
+    """
     import onnxruntime
     import torch
     import transformers
@@ -52,12 +55,6 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
     reference = TorchRuntime(model, "fp32", "cpu")
     cosines = _compare(OnnxRuntime(out / MODEL_FILE, reference.dimension, 1), reference, load_tokens(model), model)
     parity = {"min_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean())}
-    if not (parity["min_cosine"] >= 0.9999 if dtype == "fp32" else parity["mean_cosine"] >= 0.99):
-        raise ModelError(
-            f"The {dtype} export of {model.name} does not agree with sentence-transformers (cosine min "
-            f"{parity['min_cosine']:.5f}, mean {parity['mean_cosine']:.5f}). Use "
-            + ("--runtime torch." if dtype == "fp32" else "--dtype fp32, or --runtime torch.")
-        )
     libraries = {"torch": torch, "transformers": transformers, "onnxruntime": onnxruntime}
     return {
         "dimension": reference.dimension,

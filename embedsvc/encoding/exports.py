@@ -14,7 +14,7 @@ from embedsvc.encoding.export import MODEL_FILE, OPSET, task_of
 from embedsvc.encoding.files import read_json, sha256, sha256_now, write_json
 from embedsvc.encoding.models import Model
 from embedsvc.encoding.subprocesses import run_module
-from embedsvc.errors import ModelError
+from embedsvc.errors import ModelError, ParityError
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ def ensure_export(model: Model, dtype: str, cache: Path) -> Export:
     leaves either no export or a whole one.
 
     Raises:
-        ModelError: the export failed, disagrees with sentence-transformers, or the cache cannot be written.
+        ParityError: it disagrees with sentence-transformers; the verdict is kept, so it is not made again in vain.
+        ModelError: the export failed, or the cache cannot be written.
     """
     folder = export_folder(model, dtype, cache)
     if (export := _find(folder, cache)) is None:
@@ -58,7 +59,18 @@ def ensure_export(model: Model, dtype: str, cache: Path) -> Export:
                 f"{model.name}: cannot write its export below {cache} ({error}). Free some space or name another "
                 "folder with EMBEDSVC_CACHE_DIR."
             ) from error
+    if not agrees(dtype, export.min_cosine, export.mean_cosine):
+        raise ParityError(
+            f"The {dtype} export of {model.name} does not agree with sentence-transformers on this machine (cosine min "
+            f"{export.min_cosine:.5f}, mean {export.mean_cosine:.5f}). Use "
+            + ("--runtime torch." if dtype == "fp32" else "--dtype fp32, or --runtime torch.")
+        )
     return export
+
+
+def agrees(dtype: str, min_cosine: float, mean_cosine: float) -> bool:
+    """Whether these cosines with sentence-transformers fp32 on the canary texts are parity for ``dtype``."""
+    return min_cosine >= 0.9999 if dtype == "fp32" else mean_cosine >= 0.99
 
 
 def _find(folder: Path, cache: Path) -> Export | None:
