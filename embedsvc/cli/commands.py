@@ -126,12 +126,14 @@ def serve(
 @app.command("eval")
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.")],
-    mode: Mode = "hybrid",
-    k: Annotated[int, typer.Option("-k", help="Documents retrieved per query.")] = 100,
+    mode: Annotated[list[str] | None, typer.Option(help="hybrid (default), dense or lexical; may be repeated.")] = None,
+    k: Annotated[list[int] | None, typer.Option("-k", help="Recall at these (10 and 100); may be repeated.")] = None,
     split: Annotated[str, typer.Option(help="Which qrels.")] = "test",
     passages: Annotated[
         bool, typer.Option("--passages", help="Cut documents into passages; best passage counts.")
     ] = False,
+    chunk_tokens: Annotated[int | None, typer.Option(help="With --passages: tokens per passage.")] = None,
+    overlap: Annotated[int | None, typer.Option(help="With --passages: tokens that neighbours share.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Whole documents: tokens that the vector sees.")] = 256,
     model: Annotated[str | None, typer.Option(help="Model id or folder.")] = None,
     runtime: Runtime = None,
@@ -141,11 +143,21 @@ def evaluate(
     """Measure ranking quality on a BEIR data set: nDCG@10, recall, MRR@10."""
     from embedsvc.cli import output
     from embedsvc.evaluate import evaluate
+    from embedsvc.search import Query, check_query
 
-    settings = _settings(model=model, runtime=runtime, dtype=dtype)
-    output.evaluation(
-        evaluate(folder, settings, mode=mode, k=k, split=split, passages=passages, max_tokens=max_tokens), json
-    )
+    settings = _settings(model=model, runtime=runtime, dtype=dtype, chunk_tokens=chunk_tokens, overlap=overlap)
+    for name in (modes := mode or ["hybrid"]):
+        check_query(Query("-", mode=name))  # type: ignore[arg-type]
+    for result in evaluate(
+        folder,
+        settings,
+        modes=modes,  # type: ignore[arg-type]
+        ks=k or (10, 100),
+        passages=passages,
+        split=split,
+        max_tokens=max_tokens,
+    ):
+        output.evaluation(result, json)
 
 
 @app.command()

@@ -29,7 +29,7 @@ _START_SECONDS = 60
 
 
 def run(settings: Settings, *, port_is_asked: bool, stay: bool | None) -> None:
-    """Index, serve, ask once, print. ``stay`` keeps the server running; None: if a person watches (stdin is a terminal)."""
+    """Index, serve, ask once, print. ``stay`` keeps the server running; None: where stdin is a terminal."""
     console = Console(soft_wrap=True, highlight=False)
     started = time.monotonic()
     console.print("Preparing all-MiniLM-L6-v2 (the first time, its export takes about ten seconds) …")

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from embedsvc.describe import answer_dict
+
 if TYPE_CHECKING:
     from embedsvc.checks import Check
     from embedsvc.evaluate import Evaluation
@@ -36,13 +38,6 @@ def shown_uri(uri: str) -> str:
     if path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
     return f"{path}#{unquote(parts.fragment)}" if parts.fragment else str(path)
-
-
-def answer_dict(answer: Answer) -> dict[str, Any]:
-    value = asdict(answer)
-    if not value["tokens_cut"]:
-        del value["tokens_cut"]
-    return value
 
 
 def answer(answer: Answer, json: bool) -> None:

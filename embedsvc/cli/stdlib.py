@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import pydoc
 import sys
@@ -15,7 +15,9 @@ from types import ModuleType
 
 from embedsvc.records import Document, Heading, make_document
 
-_LEFT_OUT = frozenset({"test", "tests", "idle_test", "idlelib", "site-packages", "__pycache__", "turtledemo", "lib2to3"})
+_LEFT_OUT = frozenset(
+    {"test", "tests", "idle_test", "idlelib", "site-packages", "__pycache__", "turtledemo", "lib2to3"}
+)
 
 
 def stdlib_documents() -> Iterator[Document]:

@@ -7,7 +7,6 @@ version. Only one process may write at a time; the collection's lock sees to tha
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import uuid
@@ -310,14 +309,6 @@ class Store:
     def count(self) -> int:
         """Number of passages."""
         return int(self.dataset.count_rows())
-
-    def bytes_on_disk(self) -> int:
-        """Bytes of the table, older versions that are still kept included."""
-        return sum(
-            os.stat(os.path.join(folder, name)).st_size  # noqa: PTH116, PTH118 - many small files
-            for folder, _, names in os.walk(self.path)
-            for name in names
-        )
 
     def hashes(self) -> dict[str, tuple[str, str]]:
         """Of every document: id → (uri, hash)."""
