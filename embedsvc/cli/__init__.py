@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -14,20 +13,24 @@ from embedsvc.errors import ContractMismatch, DamagedCollection, EmbedsvcError
 _SOME_FAILED, _USAGE, _DAMAGED = 1, 2, 3
 
 
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM came. Not a KeyboardInterrupt, which typer would turn into an exit of its own."""
+
+
 def main() -> NoReturn:
     """Runs the command and leaves with its exit code; the one place where errors become exit codes."""
     from embedsvc.cli.commands import app
 
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         app(standalone_mode=True)
     except (ContractMismatch, DamagedCollection) as error:
         _leave(_DAMAGED, error)
     except EmbedsvcError as error:
         _leave(_USAGE, error)
-    except KeyboardInterrupt as error:
-        code = 128 + (error.args[0] if error.args else signal.SIGINT)
-        _leave(code, "Stopped. What was reported is committed; run the same command again to go on.")
+    except _Stopped as error:
+        _leave(128 + error.args[0], "Stopped. What was reported is committed; run the same command again to go on.")
     except BrokenPipeError:
         # The reader of our output (head, less) has left: nothing to say, and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -40,13 +43,5 @@ def _leave(code: int, message: object) -> NoReturn:
     raise SystemExit(code)
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt(number)
-
-
-def set_up_logging(level: str) -> None:
-    """Log lines go to stderr, so that stdout carries results only."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("faiss").setLevel(logging.WARNING)
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Stopped(number)

@@ -28,8 +28,8 @@ Mode = Annotated[str, typer.Option(help="hybrid, dense or lexical.")]
 
 
 def _settings(**flags: Any) -> Any:
-    from embedsvc.cli import set_up_logging
     from embedsvc.config import load_settings
+    from embedsvc.logs import set_up_logging
 
     settings = load_settings(flags)
     set_up_logging(settings.log_level)
@@ -204,12 +204,18 @@ def list_collections(data_dir: DataDir = None, json: Json = False) -> None:
     from embedsvc.cli import output
     from embedsvc.collection import Collection, collection_names
     from embedsvc.describe import describe
+    from embedsvc.errors import DamagedCollection
 
     settings = _settings(data_dir=data_dir)
-    names = collection_names(settings.data_dir)
-    output.collections(
-        [describe(Collection.open(name, settings).snapshot()) for name in names], settings.data_dir, json
-    )
+    found: list[dict[str, Any]] = []
+    for name in collection_names(settings.data_dir):
+        try:
+            found.append(describe(Collection.open(name, settings).snapshot()))
+        except DamagedCollection as error:
+            found.append({"name": name, "error": str(error)})
+    output.collections(found, settings.data_dir, json)
+    if any("error" in value for value in found):
+        raise typer.Exit(3)
 
 
 @collections.command()

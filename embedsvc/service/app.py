@@ -1,0 +1,118 @@
+"""The application: state, routes, errors, and the OpenAPI document with its page."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
+from pydantic.json_schema import models_json_schema
+
+from embedsvc import __version__
+from embedsvc.config import Settings, load_settings
+from embedsvc.logs import set_up_logging
+from embedsvc.service import problems, schemas
+from embedsvc.service.jobs import Jobs
+from embedsvc.service.middleware import Front
+from embedsvc.service.routes import collections, documents, embeddings, health, search
+from embedsvc.service.state import Collections, Encoders, State, run
+
+DRAIN_SECONDS = 10
+"""How long a stopping server waits for requests in flight, and again for a job's current commit."""
+
+_DESCRIPTION = """Semantic search over your own documents: the passages that answer, each with a citation.
+
+Errors are RFC 9457 problem+json; on the OpenAI route they are OpenAI's error objects. Every response carries an
+`X-Request-ID`, which the service's log lines carry too."""
+_TAGS = [
+    {"name": "search", "description": "Ask."},
+    {"name": "documents", "description": "Put in, list, read, take out."},
+    {"name": "collections", "description": "Make, look at, delete."},
+    {"name": "embeddings", "description": "Vectors for other programs."},
+    {"name": "health", "description": "For those who watch over the service."},
+]
+_COMPONENTS = (
+    schemas.SearchRequest,
+    schemas.CollectionRequest,
+    schemas.DocumentsRequest,
+    schemas.UploadRequest,
+    schemas.EmbeddingsRequest,
+    schemas.Problem,
+    schemas.OpenAIErrorOut,
+    schemas.Answer,
+    schemas.Answers,
+)
+"""Models that routes name by reference only, so that FastAPI does not know of them."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application over the data directory of ``settings``. Nothing is loaded before it starts up."""
+    encoders = Encoders(settings)
+    opened = Collections(settings, encoders)
+    state = State(settings, encoders, opened, Jobs(settings.data_dir, opened.open))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        threading.Thread(target=encoders.warm, name="warm", daemon=True).start()
+        yield
+        await run(state.errands, lambda: state.jobs.stop(DRAIN_SECONDS))
+        for pool in (state.queries, state.errands):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    app = FastAPIOffline(
+        title="embedsvc",
+        version=__version__,
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        lifespan=lifespan,
+        redoc_url=None,
+        # No badge of a validator on the network; the page must work on a machine without one.
+        swagger_ui_parameters={"validatorUrl": None},
+    )
+    app.state.embedsvc = state
+    app.add_middleware(Front, max_body=settings.max_body_mb * 1_000_000)
+    problems.install(app)
+    for routes in (search, documents, collections, embeddings, health):
+        app.include_router(routes.router)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def app_from_environment() -> FastAPI:
+    """The application in a worker process, whose settings :func:`embedsvc.service.server.serve` left in the
+    environment."""
+    settings = load_settings()
+    set_up_logging(settings.log_level)
+    return create_app(settings)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if not app.openapi_schema:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
+        )
+        _, models = models_json_schema(
+            [(model, "validation") for model in _COMPONENTS], ref_template="#/components/schemas/{model}"
+        )
+        components = document.setdefault("components", {}).setdefault("schemas", {})
+        components.update(models["$defs"])
+        for path in document["paths"].values():
+            for operation in path.values():
+                # FastAPI adds its own shape of 422, which is not ours.
+                shape = operation["responses"].get("422", {}).get("content", {})
+                if "application/problem+json" not in shape:
+                    operation["responses"].pop("422", None)
+                else:
+                    shape.pop("application/json", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            components.pop(name, None)
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,67 @@
+"""From a request body to data: JSON that may come in any state, and multipart forms."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from embedsvc.service.problems import InvalidBody, UnsupportedMedia
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_M = TypeVar("_M", bound=BaseModel)
+
+
+async def read_json(request: Request) -> Any:
+    """The body as JSON. Lone surrogates are left as they are; see :func:`without_surrogates`.
+
+    Raises:
+        UnsupportedMedia: the content type says that it is something else.
+        InvalidBody: it is not JSON (NaN and Infinity are not), or not UTF-8.
+    """
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMedia(f"The content type is {kind}; send application/json.")
+    body = await request.body()
+    try:
+        return json.loads(body.decode(), parse_constant=_refuse, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        raise InvalidBody(f"The body is not UTF-8: byte {error.start} is 0x{body[error.start]:02x}.") from None
+    except RecursionError:
+        raise InvalidBody("The body is nested too deep.") from None
+    except json.JSONDecodeError as error:
+        raise InvalidBody(f"The body is not JSON: {error}.") from None
+    except ValueError as error:
+        raise InvalidBody(f"The body has a number that cannot be kept: {error}.") from None
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON; use null or leave the field out")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:40]} is too large")
+    return value
+
+
+def without_surrogates(value: Any) -> Any:
+    """``value`` with U+FFFD in the place of each lone surrogate, which neither UTF-8 nor the store can carry."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.loads(_LONE_SURROGATE.sub("\ufffd", text))
+    return value
+
+
+async def read_model(request: Request, model: type[_M], *, empty: Any = None) -> _M:
+    """The body as ``model``; ValidationError where it does not fit. ``empty`` stands for a body of no bytes."""
+    if empty is not None and not await request.body():
+        return model.model_validate(empty)
+    return model.model_validate(without_surrogates(await read_json(request)))

@@ -1,0 +1,79 @@
+"""Around every request: an id, the body limit, one log line, and a last resort for what nobody foresaw."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from embedsvc.service.problems import BodyTooLarge, problem
+
+log = logging.getLogger("embedsvc.service")
+
+
+class Front:
+    """ASGI middleware; see the module. ``max_body`` in bytes."""
+
+    def __init__(self, app: ASGIApp, max_body: int) -> None:
+        self._app = app
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        id = scope["embedsvc.id"] = uuid.uuid4().hex[:12]
+        status, received = 0, 0
+        too_large = f"The request body is larger than {self._max_body // 1_000_000} MB (max_body_mb). Send it in parts."
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_body:
+                raise BodyTooLarge(too_large)
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message.setdefault("headers", []).append((b"x-request-id", id.encode()))
+            await send(message)
+
+        path = scope["path"]
+        try:
+            if _declared_length(scope) > self._max_body:
+                refusal = problem(path, 413, "Request body too large", too_large, headers={"connection": "close"})
+                await refusal(scope, receive, noted)
+            else:
+                await self._app(scope, counted, noted)
+        except ClientDisconnect:
+            status = 499
+        except Exception:
+            log.exception("request %s: %s %s failed", id, scope["method"], _raw_path(scope))
+            if status:
+                raise
+            detail = f"Something went wrong inside the service. Its log says what, under the request id {id}."
+            await problem(path, 500, "Internal error", detail)(scope, receive, noted)
+        finally:
+            if log.isEnabledFor(logging.INFO):
+                took = (time.perf_counter() - started) * 1000
+                log.info("%s %s %d %.1f ms %s", scope["method"], _raw_path(scope), status, took, id)
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+    return 0
+
+
+def _raw_path(scope: Scope) -> str:
+    """The path as it was sent, still percent-encoded: nothing in it can break a log line."""
+    raw: bytes = scope.get("raw_path") or b""
+    return raw.decode("ascii", "backslashreplace")

@@ -1,0 +1,168 @@
+"""Errors to HTTP, once: every class of the error tree has its status here, every body is written here.
+
+Bodies are RFC 9457 problem+json; on OpenAI's routes they are OpenAI's own error object.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from embedsvc import errors
+
+log = logging.getLogger(__name__)
+
+OPENAI_ROUTES = frozenset({"/v1/embeddings"})
+
+
+class InvalidBody(errors.UsageError):
+    """A request body that is not JSON at all."""
+
+
+class BodyTooLarge(errors.UsageError):
+    """A request body above ``max_body_mb``."""
+
+
+class UnsupportedMedia(errors.UsageError):
+    """A body in a content type that the route does not read."""
+
+
+class Busy(errors.EmbedsvcError):
+    """The service has as much work waiting as it takes."""
+
+
+class NotReady(errors.EmbedsvcError):
+    """The service cannot answer yet, or not any more."""
+
+
+class OpenAIError(errors.UsageError):
+    """A fault in an OpenAI request: ``param`` is the field at fault, ``code`` their word for it."""
+
+    def __init__(self, message: str, *, param: str | None, code: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.param, self.code, self.status = param, code, status
+
+
+_STATUS: Mapping[type[Exception], tuple[int, str]] = {
+    errors.UsageError: (400, "Bad request"),
+    errors.BadFilter: (400, "Bad filter"),
+    errors.QueryTooLong: (400, "Query too long"),
+    InvalidBody: (400, "Invalid body"),
+    BodyTooLarge: (413, "Request body too large"),
+    UnsupportedMedia: (415, "Unsupported content type"),
+    errors.NotFound: (404, "Not found"),
+    errors.Conflict: (409, "Conflict"),
+    errors.ContractMismatch: (409, "Embedding contract mismatch"),
+    errors.ReadError: (422, "Unreadable input"),
+    errors.ModelError: (503, "Model not available"),
+    errors.MissingDependency: (503, "Missing dependency"),
+    Busy: (503, "Busy"),
+    NotReady: (503, "Not ready"),
+    errors.StorageFailure: (507, "Storage failure"),
+    errors.DamagedCollection: (500, "Damaged collection"),
+    errors.EmbedsvcError: (500, "Internal error"),
+}
+
+
+def status_of(error: errors.EmbedsvcError) -> tuple[int, str]:
+    """HTTP status and title of an error."""
+    return next(_STATUS[ancestor] for ancestor in type(error).__mro__ if ancestor in _STATUS)
+
+
+def json_bytes(value: Any) -> bytes:
+    # U+FFFD for a lone surrogate: names from the request may carry one, UTF-8 cannot.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def problem(
+    path: str,
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    errors: Sequence[Mapping[str, str]] = (),
+    param: str | None = None,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """An error response for the route ``path``, in the shape that the route speaks."""
+    if path in OPENAI_ROUTES:
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        body: dict[str, Any] = {"error": {"message": detail, "type": kind, "param": param, "code": code}}
+        return Response(json_bytes(body), status, headers, media_type="application/json")
+    slug = title.lower().replace(" ", "-")
+    body = {"type": f"urn:embedsvc:problem:{slug}", "title": title, "status": status, "detail": detail}
+    body["instance"] = path
+    if errors:
+        body["errors"] = errors
+    return Response(json_bytes(body), status, headers, media_type="application/problem+json")
+
+
+def _path(request: Request) -> str:
+    path: str = request.scope["path"]
+    return path
+
+
+def _embedsvc_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.EmbedsvcError)
+    status, title = status_of(error)
+    if status >= 500 and not isinstance(error, NotReady):  # a probe that asks too early is no news
+        log.error("request %s: %s: %s", request.scope.get("embedsvc.id"), type(error).__name__, error)
+    headers = {}
+    if status == 413:
+        headers["connection"] = "close"
+    if status == 503:
+        headers["retry-after"] = "5"
+    if isinstance(error, OpenAIError):
+        return problem(_path(request), error.status, title, str(error), param=error.param, code=error.code)
+    return problem(_path(request), status, title, str(error), headers=headers)
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ValidationError | RequestValidationError)
+    found = error.errors()
+    details = [
+        {"pointer": "#/" + "/".join(_pointer(part) for part in item["loc"]), "detail": _sentence(item)}
+        for item in found[:20]
+    ]
+    first = found[0]
+    where = ".".join(str(part) for part in first["loc"]) or "body"
+    more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
+    detail = f"{where}: {_sentence(first)}{more}"
+    if _path(request) in OPENAI_ROUTES:
+        return problem(_path(request), 400, "", detail, param=str(first["loc"][0]) if first["loc"] else None)
+    return problem(_path(request), 422, "Invalid request", detail, errors=details)
+
+
+def _pointer(part: object) -> str:
+    return str(part).replace("~", "~0").replace("/", "~1")
+
+
+def _sentence(item: Mapping[str, Any]) -> str:
+    if item["type"] == "extra_forbidden":
+        return "There is no such field."
+    return f"{item['msg']}."
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    title = HTTPStatus(error.status_code).phrase
+    detail = error.detail if error.detail != title else f"{title}: {request.method} {_path(request)}. See /docs."
+    return problem(_path(request), error.status_code, title, detail, headers=error.headers)
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of ``app`` answer in this module's shapes."""
+    app.add_exception_handler(errors.EmbedsvcError, _embedsvc_error)
+    app.add_exception_handler(ValidationError, _invalid)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)

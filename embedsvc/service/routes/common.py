@@ -1,0 +1,61 @@
+"""What the routes share: responses and their description in OpenAPI."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Path
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from embedsvc.service.problems import json_bytes
+from embedsvc.service.schemas import Problem
+
+Name = Annotated[str, Path(description="The collection's name.", examples=["handbook"])]
+
+_CASES = {
+    400: ("Bad request", "k is 0; ask for 1 to 1000 hits."),
+    404: ("Not found", "There is no collection 'handbok' in indexes. Did you mean 'handbook'?"),
+    409: ("Conflict", "The collection 'handbook' was made with chunk_tokens 512, not 256."),
+    413: ("Request body too large", "The request body is larger than 100 MB (max_body_mb). Send it in parts."),
+    415: ("Unsupported content type", "The content type is text/plain; send application/json."),
+    422: ("Invalid request", "k: Input should be a valid integer."),
+    500: ("Damaged collection", "indexes/handbook/passages.lance cannot be read as a collection."),
+    503: ("Model not available", "Unknown model 'mini': neither a known id nor an existing folder."),
+    507: ("Storage failure", "The disk that holds indexes is full. The last commit stands."),
+}
+
+
+def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(json_bytes(value), status, headers, media_type="application/json")
+
+
+def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of the problems that a route may answer with."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        title, detail = _CASES[status]
+        example = {
+            "type": f"urn:embedsvc:problem:{title.lower().replace(' ', '-')}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "instance": "/v1/collections/handbook/search",
+        }
+        described[status] = {
+            "description": title,
+            "content": {"application/problem+json": {"schema": reference(Problem), "example": example}},
+        }
+    return described
+
+
+def takes(model: type[BaseModel], examples: dict[str, Any], **other: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI's description of a body: JSON of ``model``; ``other`` by content type, '/' written as '_'."""
+    named = {name: {"value": value} for name, value in examples.items()}
+    content: dict[str, Any] = {"application/json": {"schema": reference(model), "examples": named}}
+    content |= {kind.replace("_", "/", 1).replace("_", "-"): {"schema": reference(of)} for kind, of in other.items()}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}

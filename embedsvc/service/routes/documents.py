@@ -1,0 +1,271 @@
+"""``/v1/collections/{name}/documents`` and ``/v1/jobs/{id}``."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.datastructures import UploadFile
+from starlette.responses import Response
+
+from embedsvc.errors import FileTooLarge, NotFound, UsageError
+from embedsvc.readers import FieldChoice, Rejected
+from embedsvc.records import Document, Source, document_id, make_document
+from embedsvc.service.body import read_json, without_surrogates
+from embedsvc.service.problems import UnsupportedMedia
+from embedsvc.service.routes.common import Name, faults, reply, takes
+from embedsvc.service.schemas import DocumentList, DocumentOut, DocumentsRequest, JobOut, UploadRequest
+from embedsvc.service.state import Opened, run, state_of
+
+router = APIRouter(tags=["documents"])
+
+Id = Annotated[str, Path(description="The document's id; it may hold slashes.")]
+
+_FORM_FIELDS = ("text_field", "title_field", "id_field")
+_JOB = {
+    "job": "0018af00c3d1e2f4-5b2c41aa90de",
+    "collection": "handbook",
+    "status": "running",
+    "total": 3,
+    "counts": {"indexed": 1, "quarantined": 1},
+    "failures": [{"uri": "scan.pdf", "reason": "locked: scan.pdf needs a password."}],
+    "failures_left_out": 0,
+    "notes": [],
+    "notes_left_out": 0,
+    "error": None,
+    "created": "2026-01-05T09:30:00.000Z",
+    "started": "2026-01-05T09:30:00.010Z",
+    "finished": None,
+}
+
+
+def _shows(description: str, example: Any) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"example": example}}}
+
+
+@router.post(
+    "/v1/collections/{name}/documents",
+    summary="Add or replace documents",
+    description="Takes JSON documents or a form with files, and answers at once with a job; `GET /v1/jobs/{id}` tells "
+    "how it goes. The collection is made with the service's settings where there is none.\n\n"
+    "A document replaces the one with its id. JSON: without `id`, the id comes from `uri`, without both from the text. "
+    "Files: cited by their name, so a file of the same name replaces the earlier one. What is unchanged is not encoded "
+    "again. An input that cannot be read is listed in the job's `failures`; the others go on.\n\n"
+    "Jobs of one collection run one after the other, in the order in which they came to a server process.",
+    status_code=202,
+    response_class=Response,
+    responses={
+        202: {
+            "model": JobOut,
+            **_shows("Taken; `Location` is the job's address.", {**_JOB, "status": "queued", "started": None}),
+            "headers": {"Location": {"schema": {"type": "string"}, "description": "`/v1/jobs/{id}`"}},
+        },
+        **faults(400, 409, 413, 415, 422, 500, 503, 507),
+    },
+    openapi_extra=takes(
+        DocumentsRequest,
+        {"one": {"documents": [{"id": "faq-1", "title": "Restart", "text": "…", "metadata": {"year": 2024}}]}},
+        multipart_form_data=UploadRequest,
+    ),
+)
+async def add_documents(name: Name, request: Request) -> Response:
+    state = state_of(request)
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        items, fields, size = await _uploaded(request, state.settings.max_file_mb)
+    elif kind == "application/json":
+        items, size = await _sent(request)
+        fields = FieldChoice()
+    else:
+        raise UnsupportedMedia(f"The content type is {kind}; send application/json or multipart/form-data.")
+
+    def work() -> Response:
+        try:
+            state.collections.open(name)
+        except NotFound:
+            state.collections.make(name, {})
+        job = state.jobs.submit(name, items, fields, size)
+        return reply(job, 202, {"location": f"/v1/jobs/{job['job']}"})
+
+    return await run(state.errands, work)
+
+
+async def _sent(request: Request) -> tuple[list[Source | Document | Rejected], int]:
+    raw = await read_json(request)
+    checked = DocumentsRequest.model_validate(without_surrogates(raw))
+    items: list[Source | Document | Rejected] = []
+    for document, own in zip(checked.documents, raw["documents"], strict=True):
+        id = document.id or document_id(document.uri or f"text:{hashlib.sha256(document.text.encode()).hexdigest()}")
+        # The text as it was sent: what has to be replaced in it is replaced, and noted, there.
+        items.append(
+            make_document(
+                document.uri or f"urn:embedsvc:{id}",
+                own["text"],
+                id=id,
+                title=document.title,
+                metadata=document.metadata,
+            )
+        )
+    return items, sum(len(document.text) for document in checked.documents)
+
+
+async def _uploaded(request: Request, max_file_mb: int) -> tuple[list[Source | Document | Rejected], FieldChoice, int]:
+    items: list[Source | Document | Rejected] = []
+    chosen: dict[str, str] = {}
+    size = 0
+    async with request.form() as form:
+        for key, value in form.multi_items():
+            if isinstance(value, str):
+                if key not in _FORM_FIELDS:
+                    raise UsageError(
+                        f"The form field {key!r} is not known; there are {', '.join(_FORM_FIELDS)}. "
+                        "A file needs a filename."
+                    )
+                chosen[key] = value
+                continue
+            items.append(await _file(value, max_file_mb))
+            size += value.size or 0
+    if not items:
+        raise UsageError("The form has no file.")
+    text = tuple(part.strip() for part in chosen.get("text_field", "").split(",") if part.strip())
+    fields = FieldChoice(text=text, title=chosen.get("title_field") or None, id=chosen.get("id_field") or None)
+    return items, fields, size
+
+
+async def _file(file: UploadFile, max_file_mb: int) -> Source | Rejected:
+    name = (file.filename or "").replace("\\", "/").replace("\0", "") or "unnamed"
+    # '#' sets the record apart from its file in a uri.
+    uri = name.replace("#", "%23")
+    if (file.size or 0) > max_file_mb * 1_000_000:
+        return Rejected(uri, FileTooLarge(f"{uri}: {file.size} bytes, more than {max_file_mb} MB (max_file_mb)."))
+    return Source(uri, name.rpartition("/")[2], await file.read())
+
+
+@router.get(
+    "/v1/jobs/{id}",
+    summary="Ask how a job goes",
+    description="Any server process answers, also after a restart. A job whose process is gone is `interrupted`: what "
+    "it committed stays, and sending the same again does only the rest. The newest 1,000 jobs are kept.",
+    response_class=Response,
+    responses={200: {"model": JobOut, **_shows("The job's state.", _JOB)}, **faults(404)},
+)
+async def show_job(id: Annotated[str, Path(description="The job's id.")], request: Request) -> Response:
+    state = state_of(request)
+    return await run(state.errands, lambda: reply(state.jobs.get(id)))
+
+
+@router.get(
+    "/v1/collections/{name}/documents",
+    summary="List the documents",
+    description="In the order of their uris, a page at a time.",
+    response_class=Response,
+    responses={
+        200: {
+            "model": DocumentList,
+            **_shows(
+                "A page of documents.",
+                {
+                    "total": 120,
+                    "limit": 1,
+                    "offset": 0,
+                    "documents": [
+                        {
+                            "id": "faq-1",
+                            "uri": "urn:embedsvc:faq-1",
+                            "title": "Restart",
+                            "hash": "9f86d081…",
+                            "passages": 3,
+                            "characters": 4250,
+                        }
+                    ],
+                },
+            ),
+        },
+        **faults(400, 404, 422, 500),
+    },
+)
+async def list_documents(
+    name: Name,
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Documents per page.")] = 100,
+    offset: Annotated[int, Query(ge=0, lt=2**63, description="Documents to skip.")] = 0,
+) -> Response:
+    state = state_of(request)
+
+    def work(opened: Opened) -> Response:
+        documents = opened.collection.snapshot().store.documents()
+        page = [asdict(document) for document in documents[offset : offset + limit]]
+        return reply({"total": len(documents), "limit": limit, "offset": offset, "documents": page})
+
+    return await run(state.errands, lambda: state.collections.call(name, work))
+
+
+@router.get(
+    "/v1/collections/{name}/documents/{id:path}",
+    summary="Read a document",
+    description="Its whole text, and the span of each of its passages in it.",
+    response_class=Response,
+    responses={
+        200: {
+            "model": DocumentOut,
+            **_shows(
+                "The document.",
+                {
+                    "id": "faq-1",
+                    "uri": "urn:embedsvc:faq-1",
+                    "title": "Restart",
+                    "metadata": {"year": 2024},
+                    "text": "After a power failure, start the store first.",
+                    "passages": [{"id": "faq-1:0", "start": 0, "end": 45, "page": None, "heading": None}],
+                },
+            ),
+        },
+        **faults(400, 404, 500),
+    },
+)
+async def read_document(name: Name, id: Id, request: Request) -> Response:
+    state = state_of(request)
+
+    def work(opened: Opened) -> Response:
+        text, passages = opened.collection.snapshot().store.document_passages(id)
+        first = passages[0]
+        spans = [
+            {"id": span.id, "start": span.start, "end": span.end, "page": span.page, "heading": span.heading}
+            for span in passages
+        ]
+        return reply(
+            {
+                "id": id,
+                "uri": first.uri,
+                "title": first.title,
+                "metadata": first.metadata,
+                "text": text,
+                "passages": spans,
+            }
+        )
+
+    return await run(state.errands, lambda: state.collections.call(name, work))
+
+
+@router.delete(
+    "/v1/collections/{name}/documents/{id:path}",
+    summary="Delete a document",
+    description="Answered once the deletion is on the disk. 409 while another process writes to the collection.",
+    status_code=204,
+    response_class=Response,
+    responses={204: {"description": "It is gone."}, **faults(400, 404, 409, 500, 507)},
+)
+async def delete_document(name: Name, id: Id, request: Request) -> Response:
+    state = state_of(request)
+
+    def work(opened: Opened) -> None:
+        collection = opened.collection
+        collection.snapshot().store.document_passages(id)  # NotFound, before anybody waits for the lock
+        with collection.writer() as writer:
+            writer.store.document_passages(id)
+            writer.replace((), [id])
+
+    await run(state.errands, lambda: state.collections.call(name, work))
+    return Response(status_code=204)

@@ -1,0 +1,77 @@
+"""``/healthz`` and ``/readyz``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import RedirectResponse, Response
+
+from embedsvc.service.routes.common import faults, reply
+from embedsvc.service.schemas import Health, Ready
+from embedsvc.service.state import run, state_of
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> Response:
+    return RedirectResponse("/docs")
+
+
+@router.get(
+    "/healthz",
+    summary="Is the process alive?",
+    description="Always 200 while the process answers at all.",
+    response_class=Response,
+    responses={
+        200: {
+            "model": Health,
+            "description": "It is.",
+            "content": {"application/json": {"example": {"status": "ok"}}},
+        }
+    },
+)
+async def health() -> Response:
+    return reply({"status": "ok"})
+
+
+@router.get(
+    "/readyz",
+    summary="Can it answer?",
+    description="Proved by encoding a canary text and comparing its vector. 503 while the model is being loaded, and "
+    "when it cannot be loaded, with the reason.",
+    response_class=Response,
+    responses={
+        200: {
+            "model": Ready,
+            "description": "It can.",
+            "content": {
+                "application/json": {
+                    "example": {
+                        "status": "ready",
+                        "model": "all-MiniLM-L6-v2",
+                        "runtime": "onnx",
+                        "dtype": "int8",
+                        "dimension": 384,
+                    }
+                }
+            },
+        },
+        **faults(503),
+    },
+)
+async def ready(request: Request) -> Response:
+    state = state_of(request)
+
+    def work() -> Response:
+        encoder = state.encoders.probe()
+        return reply(
+            {
+                "status": "ready",
+                "model": encoder.model.name,
+                "runtime": encoder.runtime_name,
+                "dtype": encoder.dtype,
+                "dimension": encoder.dimension,
+            }
+        )
+
+    return await run(state.errands, work)

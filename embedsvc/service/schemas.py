@@ -1,0 +1,291 @@
+"""Bodies of requests and responses. Responses are described here for readers of /docs, not checked again when sent."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_JSON = dict[str, Any]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+class SearchRequest(_Request):
+    """Exactly one of ``query``, ``queries`` and ``vector``."""
+
+    query: str | None = Field(None, description="What is asked, in words.", examples=["How do I restart it?"])
+    queries: list[str] | None = Field(None, description="Several questions at once, at most 100; answered in order.")
+    vector: list[float] | None = Field(None, description="A ready-made query vector, searched in mode `dense`.")
+    k: int = Field(10, description="Hits wanted, 1 to 1000.")
+    mode: Literal["hybrid", "dense", "lexical"] | None = Field(
+        None, description="`hybrid` unless a vector is given: meaning and words together."
+    )
+    filter: str | None = Field(
+        None,
+        description="SQL condition over the built-in fields and `metadata.KEY`.",
+        examples=["metadata.year >= 2024 AND uri LIKE '%manual%'"],
+    )
+    min_score: float | None = Field(None, description="Hits with a lower score are left out.")
+    on_overflow: Literal["error", "truncate"] | None = Field(
+        None, description="A query longer than the model's window: refuse it, or cut it and say so in `tokens_cut`."
+    )
+
+
+class CollectionRequest(_Request):
+    """Settings of a new collection. What is left out follows the service's settings."""
+
+    model: str | None = Field(None, description="Model id, or a folder on the service's machine.")
+    dtype: Literal["fp32", "int8", "fp16"] | None = Field(None, description="Arithmetic of the encoder.")
+    chunk_tokens: int | None = Field(None, gt=0, lt=2**31, description="Tokens per passage, special tokens counted.")
+    overlap: int | None = Field(None, ge=0, lt=2**31, description="Tokens that neighbouring passages share, at most.")
+
+
+class DocumentIn(_Request):
+    text: str = Field(description="The whole text; it is cut into passages here.")
+    id: str | None = Field(
+        None, min_length=1, max_length=512, description="Its id. A document with the same id is replaced."
+    )
+    uri: str | None = Field(None, min_length=1, max_length=4096, description="What it is cited by.")
+    title: str = Field("", max_length=4096)
+    metadata: _JSON = Field(default_factory=dict, description="Your own fields; filter by `metadata.KEY`.")
+
+
+class DocumentsRequest(_Request):
+    documents: list[DocumentIn] = Field(min_length=1, max_length=100_000)
+
+
+class UploadRequest(BaseModel):
+    """A form with files; the other fields matter for JSONL and CSV only."""
+
+    files: list[bytes] = Field(
+        description="txt, md, rst, html, pdf, docx, jsonl, csv … Cited by its name; the same name replaces it.",
+        json_schema_extra={"items": {"type": "string", "format": "binary"}},
+    )
+    text_field: str | None = Field(
+        None, description="Field that holds the text; several, separated by commas, are joined."
+    )
+    title_field: str | None = None
+    id_field: str | None = None
+
+
+class EmbeddingsRequest(_Request):
+    """OpenAI's request. A text is encoded as a passage, with the model's passage prompt where it has one."""
+
+    input: str | list[str] = Field(description="A text, or up to 2048 of them. None may be empty.", examples=["Hello"])
+    model: str = Field(description="The model that the service runs.", examples=["all-MiniLM-L6-v2"])
+    encoding_format: Literal["float", "base64"] = Field("float", description="base64: little-endian float32.")
+    dimensions: int | None = Field(None, description="Only the model's own number is accepted.")
+    user: str | None = Field(None, description="Accepted and not used.")
+
+
+# -- responses ---------------------------------------------------------------------------------------------------------
+
+
+class ScoresOut(BaseModel):
+    dense: float | None = Field(description="Cosine of query and passage.")
+    lexical: float | None = Field(description="BM25.")
+    rerank: float | None
+
+
+class HitOut(BaseModel):
+    id: str = Field(description="The passage's id.")
+    document_id: str
+    uri: str
+    title: str
+    text: str = Field(description="The document's text from `start` to `end`, to the letter.")
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+    score: float
+    scores: ScoresOut
+    metadata: _JSON
+
+
+class Answer(BaseModel):
+    query: str
+    collection: str
+    version: int = Field(description="The collection's version that was searched.")
+    mode: str
+    took_ms: float
+    hits: list[HitOut]
+    tokens_cut: int | None = Field(None, description="Tokens of the query that were left out; absent when none were.")
+
+
+class Answers(BaseModel):
+    """The answer to ``queries``."""
+
+    results: list[Answer]
+
+
+class ContractOut(BaseModel):
+    model: str
+    weights_hash: str
+    tokenizer_hash: str
+    pooling: str
+    normalize: bool
+    query_prompt: str
+    passage_prompt: str
+    dimension: int
+    dtype: str
+    max_length: int
+
+
+class ChunkingOut(BaseModel):
+    window: int
+    overlap: int
+    whole: bool
+
+
+class IndexOut(BaseModel):
+    kind: Literal["flat", "hnsw"] = Field(description="`flat` is exact.")
+    bytes_per_vector: float
+    recall_at_10: float = Field(alias="recall@10", description="Measured against exact search.")
+    recall_sample: int
+    build_seconds: float
+
+
+class CollectionOut(BaseModel):
+    name: str
+    documents: int
+    passages: int
+    version: int
+    contract: ContractOut
+    chunking: ChunkingOut
+    index: IndexOut
+    bytes: int
+
+
+class UnreadableOut(BaseModel):
+    """A collection that cannot be opened."""
+
+    name: str
+    error: str
+
+
+class CollectionList(BaseModel):
+    collections: list[CollectionOut | UnreadableOut]
+
+
+class FailureOut(BaseModel):
+    uri: str
+    reason: str
+
+
+class NoteOut(BaseModel):
+    uri: str
+    note: str
+
+
+class JobOut(BaseModel):
+    job: str
+    collection: str
+    status: Literal["queued", "running", "done", "failed", "interrupted"]
+    total: int = Field(description="Inputs sent. A JSONL or CSV file is one, though each of its records is counted.")
+    counts: dict[str, int] = Field(
+        description="Inputs by what became of them: indexed, unchanged, replaced, removed, quarantined, empty."
+    )
+    failures: list[FailureOut] = Field(description="Inputs that gave no passage, the first 100.")
+    failures_left_out: int
+    notes: list[NoteOut] = Field(description="What reading had to change or guess, the first 100.")
+    notes_left_out: int
+    error: str | None = Field(description="Why the job as a whole failed or was interrupted.")
+    created: str
+    started: str | None
+    finished: str | None
+
+
+class DocumentSummary(BaseModel):
+    id: str
+    uri: str
+    title: str
+    hash: str
+    passages: int
+    characters: int
+
+
+class DocumentList(BaseModel):
+    total: int
+    limit: int
+    offset: int
+    documents: list[DocumentSummary]
+
+
+class PassageOut(BaseModel):
+    id: str
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+
+
+class DocumentOut(BaseModel):
+    id: str
+    uri: str
+    title: str
+    metadata: _JSON
+    text: str = Field(description="The whole text, without white space at its very end.")
+    passages: list[PassageOut]
+
+
+class EmbeddingOut(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class UsageOut(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsOut(BaseModel):
+    object: Literal["list"]
+    data: list[EmbeddingOut]
+    model: str
+    usage: UsageOut
+
+
+class OpenAIErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIErrorOut(BaseModel):
+    error: OpenAIErrorBody
+
+
+class FieldProblem(BaseModel):
+    pointer: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[FieldProblem] | None = Field(None, description="Of an invalid request: each fault and its place.")
+
+
+class Health(BaseModel):
+    status: str
+
+
+class Ready(BaseModel):
+    status: str
+    model: str
+    runtime: str
+    dtype: str
+    dimension: int

@@ -1,0 +1,226 @@
+"""What the service holds between requests: encoders, open collections, thread pools, jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from fastapi import Request
+
+from embedsvc.collection import Collection, collection_directory
+from embedsvc.config import Settings
+from embedsvc.encoding import Encoder, check_contract, encoder_for, load_encoder
+from embedsvc.encoding.canaries import CANARY_TEXTS
+from embedsvc.errors import Conflict, DamagedCollection, EmbedsvcError, ModelError, NotFound
+from embedsvc.ingest import open_or_create
+from embedsvc.records import Contract
+from embedsvc.service.problems import NotReady
+from embedsvc.storage.store import TABLE
+
+if TYPE_CHECKING:
+    from embedsvc.service.jobs import Jobs
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_LEAST_CANARY_COSINE = 0.99
+
+
+class Encoders:
+    """Encoders by (model, dtype), each loaded once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loaded: dict[tuple[str, str], Encoder] = {}
+        self._default: Encoder | None = None
+        self._failure: EmbedsvcError | None = None
+        self._loading = threading.Lock()
+
+    def default(self) -> Encoder:
+        """The encoder that the settings name."""
+        if self._default is None:
+            with self._loading:
+                if self._default is None:
+                    try:
+                        encoder = load_encoder(self._settings)
+                    except EmbedsvcError as error:
+                        self._failure = error
+                        raise
+                    self._default = self._loaded.setdefault((encoder.model.name, encoder.dtype), encoder)
+        return self._default
+
+    def warm(self) -> None:
+        """Loads the default encoder and encodes once; a failure is logged, and kept for the readiness probe."""
+        try:
+            _ = self.default().contract
+        except Exception as error:
+            log.error("The default encoder cannot be loaded: %s", error)
+
+    def of(self, contract: Contract) -> Encoder:
+        """The encoder that made a collection, checked against its contract."""
+        key = (contract.model, contract.dtype)
+        if key not in self._loaded:
+            with self._loading:
+                if key not in self._loaded:
+                    self._loaded[key] = encoder_for(contract, self._settings)
+        check_contract(self._loaded[key], contract)
+        return self._loaded[key]
+
+    def probe(self) -> Encoder:
+        """The default encoder, once a canary text gave the vector that it must; never waits for loading.
+
+        Raises:
+            NotReady: it is not loaded (the reason is told), or computes something else.
+        """
+        encoder = self._default
+        if encoder is None:
+            if self._failure is not None and not self._loading.locked():
+                threading.Thread(target=self.warm, name="warm", daemon=True).start()
+            raise NotReady(str(self._failure or "The model is being loaded. Ask again in a few seconds."))
+        try:
+            vector = encoder.encode_texts(CANARY_TEXTS[1:2], kind="passage", on_overflow="truncate").vectors[0]
+        except ModelError as error:
+            raise NotReady(str(error)) from error
+        cosine = float(np.dot(vector, encoder.contract.canary_vectors[1]))
+        if not cosine >= _LEAST_CANARY_COSINE:
+            raise NotReady(f"The encoder gives a canary text another vector than before (cosine {cosine:.4f}).")
+        return encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open collection with the encoder that made it.
+
+    ``folder`` is a descriptor of its table's folder. While it is open, no other folder can get the same inode
+    number: that is how a collection that was deleted and made anew is told from this one.
+    """
+
+    collection: Collection
+    encoder: Encoder
+    folder: int
+    path: str
+
+    def is_current(self) -> bool:
+        try:
+            there = os.stat(self.path)  # noqa: PTH116 - on every request
+        except OSError:
+            return False
+        here = os.fstat(self.folder)
+        return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
+
+    def __del__(self) -> None:
+        os.close(self.folder)
+
+
+class Collections:
+    """The open collections by name, opened when first used."""
+
+    def __init__(self, settings: Settings, encoders: Encoders) -> None:
+        self._settings = settings
+        self._encoders = encoders
+        self._opened: dict[str, Opened] = {}
+        self._opening = threading.Lock()
+
+    def open(self, name: str) -> Opened:
+        """The collection as it is on disk now; opened anew where it was deleted and made again.
+
+        Raises:
+            UsageError, NotFound, DamagedCollection, ContractMismatch, ModelError: as when opening it.
+        """
+        opened = self._opened.get(name)
+        if opened is not None and opened.is_current():
+            return opened
+        with self._opening:
+            opened = self._opened.get(name)
+            if opened is None or not opened.is_current():
+                self._opened.pop(name, None)
+                opened = self._opened[name] = self._open(name)
+            return opened
+
+    def _open(self, name: str) -> Opened:
+        path = str(collection_directory(name, self._settings) / TABLE)
+        try:
+            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            raise NotFound(f"The collection {name!r} was deleted just now.") from None
+        try:
+            collection = Collection.open(name, self._settings)
+            encoder = self._encoders.of(collection.contract)
+        except BaseException as error:
+            os.close(folder)
+            if isinstance(error, DamagedCollection):
+                collection_directory(name, self._settings)  # NotFound, where it was deleted in between
+            raise
+        return Opened(collection, encoder, folder, path)
+
+    def peek(self, name: str) -> Collection:
+        """The collection, for looking at: neither kept open nor checked against an encoder."""
+        opened = self._opened.get(name)
+        return opened.collection if opened and opened.is_current() else Collection.open(name, self._settings)
+
+    def make(self, name: str, asked: dict[str, Any]) -> bool:
+        """Makes the collection with the settings ``asked`` unless it is there with these; whether it was made.
+
+        Raises:
+            Conflict, ContractMismatch: it is there with others.
+            UsageError: a bad name or setting. ModelError: no such model.
+        """
+        settings = replace(self._settings, **asked)
+        try:
+            collection_directory(name, settings)
+            made = False
+        except NotFound:
+            made = True
+        try:
+            open_or_create(name, settings, asked.keys())
+        except Conflict:
+            if not made:
+                raise
+            # Another request made it in between.
+            made = False
+            open_or_create(name, settings, asked.keys())
+        return made
+
+    def call(self, name: str, work: Callable[[Opened], _T]) -> _T:
+        """``work`` on the collection; once more if it was deleted or made anew in the middle of it."""
+        opened = self.open(name)
+        try:
+            return work(opened)
+        except EmbedsvcError:
+            raise
+        except Exception:
+            if opened.is_current():
+                raise
+        return work(self.open(name))
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that requests share. Made by ``create_app``, found on ``app.state.embedsvc``."""
+
+    settings: Settings
+    encoders: Encoders
+    collections: Collections
+    jobs: Jobs
+    queries: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(max(4, 2 * (os.cpu_count() or 1)), thread_name_prefix="query")
+    )
+    """Searches and embeddings."""
+    errands: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="errand"))
+    """All else that blocks, waiting for another writer included, so that no search waits behind it."""
+
+
+def state_of(request: Request) -> State:
+    state: State = request.app.state.embedsvc
+    return state
+
+
+async def run(pool: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
+    return await asyncio.get_running_loop().run_in_executor(pool, work)

@@ -1,0 +1,879 @@
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from embedsvc.config import load_settings
+from embedsvc.errors import Conflict, UsageError
+from embedsvc.service import create_app, serve
+from embedsvc.service.jobs import Jobs
+
+DEADLINE = 60.0
+MODEL = "all-MiniLM-L6-v2"
+RESTART = "Restart the service: after a power failure, start the store first and the service second."
+BREAD = "Bread needs flour, water, salt and patience. Butter goes on top."
+JSON = {"content-type": "application/json"}
+
+_SERVE = """
+import json, os, sys
+from embedsvc.config import load_settings
+from embedsvc.service import serve
+serve(load_settings(json.loads(sys.argv[1])))
+print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
+"""
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[str]
+    http: httpx.Client
+    url: str
+    log: list[str]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE)
+
+
+@contextmanager
+def server(data_dir: Path, **flags: object) -> Iterator[Server]:
+    flags = {"host": "127.0.0.1", "port": 0, "runtime": "onnx", "data_dir": str(data_dir), **flags}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVE, json.dumps(flags)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stderr
+    log: list[str] = []
+    found = None
+    for line in process.stderr:
+        log.append(line)
+        if found := re.search(r"listening on (http://\S+),", line):
+            break
+    assert found, "".join(log)
+    reading = threading.Thread(target=log.extend, args=(process.stderr,))
+    reading.start()
+    try:
+        with httpx.Client(base_url=found[1], timeout=DEADLINE) as client:
+            until(lambda: client.get("/readyz").status_code == 200)
+            yield Server(process, client, found[1], log)
+    finally:
+        process.kill()
+        process.wait()
+        reading.join()
+        assert process.stdout
+        process.stdout.close()
+        process.stderr.close()
+
+
+def until(holds: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + DEADLINE
+    while not (value := holds()):
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
+    return value
+
+
+def finished(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        state: dict[str, Any] = http.get(f"/v1/jobs/{job['job']}").json()
+        return state if state["status"] not in ("queued", "running") else None
+
+    state: dict[str, Any] = until(look)
+    return state
+
+
+def add(http: httpx.Client, name: str, *documents: dict[str, Any]) -> dict[str, Any]:
+    response = http.post(f"/v1/collections/{name}/documents", json={"documents": documents})
+    assert response.status_code == 202, response.text
+    return finished(http, response.json())
+
+
+def is_problem(response: httpx.Response, status: int, *words: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert body["status"] == status
+    assert body["type"].startswith("urn:embedsvc:problem:")
+    assert body["title"]
+    assert body["instance"] == response.request.url.path
+    for word in words:
+        assert word in json.dumps(body, ensure_ascii=False), word
+    return body
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("service") / "indexes"
+
+
+@pytest.fixture(scope="module")
+def running(data_dir: Path) -> Iterator[Server]:
+    with server(data_dir, max_body_mb=2, lock_timeout=0.3) as started:
+        state = add(
+            started.http,
+            "handbook",
+            {
+                "id": "ops/restart",
+                "uri": "kb://restart",
+                "title": "Restart",
+                "text": RESTART,
+                "metadata": {"year": 2024},
+            },
+            {"id": "bread", "text": BREAD, "metadata": {"year": 1999}},
+        )
+        assert (state["status"], state["counts"], state["total"]) == ("done", {"indexed": 2}, 2)
+        yield started
+
+
+@pytest.fixture
+def http(running: Server) -> httpx.Client:
+    return running.http
+
+
+def search(http: httpx.Client, name: str = "handbook", **body: Any) -> httpx.Response:
+    return http.post(f"/v1/collections/{name}/search", json=body)
+
+
+# -- search ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense", "lexical"])
+def test_search_answers_with_the_passage_and_its_place(http: httpx.Client, mode: str) -> None:
+    answer = search(http, query="restart after power failure", mode=mode, k=1).json()
+    assert list(answer) == ["query", "collection", "version", "mode", "took_ms", "hits"]
+    assert (answer["query"], answer["collection"], answer["mode"]) == ("restart after power failure", "handbook", mode)
+    (hit,) = answer["hits"]
+    assert list(hit) == (
+        "id document_id uri title text start end page heading score scores metadata".split()  # noqa: SIM905
+    )
+    assert (hit["document_id"], hit["uri"], hit["title"]) == ("ops/restart", "kb://restart", "Restart")
+    assert hit["text"] == RESTART[hit["start"] : hit["end"]] == RESTART
+    assert hit["metadata"] == {"year": 2024}
+    assert list(hit["scores"]) == ["dense", "lexical", "rerank"]
+    assert (hit["scores"]["dense"] is None) == (mode == "lexical")
+    assert (hit["scores"]["lexical"] is None) == (mode == "dense")
+
+
+def test_several_queries_and_a_ready_made_vector(http: httpx.Client) -> None:
+    several = search(http, queries=["bread and butter", "power failure"], k=1).json()
+    assert [answer["hits"][0]["document_id"] for answer in several["results"]] == ["bread", "ops/restart"]
+    embedded = http.post("/v1/embeddings", json={"model": MODEL, "input": BREAD}).json()
+    answer = search(http, vector=embedded["data"][0]["embedding"], k=1).json()
+    assert (answer["mode"], answer["hits"][0]["document_id"]) == ("dense", "bread")
+    assert answer["hits"][0]["score"] > 0.99
+
+
+def test_filter_min_score_and_overflow(http: httpx.Client) -> None:
+    filtered = search(http, query="restart", filter="metadata.year < 2000").json()
+    assert [hit["document_id"] for hit in filtered["hits"]] == ["bread"]
+    assert search(http, query="restart", min_score=1e9).json()["hits"] == []
+    is_problem(search(http, query="word " * 600), 400, "600 tokens", "510")
+    cut = search(http, query="word " * 600, on_overflow="truncate").json()
+    assert cut["tokens_cut"] == 90
+    assert cut["hits"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"query": "a", "k": 0}, 400, ["k is 0", "1 to 1000"]),
+        ({"query": "a", "k": -3}, 400, ["k is -3"]),
+        ({"query": "a", "k": 10**30}, 400, ["1 to 1000"]),
+        ({"query": "a", "k": "10"}, 422, ["#/k", "integer"]),
+        ({"query": "a", "k": 1.5}, 422, ["#/k"]),
+        ({"query": "a", "top_k": 3}, 422, ["#/top_k", "no such field"]),
+        ({"query": "a", "mode": "fuzzy"}, 422, ["#/mode", "hybrid"]),
+        ({"query": " \n"}, 400, ["empty"]),
+        ({"query": 7}, 422, ["#/query"]),
+        ({}, 400, ["exactly one", "none"]),
+        ({"query": "a", "vector": [1.0]}, 400, ["exactly one", "query and vector"]),
+        ({"queries": []}, 400, ["1 to 100"]),
+        ({"queries": ["a"] * 101}, 400, ["101"]),
+        ({"queries": ["a", ""]}, 400, ["empty"]),
+        ({"queries": ["a", None]}, 422, ["#/queries/1"]),
+        ({"vector": [1.0, 2.0]}, 400, ["2 dimensions", "384"]),
+        ({"vector": [0.0] * 384}, 400, ["zero"]),
+        ({"vector": [1.0] * 384, "mode": "hybrid"}, 400, ["dense"]),
+        ({"query": "a", "filter": "year >"}, 400, ["Bad filter", "year >"]),
+        ({"query": "a", "filter": "nothing = 1"}, 400, ["Bad filter", "nothing"]),
+        ({"query": "a", "filter": "title = '\0"}, 400, ["Bad filter"]),
+        ([], 422, ["#/"]),
+        (None, 422, ["#/"]),
+    ],
+)
+def test_a_bad_search_is_told_what_is_wrong(http: httpx.Client, body: Any, status: int, words: list[str]) -> None:
+    response = http.post("/v1/collections/handbook/search", content=json.dumps(body), headers=JSON)
+    is_problem(response, status, *words)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", ["not JSON"]),
+        (b"{'query': 1}", ["not JSON"]),
+        (b'{"query": "\xff"}', ["not UTF-8", "0xff"]),
+        (b'{"vector": [NaN]}', ["NaN"]),
+        (b'{"vector": [-Infinity]}', ["Infinity"]),
+        (b'{"min_score": 1e999, "query": "a"}', ["too large"]),
+        (b'{"k": ' + b"9" * 5000 + b"}", ["number"]),
+        (b"[" * 100_000, ["nested"]),
+    ],
+)
+def test_a_body_that_is_not_json(http: httpx.Client, body: bytes, words: list[str]) -> None:
+    is_problem(http.post("/v1/collections/handbook/search", content=body, headers=JSON), 400, *words)
+
+
+def test_odd_characters_in_a_query_are_searched_for(http: httpx.Client) -> None:
+    for query in ("\\ud800 power", "\\u0000power", "🙂 power", "'; DROP TABLE power; --"):
+        body = f'{{"query": "{query}"}}'.encode()
+        response = http.post("/v1/collections/handbook/search", content=body, headers=JSON)
+        assert response.status_code == 200, (query, response.text)
+
+
+def test_wrong_paths_names_and_content_types(http: httpx.Client) -> None:
+    is_problem(search(http, "handbok", query="a"), 404, "handbok", "Did you mean 'handbook'?")
+    is_problem(search(http, "..%2Fetc", query="a"), 404)
+    is_problem(search(http, "bad name", query="a"), 400, "cannot name a collection")
+    is_problem(http.get("/v1/nothing"), 404)
+    is_problem(http.patch("/v1/collections/handbook"), 405)
+    is_problem(http.post("/v1/collections/handbook/search", content=b"a", headers={"content-type": "text/plain"}), 415)
+
+
+# -- collections -------------------------------------------------------------------------------------------------------
+
+
+def test_a_collection_is_made_shown_listed_and_deleted(http: httpx.Client) -> None:
+    path = "/v1/collections/made"
+    asked = {"model": MODEL, "dtype": "fp32", "chunk_tokens": 128, "overlap": 8}
+    made = http.put(path, json=asked)
+    assert (made.status_code, made.headers["location"]) == (201, path)
+    shown = http.get(path).json()
+    assert made.json() == shown
+    assert list(shown) == ["name", "documents", "passages", "version", "contract", "chunking", "index", "bytes"]
+    assert (shown["name"], shown["documents"], shown["passages"]) == ("made", 0, 0)
+    assert (shown["contract"]["model"], shown["contract"]["dtype"]) == (MODEL, "fp32")
+    assert "canary_vectors" not in shown["contract"]
+    assert shown["chunking"] == {"window": 128, "overlap": 8, "whole": False}
+    assert (shown["index"]["kind"], shown["index"]["recall@10"]) == ("flat", 1.0)
+    assert shown["bytes"] > 0
+    assert search(http, "made", query="anything").json()["hits"] == []
+
+    assert http.put(path, json=asked).status_code == 200
+    assert http.put(path, content=b"").status_code == 200
+    is_problem(http.put(path, json={"chunk_tokens": 64}), 409, "chunk_tokens 128")
+    is_problem(http.put(path, json={"dtype": "int8"}), 409, "dtype")
+
+    listed = http.get("/v1/collections").json()["collections"]
+    assert [value["name"] for value in listed] == sorted(value["name"] for value in listed)
+    assert shown in listed
+    assert http.delete(path).status_code == 204
+    is_problem(http.delete(path), 404)
+    is_problem(http.get(path), 404)
+
+
+def test_a_collection_that_cannot_be_made(http: httpx.Client) -> None:
+    is_problem(http.put("/v1/collections/-x", json={}), 400, "cannot name")
+    is_problem(http.put("/v1/collections/x", json={"model": "all-MiniLM"}), 400, "Did you mean 'all-MiniLM-L6-v2'?")
+    is_problem(http.put("/v1/collections/x", json={"chunk_tokens": 1000}), 400, "512")
+    is_problem(http.put("/v1/collections/x", json={"chunk_tokens": 20, "overlap": 30}), 400, "overlap")
+    is_problem(http.put("/v1/collections/x", json={"dtype": "fp16"}), 400, "fp16")
+    is_problem(http.put("/v1/collections/x", json={"chunk_tokens": 0}), 422, "#/chunk_tokens")
+    is_problem(http.put("/v1/collections/x", json={"window": 9}), 422, "#/window")
+    is_problem(http.get("/v1/collections/x"), 404)
+
+
+def test_a_damaged_collection_is_told_of_and_does_not_hide_the_others(http: httpx.Client, data_dir: Path) -> None:
+    (data_dir / "broken" / "passages.lance").mkdir(parents=True)
+    try:
+        is_problem(search(http, "broken", query="a"), 500, "broken", "cannot be read")
+        listed = {value["name"]: value for value in http.get("/v1/collections").json()["collections"]}
+        assert "cannot be read" in listed["broken"]["error"]
+        assert listed["handbook"]["documents"] == 2
+    finally:
+        assert http.delete("/v1/collections/broken").status_code == 204
+
+
+# -- documents and jobs ------------------------------------------------------------------------------------------------
+
+
+def test_documents_are_listed_read_replaced_and_deleted(http: httpx.Client) -> None:
+    path = "/v1/collections/docs/documents"
+    texts = {f"d{number}": f"Document {number} is about the number {number}." for number in range(5)}
+    state = add(http, "docs", *({"id": id, "uri": f"kb://{id}", "text": text} for id, text in texts.items()))
+    assert state["counts"] == {"indexed": 5}
+    assert state["started"] >= state["created"]
+    assert state["finished"] >= state["started"]
+    page = http.get(path, params={"limit": 2, "offset": 3}).json()
+    assert (page["total"], page["limit"], page["offset"]) == (5, 2, 3)
+    assert [document["id"] for document in page["documents"]] == ["d3", "d4"]
+    assert page["documents"][0]["characters"] == len(texts["d3"])
+    assert http.get(path, params={"offset": 99}).json()["documents"] == []
+    for query in ({"limit": 0}, {"limit": 1001}, {"offset": -1}, {"limit": "x"}, {"offset": 2**70}):
+        is_problem(http.get(path, params=query), 422)
+
+    again = add(http, "docs", {"id": "d1", "uri": "kb://d1", "text": texts["d1"]}, {"id": "d2", "text": "Changed."})
+    assert again["counts"] == {"unchanged": 1, "replaced": 1}
+    assert http.get(f"{path}/d2").json()["text"] == "Changed."
+
+    assert http.delete(f"{path}/d4").status_code == 204
+    is_problem(http.delete(f"{path}/d4"), 404, "d4")
+    is_problem(http.get(f"{path}/d4"), 404, "d4")
+    assert http.get(path).json()["total"] == 4
+    is_problem(http.get("/v1/collections/none/documents"), 404)
+
+
+def test_a_document_is_read_whole_with_its_passages(http: httpx.Client) -> None:
+    text = "# Guide\n\n" + "\n\n".join(f"Sentence {n} speaks of café № {n}. It ends here." for n in range(200))
+    add(http, "whole", {"id": "long", "text": text, "title": "Guide", "metadata": {"tag": "x"}})
+    read = http.get("/v1/collections/whole/documents/long").json()
+    assert (read["text"], read["title"], read["metadata"]) == (text, "Guide", {"tag": "x"})
+    assert len(read["passages"]) > 1
+    covered = " ".join(text[span["start"] : span["end"]] for span in read["passages"])
+    assert set(text.split()) == set(covered.split())
+    for hit in search(http, "whole", query="café 150").json()["hits"]:
+        assert text[hit["start"] : hit["end"]] == hit["text"]
+
+
+def test_ids_may_hold_slashes_and_anything_else(http: httpx.Client) -> None:
+    ids = ["a/b/c", "ö 1%", "it's", "#1?x=2"]
+    add(http, "ids", *({"id": id, "text": f"The text of {id}"} for id in ids))
+    for id in ids:
+        address = f"/v1/collections/ids/documents/{httpx.URL('http://x', params={'i': id}).query.decode()[2:]}"
+        address = address.replace("+", "%20")
+        assert http.get(address).json()["text"] == f"The text of {id}"
+        assert http.delete(address).status_code == 204
+    assert http.get("/v1/collections/ids/documents").json()["total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({}, 422, ["#/documents"]),
+        ({"documents": []}, 422, ["#/documents"]),
+        ({"documents": [{"id": "a"}]}, 422, ["#/documents/0/text"]),
+        ({"documents": [{"text": "a"}, {"text": 7}]}, 422, ["#/documents/1/text"]),
+        ({"documents": [{"text": "a", "id": ""}]}, 422, ["#/documents/0/id"]),
+        ({"documents": [{"text": "a", "meta": {}}]}, 422, ["#/documents/0/meta"]),
+        ({"documents": [{"text": "a", "metadata": []}]}, 422, ["#/documents/0/metadata"]),
+    ],
+)
+def test_bad_documents_are_refused_and_make_no_collection(
+    http: httpx.Client, body: Any, status: int, words: list[str]
+) -> None:
+    is_problem(http.post("/v1/collections/never/documents", json=body), status, *words)
+    is_problem(http.get("/v1/collections/never"), 404)
+
+
+def test_odd_values_in_documents(http: httpx.Client) -> None:
+    path = "/v1/collections/odd/documents"
+    nan = b'{"documents": [{"text": "a", "metadata": {"x": NaN}}]}'
+    is_problem(http.post(path, content=nan, headers=JSON), 400, "NaN")
+    body = rb'{"documents": [{"id": "odd", "text": "lone \ud800 and NUL \u0000.", "metadata": {"k\udfff": "\ud800"}}]}'
+    state = finished(http, http.post(path, content=body, headers=JSON).json())
+    assert state["counts"] == {"indexed": 1}
+    assert "lone surrogate" in state["notes"][0]["note"]
+    read = http.get(f"{path}/odd").json()
+    assert (read["text"], read["metadata"]) == ("lone \ufffd and NUL \0.", {"k\ufffd": "\ufffd"})
+    state = add(
+        http, "odd", {"id": "empty", "text": " \n "}, {"id": "twice", "text": "a"}, {"id": "twice", "text": "b"}
+    )
+    assert state["counts"] == {"empty": 1, "indexed": 1, "quarantined": 1}
+    assert {failure["reason"].split(":")[0] for failure in state["failures"]} == {"there is no text in it", "duplicate"}
+
+
+def upload(http: httpx.Client, name: str, files: dict[str, bytes], **form: str) -> httpx.Response:
+    parts = [("files", (file, data, "application/octet-stream")) for file, data in files.items()]
+    return http.post(f"/v1/collections/{name}/documents", files=parts, data=form)
+
+
+def test_files_are_read_by_their_format_and_junk_does_not_stop_the_rest(http: httpx.Client) -> None:
+    markdown = "# Guide\n\nAfter an outage, press the green button.\n"
+    records = b'{"key": "r1", "content": "Record one."}\n{"key": "r2"}\n'
+    files = {
+        "guide.md": markdown.encode(),
+        "broken.pdf": b"%PDF-1.7\nthis is no pdf",
+        "junk.bin": bytes(range(256)),
+        "sub/records.jsonl": records,
+        "empty.txt": b"",
+    }
+    response = upload(http, "files", files, text_field="content", id_field="key")
+    assert response.status_code == 202
+    assert response.headers["location"] == f"/v1/jobs/{response.json()['job']}"
+    state = finished(http, response.json())
+    assert (state["status"], state["total"]) == ("done", 5)
+    assert state["counts"] == {"indexed": 2, "quarantined": 3, "empty": 1}
+    reasons = {failure["uri"]: failure["reason"].split(":")[0] for failure in state["failures"]}
+    assert reasons["broken.pdf"] == "damaged"
+    assert reasons["junk.bin"] == "unsupported"
+    assert reasons["sub/records.jsonl#r2"] == "missing_field"
+    assert "empty.txt" in reasons
+    (hit,) = search(http, "files", query="outage", k=1).json()["hits"]
+    assert (hit["uri"], hit["heading"]) == ("guide.md", "Guide")
+    assert hit["text"] == markdown[hit["start"] : hit["end"]]
+    again = finished(http, upload(http, "files", {"guide.md": markdown.encode()}).json())
+    assert again["counts"] == {"unchanged": 1}
+
+
+def test_a_bad_form_is_refused(http: httpx.Client) -> None:
+    path = "/v1/collections/never/documents"
+    is_problem(upload(http, "never", {"a.txt": b"a"}, text_filed="x"), 400, "text_filed")
+    broken = {"content-type": "multipart/form-data"}
+    is_problem(http.post(path, content=b"x", headers=broken), 400)
+    is_problem(http.post(path, files={"text_field": (None, "x")}), 400, "no file")
+    is_problem(http.post(path, content=b"a", headers={"content-type": "text/plain"}), 415, "multipart")
+    is_problem(http.get("/v1/collections/never"), 404)
+
+
+def test_a_body_above_the_limit_is_refused_without_being_read(running: Server) -> None:
+    address = (httpx.URL(running.url).host, httpx.URL(running.url).port)
+    head = "POST /v1/collections/handbook/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(address, timeout=DEADLINE) as connection:
+        # Not one byte of the body is sent: the answer comes all the same.
+        connection.sendall(f"{head}Content-Length: 2000001\r\n\r\n".encode())
+        answer = connection.recv(4096)
+    assert b" 413 " in answer.splitlines()[0]
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(10_000):
+            yield b" " * 65536
+
+    is_problem(running.http.post("/v1/collections/handbook/search", content=endless(), headers=JSON), 413, "2 MB")
+    parts = {"files": ("big.txt", b"a" * 3_000_000)}
+    is_problem(running.http.post("/v1/collections/never/documents", files=parts), 413)
+    assert running.http.post("/v1/embeddings", content=b" " * 2_000_001, headers=JSON).json()["error"]["message"]
+    assert search(running.http, query="power").status_code == 200
+
+
+def test_unknown_jobs(http: httpx.Client) -> None:
+    for id in ("x", "0" * 16 + "-" + "0" * 12, "..%2Fhandbook"):
+        is_problem(http.get(f"/v1/jobs/{id}"), 404)
+
+
+def test_two_writers_of_one_collection_both_get_their_turn(running: Server, data_dir: Path) -> None:
+    with server(data_dir) as other:
+        both = (running.http, other.http)
+        assert running.http.put("/v1/collections/shared", json={}).status_code == 201
+
+        def send(number: int) -> dict[str, Any]:
+            return add(both[number % 2], "shared", {"id": f"n{number}", "text": f"Writer {number} was here."})
+
+        with ThreadPoolExecutor(6) as pool:
+            states = list(pool.map(send, range(6)))
+        assert [state["status"] for state in states] == ["done"] * 6
+        for client in both:
+            assert client.get("/v1/collections/shared/documents").json()["total"] == 6
+        # Either server tells about the other's jobs.
+        for state in states:
+            assert [client.get(f"/v1/jobs/{state['job']}").json() for client in both] == [state, state]
+
+
+def in_another_process(code: str, data_dir: Path) -> subprocess.Popen[str]:
+    head = (
+        "import sys, json\nfrom pathlib import Path\nfrom embedsvc.config import load_settings\n"
+        "from embedsvc.collection import Collection, delete_collection\n"
+        "from embedsvc.ingest import ingest_items, open_or_create\nfrom embedsvc.readers import FieldChoice\n"
+        "from embedsvc.records import make_document\n"
+        "settings = load_settings({'data_dir': sys.argv[1], 'runtime': 'onnx'})\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", head + code, str(data_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_what_another_process_commits_deletes_and_makes_anew_is_seen(http: httpx.Client, data_dir: Path) -> None:
+    add(http, "seen", {"id": "old", "text": "Something old."})
+    assert search(http, "seen", query="zebra").json()["hits"][0]["document_id"] == "old"
+    put = (
+        "collection, encoder = open_or_create('seen', settings, set())\n"
+        "list(ingest_items(collection, encoder, [make_document('kb://z', 'A zebra.', id='zebra')], FieldChoice()))\n"
+    )
+    with in_another_process(put, data_dir) as process:
+        assert process.wait(DEADLINE) == 0
+    assert search(http, "seen", query="zebra").json()["hits"][0]["document_id"] == "zebra"
+    with in_another_process("delete_collection('seen', settings)\n" + put, data_dir) as process:
+        assert process.wait(DEADLINE) == 0
+    assert [hit["document_id"] for hit in search(http, "seen", query="zebra").json()["hits"]] == ["zebra"]
+    with in_another_process("delete_collection('seen', settings)\n", data_dir) as process:
+        assert process.wait(DEADLINE) == 0
+    is_problem(search(http, "seen", query="zebra"), 404)
+
+
+def test_while_another_process_writes_deletions_are_refused_and_jobs_wait(http: httpx.Client, data_dir: Path) -> None:
+    add(http, "locked", {"id": "kept", "text": "It stays."})
+    hold = "with Collection.open('locked', settings).writer():\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    with in_another_process(hold, data_dir) as process:
+        assert process.stdout
+        assert process.stdin
+        assert process.stdout.readline() == "held\n"
+        is_problem(http.delete("/v1/collections/locked/documents/kept"), 409, "Another process is writing")
+        is_problem(http.delete("/v1/collections/locked"), 409)
+        posted = http.post("/v1/collections/locked/documents", json={"documents": [{"id": "new", "text": "It waits."}]})
+        # Longer than the server waits for the lock at once: the job is not given up.
+        time.sleep(0.5)
+        assert http.get(posted.headers["location"]).json()["status"] == "queued"
+        process.stdin.close()
+    assert finished(http, posted.json())["counts"] == {"indexed": 1}
+
+
+# -- the end of a server -----------------------------------------------------------------------------------------------
+
+# One document that takes many seconds to encode: it is stopped between two batches of the encoder.
+LONG = [{"id": "long", "text": "lorem ipsum dolor sit amet. " * 40_000}]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopping_server_ends_its_job_and_another_tells_of_it(number: int, running: Server, data_dir: Path) -> None:
+    with server(data_dir) as stopping:
+        name = f"drained-{number}"
+        job = stopping.http.post(f"/v1/collections/{name}/documents", json={"documents": LONG}).json()
+        until(lambda: stopping.http.get(f"/v1/jobs/{job['job']}").json()["status"] == "running")
+        assert stopping.stop(number) == 0
+    assert not [line for line in stopping.log if "did not stop" in line]
+    state = running.http.get(f"/v1/jobs/{job['job']}").json()
+    assert state["status"] == "interrupted"
+    assert "again" in state["error"]
+    assert state["finished"]
+    # The lock is free, and nothing is half done.
+    add(running.http, name, {"id": "after", "text": "A new one."})
+    assert not list((data_dir / ".jobs").glob("*.tmp"))
+
+
+def test_requests_in_flight_are_finished(data_dir: Path) -> None:
+    texts = ["lorem ipsum dolor sit amet " * 40] * 24
+    body = json.dumps({"model": MODEL, "input": texts}).encode()
+    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with server(data_dir) as stopping:
+        address = (httpx.URL(stopping.url).host, httpx.URL(stopping.url).port)
+        with socket.create_connection(address, timeout=DEADLINE) as connection:
+            connection.sendall(head + body)
+            # A later connection was answered, so the earlier one was taken up.
+            assert httpx.get(f"{stopping.url}/healthz", timeout=DEADLINE).status_code == 200
+            stopping.process.send_signal(signal.SIGTERM)
+            answer = b"".join(iter(lambda: connection.recv(1 << 20), b""))
+        assert stopping.process.wait(DEADLINE) == 0
+    assert len(json.loads(answer.partition(b"\r\n\r\n")[2])["data"]) == 24
+
+
+def test_a_job_whose_process_was_killed_is_interrupted(running: Server, data_dir: Path) -> None:
+    with server(data_dir) as killed:
+        job = killed.http.post("/v1/collections/killed/documents", json={"documents": LONG}).json()
+        path = f"/v1/jobs/{job['job']}"
+        until(lambda: killed.http.get(path).json()["status"] == "running")
+        assert running.http.get(path).json()["status"] == "running"
+        assert killed.stop(signal.SIGKILL) != 0
+    assert running.http.get(path).json()["status"] == "interrupted"
+    assert add(running.http, "killed", {"id": "after", "text": "A new one."})["counts"] == {"indexed": 1}
+
+
+def test_old_jobs_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedsvc.service.jobs._KEEP", 3)
+
+    def nothing(name: str) -> Any:
+        raise UsageError(f"no {name}")
+
+    from embedsvc.readers import FieldChoice
+
+    jobs = Jobs(tmp_path, nothing)
+    ids = []
+    for _ in range(5):
+        ids.append(jobs.submit("x", [], FieldChoice(), 0)["job"])
+        until(lambda: jobs.get(ids[-1])["status"] == "failed")
+    assert sorted(file.stem for file in (tmp_path / ".jobs").glob("*.json")) == ids[2:]
+    assert jobs.get(ids[-1])["error"] == "no x"
+    jobs.stop(1)
+
+
+def test_several_workers_share_port_and_jobs(data_dir: Path) -> None:
+    with server(data_dir, workers=2) as started:
+        job = started.http.post("/v1/collections/workers/documents", json={"documents": [{"text": RESTART}]}).json()
+        # A connection of its own for each request, so that both workers get some.
+        state = until(
+            lambda: look if (look := httpx.get(f"{started.url}/v1/jobs/{job['job']}").json())["finished"] else None
+        )
+        assert state["counts"] == {"indexed": 1}
+        for _ in range(4):
+            answer = httpx.post(
+                f"{started.url}/v1/collections/workers/search", json={"query": "power"}, timeout=DEADLINE
+            )
+            assert len(answer.json()["hits"]) == 1
+        assert started.stop() == 0
+
+
+def test_no_torch_in_the_server(tmp_path: Path) -> None:
+    with server(tmp_path) as started:
+        add(started.http, "x", {"text": RESTART})
+        assert search(started.http, "x", query="power").json()["hits"]
+        assert upload(started.http, "x", {"a.html": b"<p>Hello there, reader.</p>"}).status_code == 202
+        assert started.http.post("/v1/embeddings", json={"model": MODEL, "input": "a"}).status_code == 200
+        assert started.stop() == 0
+        assert started.process.stdout
+        modules = json.loads(started.process.stdout.readlines()[-1])
+    assert "onnxruntime" in modules
+    assert not {"torch", "transformers", "sentence_transformers"} & set(modules)
+
+
+def test_an_address_that_cannot_be_listened_on() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for workers in (1, 2):
+            with pytest.raises(Conflict, match=f"Port {port} on 127.0.0.1 is in use"):
+                serve(load_settings({"port": port, "workers": workers}))
+    with pytest.raises(UsageError, match="cannot be listened on"):
+        serve(load_settings({"host": "192.0.2.1", "port": 8080}))
+    with pytest.raises(UsageError, match="not an address"):
+        serve(load_settings({"host": "no.such.host.invalid", "port": 8080}))
+    with pytest.raises(UsageError, match="65535"):
+        serve(load_settings({"port": 70000}))
+    with pytest.raises(UsageError, match="workers"):
+        serve(load_settings({"workers": 0}))
+
+
+# -- embeddings --------------------------------------------------------------------------------------------------------
+
+
+def embed(http: httpx.Client, **body: Any) -> httpx.Response:
+    return http.post("/v1/embeddings", json={"model": MODEL, **body})
+
+
+def test_embeddings_in_openai_shape(http: httpx.Client) -> None:
+    body = embed(http, input=[RESTART, BREAD], user="me", dimensions=384).json()
+    assert list(body) == ["object", "data", "model", "usage"]
+    assert (body["object"], body["model"]) == ("list", MODEL)
+    assert [(item["object"], item["index"]) for item in body["data"]] == [("embedding", 0), ("embedding", 1)]
+    vectors = np.array([item["embedding"] for item in body["data"]])
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1], abs=1e-5)
+    one = embed(http, input="Why?").json()
+    assert one["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+    packed = embed(http, input=[RESTART, BREAD], encoding_format="base64").json()
+    raw = np.array([np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in packed["data"]])
+    assert np.array_equal(raw, vectors.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "code", "words"),
+    [
+        ({"input": ""}, 400, "input", None, "empty"),
+        ({"input": ["a", ""]}, 400, "input", None, "input[1]"),
+        ({"input": []}, 400, "input", None, "0 entries"),
+        ({"input": ["a"] * 2049}, 400, "input", None, "2049"),
+        ({"input": None}, 400, "input", None, "missing"),
+        ({"input": {"a": 1}}, 400, "input", None, "not a string"),
+        ({"input": [True]}, 400, "input", None, "not a string"),
+        ({"input": [1, 2]}, 400, "input", None, "tokens"),
+        ({"input": [[1, 2]]}, 400, "input", None, "tokens"),
+        ({"input": "word " * 600}, 400, "input", "context_length_exceeded", "602 tokens"),
+        ({"input": "a", "model": "gpt-4"}, 404, "model", "model_not_found", MODEL),
+        ({"input": "a", "model": 4}, 400, "model", None, "string"),
+        ({"input": "a", "dimensions": 100}, 400, "dimensions", None, "384"),
+        ({"input": "a", "dimensions": 0}, 400, "dimensions", None, "384"),
+        ({"input": "a", "encoding_format": "int8"}, 400, "encoding_format", None, "base64"),
+        ({"input": "a", "inputs": "b"}, 400, "inputs", None, "no such field"),
+    ],
+)
+def test_embedding_errors_in_openai_shape(
+    http: httpx.Client, body: dict[str, Any], status: int, param: str, code: str | None, words: str
+) -> None:
+    response = embed(http, **body)
+    assert response.status_code == status, response.text
+    assert list(response.json()) == ["error"]
+    error = response.json()["error"]
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
+    assert words in error["message"]
+
+
+def test_other_embedding_errors_in_openai_shape(http: httpx.Client) -> None:
+    for response, status in (
+        (http.post("/v1/embeddings", content=b"{", headers=JSON), 400),
+        (http.post("/v1/embeddings", content=b"[]", headers=JSON), 400),
+        (http.post("/v1/embeddings", json={"input": "a"}), 400),
+        (http.get("/v1/embeddings"), 405),
+    ):
+        assert response.status_code == status
+        assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+# -- health, errors, docs ----------------------------------------------------------------------------------------------
+
+
+def test_health_and_readiness(http: httpx.Client) -> None:
+    assert http.get("/healthz").json() == {"status": "ok"}
+    ready = http.get("/readyz").json()
+    assert ready == {"status": "ready", "model": MODEL, "runtime": "onnx", "dtype": "int8", "dimension": 384}
+    assert http.get("/").headers["location"] == "/docs"
+
+
+def test_not_ready_without_a_model(tmp_path: Path) -> None:
+    app = create_app(load_settings({"data_dir": str(tmp_path), "model": "no-such-model"}))
+    with in_app(app) as client:
+        body = is_problem(client.get("/readyz"), 503)
+        assert "no-such-model" in body["detail"] or "loaded" in body["detail"]
+        assert client.get("/healthz").status_code == 200
+        error = client.post("/v1/embeddings", json={"model": "m", "input": "a"})
+        assert (error.status_code, error.json()["error"]["type"]) == (503, "server_error")
+        is_problem(client.put("/v1/collections/x", json={}), 503, "no-such-model")
+
+
+def test_a_canary_that_sings_another_tune_is_not_ready(tmp_path: Path) -> None:
+    app = create_app(load_settings({"data_dir": str(tmp_path), "runtime": "onnx"}))
+    encoder = app.state.embedsvc.encoders.default()
+    wrong = tuple(tuple(-value for value in row) for row in encoder.contract.canary_vectors)
+    from dataclasses import replace
+
+    encoder.__dict__["contract"] = replace(encoder.contract, canary_vectors=wrong)
+    with in_app(app) as client:
+        is_problem(client.get("/readyz"), 503, "canary")
+
+
+def test_what_nobody_foresaw_is_a_500_that_tells_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr("embedsvc.service.routes.collections.collection_names", fail)
+    with in_app(create_app(load_settings({"data_dir": str(tmp_path)}))) as client:
+        response = client.get("/v1/collections")
+    body = is_problem(response, 500)
+    assert "secret" not in response.text
+    id = response.headers["x-request-id"]
+    assert id in body["detail"]
+    assert any(id in record.getMessage() and record.exc_info for record in caplog.records)
+
+
+def test_a_data_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with in_app(create_app(load_settings({"data_dir": str(tmp_path / "file"), "runtime": "onnx"}))) as client:
+        is_problem(client.put("/v1/collections/x", json={}), 507)
+        is_problem(client.post("/v1/collections/x/documents", json={"documents": [{"text": "a"}]}), 507)
+        assert client.get("/v1/collections").json() == {"collections": []}
+
+
+@contextmanager
+def in_app(app: Any) -> Iterator[httpx.Client]:
+    """The application without a server, behind a synchronous client."""
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+
+    class Transport(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            async def ask() -> httpx.Response:
+                asynchronous = httpx.ASGITransport(app=app)
+                response = await asynchronous.handle_async_request(
+                    httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
+                )
+                return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
+
+            return loop.run_until_complete(ask())
+
+    with httpx.Client(transport=Transport(), base_url="http://service") as client:
+        yield client
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+def test_every_request_has_an_id_and_one_log_line(running: Server) -> None:
+    response = running.http.get("/v1/jobs/a%0Ab")
+    id = response.headers["x-request-id"]
+    lines = until(lambda: [line for line in running.log if id in line])
+    assert len(lines) == 1
+    assert re.search(rf"GET /v1/jobs/a%0Ab 404 \d+\.\d ms {id}$", lines[0].rstrip())
+
+
+def test_openapi_describes_every_route(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    tags = {tag["name"] for tag in document["tags"]}
+    routes = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
+    assert routes == {
+        ("POST", "/v1/collections/{name}/search"),
+        ("GET", "/v1/collections"),
+        *((method, "/v1/collections/{name}") for method in ("GET", "PUT", "DELETE")),
+        *((method, "/v1/collections/{name}/documents") for method in ("GET", "POST")),
+        *((method, "/v1/collections/{name}/documents/{id}") for method in ("GET", "DELETE")),
+        ("GET", "/v1/jobs/{id}"),
+        ("POST", "/v1/embeddings"),
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            where = f"{method} {path}"
+            assert operation["summary"], where
+            assert len(operation["description"]) > 30, where
+            assert set(operation["tags"]) <= tags, where
+            if method in ("put", "post"):
+                assert operation["requestBody"]["content"]["application/json"]["examples"], where
+            for status, response in operation["responses"].items():
+                if status == "204":
+                    continue
+                (content,) = response["content"].values()
+                assert "schema" in content, (where, status)
+                assert "example" in content or "examples" in content, (where, status)
+    # Nothing is referred to that is not there.
+    for name in re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)):
+        assert name in document["components"]["schemas"]
+
+
+def test_the_documented_shapes_are_the_real_ones(http: httpx.Client) -> None:
+    from embedsvc.service import schemas
+
+    answer = search(http, query="power").json()
+    assert set(answer) | {"tokens_cut"} == set(schemas.Answer.model_fields)
+    assert set(answer["hits"][0]) == set(schemas.HitOut.model_fields)
+    shown = http.get("/v1/collections/handbook").json()
+    schemas.CollectionOut.model_validate(shown)
+    assert set(shown) == set(schemas.CollectionOut.model_fields)
+    assert set(shown["contract"]) == set(schemas.ContractOut.model_fields)
+    listed = http.get("/v1/collections/handbook/documents").json()
+    assert set(listed["documents"][0]) == set(schemas.DocumentSummary.model_fields)
+    read = http.get("/v1/collections/handbook/documents/bread").json()
+    assert set(read) == set(schemas.DocumentOut.model_fields)
+    job = http.post("/v1/collections/handbook/documents", json={"documents": [{"id": "bread", "text": BREAD}]}).json()
+    assert set(job) == set(schemas.JobOut.model_fields)
+    finished(http, job)
+
+
+def test_the_documentation_page_needs_no_network(http: httpx.Client) -> None:
+    page = http.get("/docs").text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(loaded) >= 2
+    for address in loaded:
+        assert address.startswith("/")
+        assert len(http.get(address).content) > 1000
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium")
+def test_the_documentation_page_shows_the_routes(running: Server, tmp_path: Path) -> None:
+    shown = subprocess.run(
+        [
+            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
+            *("--virtual-time-budget=10000", f"--user-data-dir={tmp_path}", "--dump-dom"),
+            *("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", f"{running.url}/docs"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        env={**os.environ, "HOME": str(tmp_path)},
+    ).stdout
+    assert "Search a collection" in shown
+    assert "Add or replace documents" in shown
