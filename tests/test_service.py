@@ -37,6 +37,8 @@ _SERVE = """
 import json, os, sys
 from embedsvc.config import load_settings
 from embedsvc.service import serve
+from embedsvc.logs import set_up_logging
+set_up_logging("info")
 serve(load_settings(json.loads(sys.argv[1])))
 print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
 """

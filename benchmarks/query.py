@@ -1,0 +1,145 @@
+"""One query at a time over SciFact's 5,183 passages: in process, over HTTP, and a peer; and the server's memory.
+
+    python benchmarks/query.py [--data FOLDER] [--documents 5183] [--queries 300] [--rounds 3] [--json FILE]
+
+All contestants answer the same query before the next one is asked: p50 and p99 are over all queries of all rounds, so a
+busy spell of the machine hits all of them. The server is a process of its own, ``python -m embedsvc serve``.
+The peer is sentence-transformers (fp32) with faiss.IndexFlatIP in process: dense only, and it returns no text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import httpx
+import numpy as np
+from common import (
+    WINDOW,
+    Figure,
+    arguments,
+    at_most,
+    documents,
+    open_or_make,
+    percentile,
+    queries,
+    report,
+    resident_mb,
+)
+
+from embedsvc.encoding import encoder_for
+from embedsvc.search import Query, search
+from embedsvc.search.pipeline import Mode
+
+MODES: tuple[Mode, ...] = ("hybrid", "dense", "lexical")
+PEER = "sentence-transformers + faiss.IndexFlatIP, in process"
+
+
+def main() -> None:
+    given = arguments(__doc__, documents=5183, queries=300, rounds=3, collections=True)
+    asked = queries(given.data)[: given.queries]
+    with tempfile.TemporaryDirectory() as scratch:
+        data_dir = given.collections or Path(scratch)
+        collection = open_or_make(data_dir, given.data, given.documents)
+        encoder = encoder_for(collection.contract, collection.settings)
+
+        def in_process(mode: Mode) -> Callable[[str], object]:
+            return lambda text: search(collection.snapshot(), encoder, Query(text, mode=mode))
+
+        contestants = {f"{mode}, in process": in_process(mode) for mode in MODES}
+        contestants[PEER] = peer(str(encoder.model.folder), given.data, given.documents)
+        with served(data_dir) as (client, pid):
+
+            def over_http(text: str) -> None:
+                answer = client.post("/v1/collections/scifact/search", json={"query": text})
+                answer.raise_for_status()
+
+            contestants["hybrid, over HTTP"] = over_http
+            times = ask_all(contestants, asked, given.rounds)
+            memory = resident_mb(pid)
+    asks = {"hybrid, in process": 5.0, "hybrid, over HTTP": 8.0}
+    figures: list[Figure] = []
+    for name, milliseconds in times.items():
+        middle = statistics.median(milliseconds)
+        figures.append(
+            at_most(f"{name}: p50", middle, asks[name], "ms") if name in asks else Figure(f"{name}: p50", middle, "ms")
+        )
+        figures.append(Figure(f"{name}: p99", percentile(milliseconds, 0.99), "ms"))
+    figures.append(
+        Figure(
+            "peer's p50 over hybrid's, in process",
+            statistics.median(times[PEER]) / statistics.median(times["hybrid, in process"]),
+            "x",
+        )
+    )
+    figures.append(at_most("server memory after the queries", memory, 500, "MB"))
+    report(figures, given.json, queries=len(asked), rounds=given.rounds, documents=given.documents)
+
+
+def ask_all(contestants: dict[str, Callable[[str], object]], asked: list[str], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every answer, by contestant. Each asks 20 queries first that do not count."""
+    for ask in contestants.values():
+        for text in asked[:20]:
+            ask(text)
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    # Blocks of ten: contestants that take turns query by query would find each other's data in the CPU's cache.
+    for start in range(0, rounds * len(asked), 10):
+        for name, ask in contestants.items():
+            for at in range(start, min(start + 10, rounds * len(asked))):
+                started = time.perf_counter()
+                ask(asked[at % len(asked)])
+                times[name].append((time.perf_counter() - started) * 1000)
+    return times
+
+
+def peer(model: str, data: Path, count: int) -> Callable[[str], object]:
+    """What one writes without a service. The passages' vectors are random: only the time of a query is measured."""
+    import faiss
+    from sentence_transformers import SentenceTransformer
+
+    reference = SentenceTransformer(model, device="cpu", local_files_only=True)
+    reference.max_seq_length = WINDOW
+    rows = sum(1 for _ in documents(data, count))
+    vectors = np.random.default_rng(0).standard_normal((rows, 384)).astype(np.float32)
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    return lambda text: index.search(
+        reference.encode([text], convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False), 10
+    )
+
+
+@contextlib.contextmanager
+def served(data_dir: Path) -> Iterator[tuple[httpx.Client, int]]:
+    """A server process over ``data_dir``: a client with one kept connection, and the process id."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "embedsvc", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+            deadline = time.monotonic() + 60
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if client.get("/readyz").status_code == 200:
+                        break
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{' '.join(command)} did not get ready")
+                time.sleep(0.1)
+            yield client, process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+if __name__ == "__main__":
+    main()
