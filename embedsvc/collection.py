@@ -109,7 +109,7 @@ class Collection:
     """An open collection. Any number of threads may take snapshots; :meth:`writer` is for one at a time."""
 
     def __init__(self, directory: Path, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._directory = directory
         self._plan = IndexPlan()
         self._refreshing = threading.Lock()
@@ -186,7 +186,7 @@ class Collection:
             Conflict: another process writes, and did not end within ``lock_timeout`` seconds.
             StorageFailure: the data directory cannot be written.
         """
-        with _locked(self._directory, self._settings.lock_timeout):
+        with _locked(self._directory, self.settings.lock_timeout):
             writer = Writer(self.snapshot().store)
             yield writer
             if writer.store.count() or writer.changed:

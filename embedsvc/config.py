@@ -39,6 +39,8 @@ class Settings:
     """Encoder threads; 0: one per core this process may use."""
     batch_tokens: int = 512
     """Token budget of one encoder batch, padding counted."""
+    commit_tokens: int = 100_000
+    """Tokens of text per commit of a running ingest: what a kill costs is the work of about two commits."""
     chunk_tokens: int = 512
     """Passage window in tokens for new collections, special tokens and prompt counted."""
     overlap: int = 64

@@ -26,10 +26,8 @@ from embedsvc.records import Chunking, Document, Source, document_id
 Status = Literal["indexed", "unchanged", "replaced", "removed", "quarantined", "empty"]
 Input = FoundFile | Source | Document | Rejected
 
-_COMMIT_TOKENS = 100_000
 _COMMIT_SECONDS = 5.0
-"""A commit is made of whichever comes first; a kill costs no more than the work of about two."""
-_AHEAD_TOKENS = 2 * _COMMIT_TOKENS
+"""A commit is made after so long, or of ``Settings.commit_tokens``, whichever comes first."""
 _MEGABYTE = 1_000_000
 _DUPLICATE = "duplicate: another input of this run has the document id {!r} too; only the first was taken."
 
@@ -155,10 +153,11 @@ def _ingest(
     collection: Collection, encoder: Encoder, items: Iterable[Input], fields: FieldChoice, within: Sequence[str]
 ) -> Iterator[Outcome]:
     check_contract(encoder, collection.contract)
+    commit_tokens = max(1, collection.settings.commit_tokens)
     with collection.writer() as writer:
         reading = _Reading(known=writer.store.hashes())
         ahead: queue.Queue[_Chunked | Outcome | BaseException | None] = queue.Queue(maxsize=256)
-        room = _Room(_AHEAD_TOKENS)
+        room = _Room(2 * commit_tokens)
         stop = threading.Event()
 
         def read_ahead() -> None:
@@ -174,7 +173,7 @@ def _ingest(
         reader.start()
         committer = ThreadPoolExecutor(1, thread_name_prefix="committer")
         try:
-            yield from _encode_and_commit(writer, encoder, ahead, room, committer)
+            yield from _encode_and_commit(writer, encoder, ahead, room, committer, commit_tokens)
             yield from _remove(writer, reading, within)
         finally:
             stop.set()
@@ -240,14 +239,17 @@ def _encode_and_commit(
     ahead: queue.Queue[_Chunked | Outcome | BaseException | None],
     room: _Room,
     committer: ThreadPoolExecutor,
+    commit_tokens: int,
 ) -> Iterator[Outcome]:
     committing: tuple[Future[None], list[_Chunked]] | None = None
     ended = False
+    # The first batches are small: nothing is encoded while they are gathered, 0.35 s for 100,000 tokens.
+    target = -(-commit_tokens // 8)
     while not ended:
         batch: list[_Chunked] = []
         deadline = time.monotonic() + _COMMIT_SECONDS
         tokens = 0
-        while tokens < _COMMIT_TOKENS:
+        while tokens < target:
             try:
                 item = ahead.get(timeout=max(0.0, deadline - time.monotonic()) if batch else None)
             except queue.Empty:
@@ -263,6 +265,7 @@ def _encode_and_commit(
             room.give(item.chunks.tokens)
             tokens += item.chunks.tokens
             batch.append(item)
+        target = min(commit_tokens, 2 * target)
         encoded = _encode(encoder, batch)
         if committing:
             yield from _committed(*committing)

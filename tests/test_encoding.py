@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import embedsvc.encoding.canaries as canaries
 import embedsvc.encoding.exports as exports
 import embedsvc.encoding.models as models
 from embedsvc.config import Settings, load_settings
@@ -398,7 +399,7 @@ def test_importing_the_package_is_light() -> None:
     [("fp32", 0.9999, 1, True), ("fp32", 0.9998, 1, False), ("int8", 0.9, 0.99, True), ("int8", 0.989, 0.9899, False)],
 )
 def test_what_parity_asks_for(dtype: str, least: float, mean: float, good: bool) -> None:
-    assert exports.agrees(dtype, least, mean) is good
+    assert canaries.agrees(dtype, least, mean) is good
 
 
 def test_int8_without_parity_is_refused_and_auto_goes_on_with_fp32(

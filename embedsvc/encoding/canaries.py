@@ -12,3 +12,8 @@ CANARY_TEXTS = (
     "مرحبا بالعالم 🙂",
 )
 """A handful of scripts and lengths, short so that encoding all takes about 10 ms."""
+
+
+def agrees(dtype: str, min_cosine: float, mean_cosine: float) -> bool:
+    """Whether these cosines with sentence-transformers fp32 on the canary texts are parity for ``dtype``."""
+    return min_cosine >= 0.9999 if dtype == "fp32" else mean_cosine >= 0.99

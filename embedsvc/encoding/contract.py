@@ -11,9 +11,8 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from embedsvc.config import Settings
-from embedsvc.encoding.canaries import CANARY_TEXTS
+from embedsvc.encoding.canaries import CANARY_TEXTS, agrees
 from embedsvc.encoding.encoder import Encoder, load_encoder
-from embedsvc.encoding.exports import agrees
 from embedsvc.encoding.models import Model
 from embedsvc.encoding.subprocesses import run_module
 from embedsvc.errors import ContractMismatch, ModelError

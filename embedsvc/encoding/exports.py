@@ -10,6 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedsvc.encoding.canaries import agrees
 from embedsvc.encoding.export import MODEL_FILE, OPSET, task_of
 from embedsvc.encoding.files import read_json, sha256, sha256_now, write_json
 from embedsvc.encoding.models import Model
@@ -18,7 +19,7 @@ from embedsvc.errors import ModelError, ParityError
 
 log = logging.getLogger(__name__)
 
-RECIPE = f"1-opset{OPSET}"
+RECIPE = f"2-opset{OPSET}"
 """Raise the number whenever the export would give another graph."""
 
 _MANIFEST = "manifest.json"
@@ -66,11 +67,6 @@ def ensure_export(model: Model, dtype: str, cache: Path) -> Export:
             + ("--runtime torch." if dtype == "fp32" else "--dtype fp32, or --runtime torch.")
         )
     return export
-
-
-def agrees(dtype: str, min_cosine: float, mean_cosine: float) -> bool:
-    """Whether these cosines with sentence-transformers fp32 on the canary texts are parity for ``dtype``."""
-    return min_cosine >= 0.9999 if dtype == "fp32" else mean_cosine >= 0.99
 
 
 def _find(folder: Path, cache: Path) -> Export | None:

@@ -28,8 +28,6 @@ class OnnxRuntime:
         # Its plan of one block per batch shape is kept for every shape seen: 100 MB more resident, and no faster.
         options.enable_mem_pattern = False
         options.log_severity_level = 3  # errors reach us as exceptions; its warnings would go to the user's terminal
-        # Activations near zero would otherwise take the CPU's slow path.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own classes derive from Exception alone

@@ -42,7 +42,11 @@ class Tokens:
         for position, text in enumerate(texts):
             if not isinstance(text, str):
                 raise UsageError(f"Text {position} is of type {type(text).__name__}; pass strings.")
-        encodings = self.tokenizer.encode_batch_fast([_valid(text) for text in texts], add_special_tokens=False)
+        valid = [_valid(text) for text in texts]
+        if len(valid) == 1:  # without the hand-over to the tokenizer's thread pool
+            encodings = [self.tokenizer.encode(valid[0], add_special_tokens=False)]
+        else:
+            encodings = self.tokenizer.encode_batch_fast(valid, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 

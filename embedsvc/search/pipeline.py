@@ -25,6 +25,9 @@ Floats = npt.NDArray[np.float32]
 MAX_K = 1000
 _CANDIDATES = 100
 """Candidates that each side brings to the fusion, at least; more when more hits are wanted."""
+_SCORE_ALL = 20_000
+"""Up to so many passages, BM25 gives the scores of all that match at once: 0.4 ms more than for the best 100 of 5,183,
+where a second question about the candidates of the dense side alone costs 1.5 to 2.5 ms."""
 _SPARE = 1.5
 """Survivors read per hit wanted: some of them merge into one."""
 
@@ -155,7 +158,8 @@ def _retrieve(snapshot: Snapshot, encoder: Encoder, query: Query) -> tuple[_Cand
         return _Candidates(ids, scores, None, scores), 0
     lexical = None
     if query.mode == "hybrid":
-        lexical = _lexical_pool.submit(store.lexical, query.text, limit, where=query.filter)
+        wanted = limit if len(index) > _SCORE_ALL else max(limit, len(index))
+        lexical = _lexical_pool.submit(store.lexical, query.text, wanted, where=query.filter)
     if query.vector is not None:
         vector, cut = _unit(query.vector, encoder), 0
     else:
@@ -165,18 +169,30 @@ def _retrieve(snapshot: Snapshot, encoder: Encoder, query: Query) -> tuple[_Cand
     dense_ids, dense_scores = index.search(vector, limit, among)
     if lexical is None:
         return _Candidates(dense_ids, dense_scores, dense_scores, None), cut
-    lexical_ids, lexical_scores = lexical.result()
+    known_ids, known_scores = lexical.result()
+    lexical_ids = known_ids[:limit]
     # What one side alone returned is scored by the other side too: both know how, cheaply and exactly.
-    only_dense = np.setdiff1d(dense_ids, lexical_ids)
-    more_ids, more_scores = store.lexical(query.text, max(1, len(only_dense)), among=only_dense.tolist())
-    bm25 = dict(zip(lexical_ids.tolist(), lexical_scores.tolist(), strict=True))
-    bm25 |= zip(more_ids.tolist(), more_scores.tolist(), strict=True)
+    if len(known_ids) == limit:
+        only_dense = np.setdiff1d(dense_ids, lexical_ids)
+        more_ids, more_scores = store.lexical(query.text, max(1, len(only_dense)), among=only_dense.tolist())
+        known_ids, known_scores = np.append(known_ids, more_ids), np.append(known_scores, more_scores)
     ids = np.union1d(dense_ids, lexical_ids)
     dense = index.scores(vector, ids)
-    lexical_all = np.array([bm25.get(id, 0.0) for id in ids.tolist()], np.float32)
+    lexical_all = _lookup(ids, known_ids, known_scores)
     fused = convex_combination(dense, lexical_all)
     order = np.lexsort((ids, -fused))
     return _Candidates(ids[order], fused[order], dense[order], lexical_all[order]), cut
+
+
+def _lookup(ids: RowIds, known_ids: RowIds, known_scores: Floats) -> Floats:
+    """The known scores of ``ids`` (n,), 0 where there is none."""
+    scores = np.zeros(len(ids), np.float32)
+    if len(known_ids):
+        order = np.argsort(known_ids)
+        place = order[np.minimum(np.searchsorted(known_ids, ids, sorter=order), len(known_ids) - 1)]
+        found = known_ids[place] == ids
+        scores[found] = known_scores[place[found]]
+    return scores
 
 
 def _merge_and_cite(store: Store, candidates: _Candidates, query: Query) -> list[Hit]:

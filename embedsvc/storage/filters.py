@@ -104,8 +104,18 @@ def _as_boolean(value: str) -> str:
 
 
 def _as_text(value: str) -> str:
-    # JSON text comes back in its quotes, with \" inside.
-    return f"replace(regexp_replace({value}, '^\"|\"$', '', 'g'), '\\\"', '\"')"
+    # JSON text comes back as it is written, in quotes and with escapes. An escaped backslash waits as chr(1), which
+    # JSON text never holds, so that it does not make an escape of what follows it.
+    text = f"regexp_replace({value}, '^\"|\"$', '', 'g')"
+    for escape, meant in (
+        (r"\\", "chr(1)"),
+        (r"\"", "chr(34)"),
+        (r"\n", "chr(10)"),
+        (r"\t", "chr(9)"),
+        (r"\r", "chr(13)"),
+    ):
+        text = f"replace({text}, '{escape}', {meant})"
+    return rf"replace({text}, chr(1), '\')"
 
 
 def _as_is(value: str) -> str:

@@ -22,8 +22,11 @@ def export_store(store: Store, file: Path) -> int:
     """Writes all passages of ``store`` to ``file``, which appears whole or not at all; returns their number.
 
     Raises:
+        NotFound: there is no folder to hold it.
         StorageFailure: the place cannot be written, or is full.
     """
+    if not file.absolute().parent.is_dir():
+        raise NotFound(f"There is no folder {file.absolute().parent} to write {file.name} to. Make it first.")
     schema = store.dataset.schema
     # Metadata goes out as plain JSON text: the JSON extension type is Arrow's own.
     plain = schema.set(schema.get_field_index("metadata"), pa.field("metadata", pa.string()))

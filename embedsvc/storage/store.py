@@ -11,7 +11,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +34,9 @@ FORMAT = "1"
 KEYS = ("embedsvc.format", "embedsvc.contract", "embedsvc.chunking")
 _TEXT_INDEX: dict[str, Any] = {"language": "English", "stem": True, "remove_stop_words": True, "ascii_folding": True}
 _MANY_FRAGMENTS = 64
+_TAIL_SHARE = 0.1
+"""Fragments are folded together once all but the largest hold this share of the rows. Reading 16 passages took 4.7 ms
+from 18 fragments, 1.5 ms from one; and no row is rewritten more than about ten times as a collection grows."""
 _KEEP_VERSIONS = timedelta(hours=1)
 
 RowIds = npt.NDArray[np.int64]
@@ -167,6 +170,16 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _evaluating(condition: str) -> Iterator[None]:
+    """Turns what Lance finds wrong with the user's SQL ``condition`` into BadFilter."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        problem = _RUST_PLACE.sub("", str(error)).splitlines()[0].removeprefix("Invalid user input: ")
+        raise BadFilter(f"Bad filter: {problem}\n  {condition}") from None
+
+
 def _quoted(values: Sequence[str]) -> str:
     return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
 
@@ -288,7 +301,8 @@ class Store:
         """Folds new rows into the text index, small fragments together, and drops versions that nobody reads."""
 
         def work(dataset: lance.LanceDataset) -> None:
-            if len(dataset.get_fragments()) > _MANY_FRAGMENTS:
+            rows = [fragment.count_rows() for fragment in dataset.get_fragments()]
+            if len(rows) > _MANY_FRAGMENTS or sum(rows) - max(rows, default=0) > _TAIL_SHARE * sum(rows):
                 dataset.optimize.compact_files()
             dataset.optimize.optimize_indices()
             dataset.cleanup_old_versions(older_than=_KEEP_VERSIONS)
@@ -378,11 +392,8 @@ class Store:
             BadFilter: it is not SQL, or the store cannot evaluate it.
         """
         compiled = compile_filter(condition)
-        try:
+        with _evaluating(condition):
             table = self._scan([], compiled, with_row_id=True)
-        except (ValueError, OSError) as error:
-            problem = _RUST_PLACE.sub("", str(error)).splitlines()[0].removeprefix("Invalid user input: ")
-            raise BadFilter(f"Bad filter: {problem}\n  {condition}") from None
         return np.sort(table["_rowid"].to_numpy().astype(np.int64))
 
     def lexical(
@@ -401,14 +412,18 @@ class Store:
         condition = f"_rowid IN ({', '.join(map(str, among))})" if among is not None else None
         if where is not None:
             condition = compile_filter(where)
-        table = self.dataset.scanner(
+        scanner = self.dataset.scanner(
             columns=["_rowid", "_score"],
             full_text_query=MatchQuery(query, "text"),
             limit=limit,
             filter=condition,
             prefilter=condition is not None,
-        ).to_table()
-        return table["_rowid"].to_numpy().astype(np.int64), table["_score"].to_numpy().astype(np.float32)
+        )
+        with _evaluating(where) if where is not None else nullcontext():
+            table = scanner.to_table()
+        ids, scores = table["_rowid"].to_numpy().astype(np.int64), table["_score"].to_numpy().astype(np.float32)
+        order = np.lexsort((ids, -scores))  # Lance leaves equal scores in any order
+        return ids[order], scores[order]
 
     def _scan(self, columns: list[str], condition: str | None, with_row_id: bool = False) -> pa.Table:
         return self.dataset.scanner(columns=columns, filter=condition, with_row_id=with_row_id).to_table()

@@ -1,0 +1,496 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import embedsvc.cli
+from embedsvc import __version__
+from embedsvc.cli.output import shown_uri
+from embedsvc.cli.stdlib import stdlib_documents
+from embedsvc.collection import Collection
+from embedsvc.config import Settings
+from tests.conftest import write_tree
+from tests.tiny_models import make_bert
+
+Run = Callable[..., "Done"]
+
+
+class Done:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        """The one JSON document on stdout."""
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """The command line in this process, from its arguments to its exit code."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["embedsvc", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            embedsvc.cli.main()
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return Done(left.value.code if isinstance(left.value.code, int) else 1, out, err)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "embedsvc", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def refused(done: Done, code: int, *says: str) -> None:
+    """It ended with ``code``, with nothing on stdout and one message on stderr."""
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith("embedsvc: ")
+    for piece in says:
+        assert piece in done.err
+
+
+# -- what every command prints ------------------------------------------------------------------------------------
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version").out.strip() == __version__
+    for command in ("index", "search", "serve", "eval", "collections", "doctor", "demo"):
+        assert command in run("--help").out
+        assert run(command, "--help").code == 0
+
+
+def test_index_reports_each_input_and_a_summary_as_json_lines(run: Run, tmp_path: Path) -> None:
+    files = write_tree(tmp_path / "f", {"a.txt": "Rivers flow.", "b.md": "# B\n\nStones lie.", "empty.txt": ""})
+    (files / "junk.txt").write_bytes(bytes(range(256)) * 9)
+    done = run("index", files, "-c", "c", "--json", "--data-dir", tmp_path / "d")
+    assert done.code == 1
+    *lines, last = done.lines
+    by_name = {line["uri"].rpartition("/")[2]: line for line in lines}
+    assert {name: line["status"] for name, line in by_name.items()} == {
+        "a.txt": "indexed", "b.md": "indexed", "empty.txt": "empty", "junk.txt": "quarantined",
+    }  # fmt: skip
+    for line in lines:
+        assert {"uri", "status", "passages", "tokens", "seconds", "reason"} <= line.keys()
+    assert by_name["a.txt"]["reason"] is None
+    assert by_name["empty.txt"]["reason"]
+    assert by_name["junk.txt"]["reason"].startswith("binary")
+    summary = last["summary"]
+    assert {key: summary[key] for key in ("collection", "inputs", "indexed", "empty", "quarantined", "passages")} == {
+        "collection": "c", "inputs": 4, "indexed": 2, "empty": 1, "quarantined": 1, "passages": 2,
+    }  # fmt: skip
+    (files / "junk.txt").unlink()
+    again = run("index", files, "-c", "c", "--json", "--data-dir", tmp_path / "d")
+    assert again.code == 0
+    assert [line["status"] for line in again.lines[:-1]].count("unchanged") == 2
+
+
+def test_index_tells_a_person_what_was_left_out_and_why(run: Run, tmp_path: Path) -> None:
+    files = write_tree(tmp_path / "f", {"a.txt": "Rivers flow.", "empty.txt": "", "r.jsonl": '{"nothing": 1}\n'})
+    done = run("index", files, "-c", "c", "--data-dir", tmp_path / "d")
+    assert done.code == 1
+    assert "empty.txt" in done.out
+    assert "missing_field" in done.out
+    assert "a.txt" not in done.out
+    assert "now holds 1 passages" in done.out
+
+
+def test_exact_and_fields_and_limits_reach_the_ingest(run: Run, tmp_path: Path) -> None:
+    data = tmp_path / "d"
+    files = write_tree(
+        tmp_path / "f",
+        {
+            "a.txt": "Rivers flow.",
+            "r.jsonl": '{"key": "k1", "head": "Title", "body": "no", "prose": "Stones lie.", "y": 1}\n',
+        },
+    )
+    flags = ("--text-field", "prose", "--title-field", "head", "--id-field", "key", "--metadata-field", "y")
+    assert run("index", files, "-c", "c", "--data-dir", data, *flags).code == 0
+    [hit, *_] = run("search", "stones", "-c", "c", "--json", "--data-dir", data).json["hits"]
+    assert hit["uri"].endswith("#k1")
+    assert (hit["title"], hit["text"], hit["metadata"]) == ("Title", "Stones lie.", {"y": 1})
+    (files / "a.txt").unlink()
+    assert "removed" in run("index", files, "-c", "c", "--exact", "--data-dir", data, *flags).out
+    (files / "big.txt").write_text("long " * 300_000)
+    limited = run("index", files, "-c", "c", "--data-dir", data, "--max-file-mb", 1, "--json", *flags)
+    assert [line["reason"][:9] for line in limited.lines[:-1] if line["status"] == "quarantined"] == ["too_large"]
+    # An emptied folder may be brought in step, too.
+    for file in files.iterdir():
+        file.unlink()
+    assert run("index", files, "-c", "c", "--exact", "--data-dir", data).code == 0
+    assert run("collections", "show", "c", "--json", "--data-dir", data).json["passages"] == 0
+
+
+def test_search_as_json(run: Run, library: Path, library_files: Path) -> None:
+    done = run("search", "vitamin D and bones", "-c", "library", "-k", 2, "--json", "--data-dir", library)
+    assert done.code == 0
+    answer = done.json
+    assert answer.keys() == {"query", "collection", "version", "mode", "took_ms", "hits"}
+    assert (answer["query"], answer["collection"], answer["mode"]) == ("vitamin D and bones", "library", "hybrid")
+    assert len(answer["hits"]) == 2
+    hit = answer["hits"][0]
+    assert hit.keys() == {
+        "id", "document_id", "uri", "title", "text", "start", "end", "page", "heading", "score", "scores", "metadata",
+    }  # fmt: skip
+    assert hit["uri"] == (library_files / "papers.jsonl").as_uri() + "#p1"
+    assert hit["metadata"] == {"year": 2011}
+    assert hit["scores"].keys() == {"dense", "lexical", "rerank"}
+    assert hit["scores"]["rerank"] is None
+
+
+def test_search_for_a_person(run: Run, library: Path, library_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(library_files)
+    done = run("search", "largest planet", "-c", "library", "-k", 1, "--data-dir", library)
+    assert done.code == 0
+    assert "notes/astronomy.txt [0:" in done.out
+    assert str(library_files) not in done.out
+    assert "Jupiter is the largest planet." in done.out
+    assert "1 hit in" in done.out
+
+
+def test_search_options_reach_the_search(run: Run, library: Path) -> None:
+    flags = ("-c", "library", "--json", "--data-dir", library)
+    lexical = run("search", "planets", "--mode", "lexical", *flags).json
+    assert lexical["mode"] == "lexical"
+    assert [hit["uri"].rpartition("/")[2] for hit in lexical["hits"]] == ["astronomy.txt"]
+    filtered = run("search", "health", "--filter", "metadata.year >= 2020", *flags).json
+    assert [hit["metadata"] for hit in filtered["hits"]] == [{"year": 2020}]
+    assert run("search", "planets", "--min-score", 1.1, *flags).json["hits"] == []
+    long = run("search", "planet " * 600, "--on-overflow", "truncate", *flags)
+    assert long.json["tokens_cut"] == 90
+
+
+def test_collections_list_show_and_delete(run: Run, library: Path) -> None:
+    at = ("--data-dir", library)
+    [listed] = run("collections", "list", "--json", *at).json["collections"]
+    shown = run("collections", "show", "library", "--json", *at).json
+    assert listed == shown
+    assert shown.keys() == {"name", "documents", "passages", "version", "contract", "chunking", "index", "bytes"}
+    assert (shown["name"], shown["documents"], shown["passages"]) == ("library", 5, 5)
+    assert shown["contract"]["dimension"] == 384
+    assert "canary_vectors" not in shown["contract"]
+    assert (shown["chunking"]["window"], shown["chunking"]["overlap"]) == (512, 64)
+    assert (shown["index"]["kind"], shown["index"]["recall@10"]) == ("flat", 1.0)
+    assert shown["bytes"] > 5000
+    assert "library" in run("collections", "list", *at).out
+    assert "contract.dimension" in run("collections", "show", "library", *at).out
+    assert run("collections", "delete", "library", "--yes", "--json", *at).json == {"deleted": "library"}
+    assert run("collections", "list", "--json", *at).json == {"collections": []}
+    assert "no collections" in run("collections", "list", *at).out
+
+
+def test_delete_asks_first(library: Path) -> None:
+    for answer, code, left in (("n\n", 1, True), ("", 1, True), ("y\n", 0, False)):
+        with start("collections", "delete", "library", "--data-dir", library, stdin=subprocess.PIPE) as process:
+            _, err = process.communicate(answer)
+        assert (process.returncode, (library / "library").exists()) == (code, left), answer
+        assert "for good?" in err
+
+
+def test_export_and_import(run: Run, library: Path, tmp_path: Path) -> None:
+    file = tmp_path / "carried.parquet"
+    assert run("collections", "export", "library", file, "--json", "--data-dir", library).json["passages"] == 5
+    done = run("collections", "import", file, "--json", "--data-dir", library)
+    assert done.json == {"name": "carried", "passages": 5}
+    assert run("collections", "import", file, "-c", "other", "--data-dir", library).code == 0
+    for name in ("carried", "other"):
+        [hit] = run("search", "largest planet", "-c", name, "-k", 1, "--json", "--data-dir", library).json["hits"]
+        assert hit["uri"].endswith("astronomy.txt")
+    refused(run("collections", "import", file, "--data-dir", library), 2, "exists already")
+    file.write_bytes(file.read_bytes()[:-100])
+    refused(run("collections", "import", file, "-c", "third", "--data-dir", library), 2, "Export the collection again")
+    refused(run("collections", "export", "library", tmp_path / "no" / "x", "--data-dir", library), 2, "no folder")
+
+
+def test_doctor(run: Run, library: Path) -> None:
+    done = run("doctor", "library", "--json", "--data-dir", library)
+    assert done.code == 0
+    assert done.json["ok"] is True
+    checks = {check["name"]: check for check in done.json["checks"]}
+    assert {"encoder", "parity", "faiss", "library: store", "library: index recall@10"} <= checks.keys()
+    assert all(check["ok"] and check["detail"] for check in checks.values())
+
+
+def test_doctor_finds_a_damaged_collection(run: Run, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import embedsvc.checks
+
+    monkeypatch.setattr(embedsvc.checks, "check_environment", lambda settings: iter(()))  # seconds, tested above
+    damage_store(library)
+    done = run("doctor", "library", "--data-dir", library)
+    assert done.code == 3
+    assert "FAILED" in done.out
+    assert run("doctor", "library", "--json", "--data-dir", library).json["ok"] is False
+
+
+# -- bad input ----------------------------------------------------------------------------------------------------
+
+
+def damage_store(library: Path) -> None:
+    for manifest in (library / "library" / "passages.lance").rglob("*.manifest"):
+        manifest.write_bytes(b"junk")
+
+
+def test_usage_errors_are_2(run: Run) -> None:
+    assert run("search").code == 2
+    assert run("search", "x", "-c", "c", "-k", "many").code == 2
+    assert run("nonsense").code == 2
+    assert run("index", "--nonsense").code == 2
+
+
+def test_a_missing_path(run: Run, tmp_path: Path) -> None:
+    done = run("index", tmp_path / "nowhere", "-c", "c", "--data-dir", tmp_path / "d")
+    refused(done, 2, f"{tmp_path}/nowhere does not exist", f"{tmp_path} is there")
+    assert not (tmp_path / "d").exists()
+
+
+def test_an_empty_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run("index", tmp_path / "empty", "-c", "c", "--data-dir", tmp_path / "d")
+    refused(done, 2, "no file to index", f"{tmp_path}/empty")
+    assert not (tmp_path / "d").exists()
+
+
+def test_files_that_cannot_be_read_are_listed_and_the_rest_is_searchable(run: Run, tmp_path: Path) -> None:
+    files = write_tree(tmp_path / "f", {"good.txt": "Penguins swim.", "zero.txt": ""})
+    (files / "junk.dat").write_bytes(bytes(range(256)) * 40)
+    (files / "loop").symlink_to(files)
+    (files / "self.txt").symlink_to(files / "self.txt")
+    (files / "locked.pdf").write_bytes(b"%PDF-1.4\n%broken")
+    (files / "broken.docx").write_bytes(b"PK\x03\x04")
+    done = run("index", files, "-c", "c", "--json", "--data-dir", tmp_path / "d")
+    assert done.code == 1
+    status = {line["uri"].rpartition("/")[2]: line["status"] for line in done.lines[:-1]}
+    assert status.pop("good.txt") == "indexed"
+    assert status.pop("zero.txt") == "empty"
+    assert status == dict.fromkeys(("junk.dat", "loop", "self.txt", "locked.pdf", "broken.docx"), "quarantined")
+    found = run("search", "penguins", "-c", "c", "--json", "--data-dir", tmp_path / "d").json
+    assert [hit["text"] for hit in found["hits"]] == ["Penguins swim."]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("search", "x", "-c", "libary"), ("collections", "show", "libary"), ("collections", "delete", "libary", "--yes"),
+     ("collections", "export", "libary", "x.parquet")],
+    ids=["search", "show", "delete", "export"],
+)  # fmt: skip
+def test_an_unknown_collection_brings_the_nearest_name(run: Run, library: Path, command: tuple[str, ...]) -> None:
+    refused(run(*command, "--data-dir", library), 2, "no collection 'libary'", "Did you mean 'library'?")
+
+
+@pytest.mark.parametrize(
+    ("query", "flags", "says"),
+    [
+        ("x", ("-k", "0"), "k is 0"),
+        ("x", ("-k", "5000"), "1 to 1000"),
+        ("  ", (), "query is empty"),
+        ("x", ("--mode", "fuzzy"), "'fuzzy'"),
+        ("x", ("--filter", "yaer > 3"), "unknown field 'yaer'"),
+        ("x", ("--filter", "metadata.year >"), "something is missing"),
+        ("x", ("--filter", "tokens", "--mode", "lexical"), "Bad filter"),
+        ("x", ("--on-overflow", "guess"), "error, truncate"),
+        ("planet " * 600, (), "600 tokens"),
+    ],
+)
+def test_bad_searches(run: Run, library: Path, query: str, flags: tuple[str, ...], says: str) -> None:
+    for json_flag in ((), ("--json",)):
+        refused(run("search", query, "-c", "library", *flags, *json_flag, "--data-dir", library), 2, says)
+
+
+def test_a_bad_filter_points_at_the_spot(run: Run, library: Path) -> None:
+    done = run("search", "x", "-c", "library", "--filter", "tokens > 1 AND yaer > 3", "--data-dir", library)
+    lines = done.err.splitlines()
+    assert lines[-2][lines[-1].index("^") :].startswith("yaer")
+
+
+def test_a_bad_collection_name(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    for name in ("../up", ".hidden", "two words"):
+        refused(
+            run("index", tmp_path / "a.txt", "-c", name, "--data-dir", tmp_path / "d"), 2, "cannot name a collection"
+        )
+        refused(run("search", "x", "-c", name, "--data-dir", tmp_path / "d"), 2, "cannot name a collection")
+    assert not (tmp_path / "d").exists()
+
+
+def test_another_model_than_the_collection_has(run: Run, library: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    folder = make_bert(tmp_path / "model")
+    own = ("--model", folder, "--runtime", "torch", "--dtype", "fp32")
+    done = run("index", tmp_path / "a.txt", "-c", "library", *own, "--data-dir", library)
+    refused(done, 3, "is not the one that made the collection's vectors")
+    done = run("index", tmp_path / "a.txt", "-c", "library", "--dtype", "fp32", "--data-dir", library)
+    refused(done, 3, "dtype", "--dtype int8")
+    refused(run("index", tmp_path / "a.txt", "-c", "library", "--overlap", 9, "--data-dir", library), 2, "overlap 64")
+
+
+def test_a_model_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    done = run("index", tmp_path / "a.txt", "-c", "c", "--model", tmp_path / "none", "--data-dir", tmp_path / "d")
+    refused(done, 2, str(tmp_path / "none"))
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_data_directory_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    refused(run("index", tmp_path / "a.txt", "-c", "c", "--data-dir", tmp_path / "a.txt" / "d"), 2, "a.txt/d")
+
+
+@pytest.fixture
+def read_only(library: Path) -> Iterator[Path]:
+    """The data directory on a file system that is mounted read-only: root, too, may not write there."""
+    mount = subprocess.run(["mount", "--bind", library, library], capture_output=True, check=False)
+    if mount.returncode:
+        pytest.skip("may not mount here")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", library], check=True)
+        yield library
+    finally:
+        subprocess.run(["umount", "-l", library], check=True)
+
+
+def test_a_read_only_data_directory_is_searched_but_not_written(run: Run, read_only: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    for name in ("library", "new"):
+        done = run("index", tmp_path / "a.txt", "-c", name, "--data-dir", read_only)
+        refused(done, 2, "cannot be written", "--data-dir")
+    refused(run("collections", "delete", "library", "--yes", "--data-dir", read_only), 2, str(read_only))
+    [hit] = run("search", "largest planet", "-c", "library", "-k", 1, "--json", "--data-dir", read_only).json["hits"]
+    assert hit["uri"].endswith("astronomy.txt")
+
+
+def test_a_damaged_index_is_built_again_with_a_warning(library: Path) -> None:
+    for file in (library / "library" / "faiss").rglob("index.faiss"):
+        file.write_bytes(file.read_bytes()[:-7])
+    with start("search", "largest planet", "-c", "library", "-k", 1, "--json", "--data-dir", library) as process:
+        out, err = process.communicate()
+    assert process.returncode == 0
+    assert json.loads(out)["hits"][0]["uri"].endswith("astronomy.txt")
+    assert "built again" in err
+    assert "WARNING" in err
+    assert "Traceback" not in err
+
+
+def test_a_damaged_store_is_3(run: Run, library: Path) -> None:
+    damage_store(library)
+    refused(run("search", "x", "-c", "library", "--data-dir", library), 3, "cannot be read as a collection")
+    refused(run("collections", "show", "library", "--data-dir", library), 3, "Restore the folder from a backup")
+
+
+def test_a_damaged_collection_does_not_hide_the_others(run: Run, library: Path, tmp_path: Path) -> None:
+    run("collections", "export", "library", tmp_path / "copy.parquet", "--data-dir", library)
+    run("collections", "import", tmp_path / "copy.parquet", "--data-dir", library)
+    damage_store(library)
+    done = run("collections", "list", "--json", "--data-dir", library)
+    assert done.code == 3
+    copy, damaged = done.json["collections"]
+    assert (copy["name"], copy["passages"]) == ("copy", 5)
+    assert damaged["name"] == "library"
+    assert "cannot be read" in damaged["error"]
+    assert "copy" in run("collections", "list", "--data-dir", library).out
+
+
+def test_a_bad_setting_names_where_it_stands(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDSVC_THREADS", "many")
+    refused(run("collections", "list"), 2, "EMBEDSVC_THREADS", "'many'")
+
+
+def test_eval_of_what_is_no_beir_folder(run: Run, tmp_path: Path) -> None:
+    refused(run("eval", tmp_path), 2, str(tmp_path))
+
+
+# -- stopped, and nobody listening --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_index_says_so_and_is_consistent(tmp_path: Path, number: int, code: int) -> None:
+    files = write_tree(tmp_path / "f", {f"{at:03}.txt": f"File {at} speaks of rivers. " * 25 for at in range(40)})
+    data = tmp_path / "d"
+    arguments = ("index", files, "-c", "c", "--json", "--data-dir", data)
+    with start(*arguments, env={**os.environ, "EMBEDSVC_COMMIT_TOKENS": "500"}) as process:
+        assert process.stdout
+        assert process.stderr
+        told = [process.stdout.readline()]
+        process.send_signal(number)
+        told += process.stdout.read().splitlines()
+        err = process.stderr.read()
+        process.wait()
+    assert process.returncode == code
+    assert "Stopped" in err
+    assert "Traceback" not in err
+    uris = {json.loads(line)["uri"] for line in told}
+    assert 0 < len(uris) < 40
+    snapshot = Collection.open("c", Settings(data_dir=data)).snapshot()
+    assert uris <= {document.uri for document in snapshot.store.documents()}
+    assert len(snapshot.index) == snapshot.store.count()
+    assert list(data.rglob("*.tmp")) == []
+    with start(*arguments) as again:
+        out, _ = again.communicate()
+    assert json.loads(out.splitlines()[-1])["summary"]["unchanged"] >= len(uris)
+    assert Collection.open("c", Settings(data_dir=data)).snapshot().store.count_documents() == 40
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("search", "x", "-c", "library"), ("search", "x", "-c", "library", "--json"), ("collections", "list")],
+)
+def test_a_reader_that_left_is_no_traceback(library: Path, command: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write) as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "embedsvc", *command, "--data-dir", str(library)],
+            stdout=pipe, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.stderr == ""
+    assert done.returncode == 1
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+
+
+def test_uris_are_shown_as_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown_uri((tmp_path / "a b ü.txt").as_uri()) == "a b ü.txt"
+    assert shown_uri((tmp_path / "r.jsonl").as_uri() + "#x%20y") == "r.jsonl#x y"
+    assert shown_uri("file:///elsewhere/a.txt") == "/elsewhere/a.txt"
+    assert shown_uri("pydoc:json") == "pydoc:json"
+
+
+def test_the_standard_library_gives_documents_for_the_demo() -> None:
+    documents = {document.id: document for document in stdlib_documents()}
+    assert len(documents) > 500
+    assert sum(len(document.text) for document in documents.values()) > 1_000_000
+    for document in documents.values():
+        assert document.uri == f"pydoc:{document.id}"
+        assert document.text.startswith(document.title)
+        starts = [heading.start for heading in document.headings]
+        assert starts == sorted(starts)
+        for heading in document.headings:
+            assert document.text[heading.start :].startswith(heading.title)
+    decoder = documents["json.decoder"]
+    assert decoder.heading_at(decoder.text.index("Return the Python representation")) == (
+        "json.decoder > class JSONDecoder(object) > decode(self, s, _w=WHITESPACE.match)"
+    )
+    assert "math" in documents  # compiled in, asked at run time
+    assert not any(id.startswith(("test.", "idlelib")) for id in documents)

@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from embedsvc.collection import (
+    Collection,
+    check_name,
+    collection_directory,
+    collection_names,
+    delete_collection,
+    import_collection,
+)
+from embedsvc.config import Settings
+from embedsvc.encoding import check_contract, encoder_for, load_encoder
+from embedsvc.errors import (
+    Conflict,
+    ContractMismatch,
+    DamagedCollection,
+    DamagedFile,
+    NotFound,
+    StorageFailure,
+    UsageError,
+)
+from embedsvc.records import Chunking
+from tests.fakes import FakeEncoder
+from tests.test_storage import contents, simple
+from tests.tiny_models import make_bert
+
+FAKE = replace(FakeEncoder().contract, dimension=3)
+
+
+def collection_of(settings: Settings, name: str = "c", *texts: str) -> Collection:
+    collection = Collection.create(name, FAKE, Chunking(64, 8), settings)
+    if texts:
+        with collection.writer() as writer:
+            writer.replace([simple(f"d{at}", text, metadata={"at": at}) for at, text in enumerate(texts)])
+    return collection
+
+
+# -- names --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a", "A-b_c.d", "0", "x" * 64])
+def test_good_names(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".a", "-a", "a/b", "../a", "a b", "ü", "x" * 65, "a\n", "a\0", "a\\b"])
+def test_bad_names_are_refused_everywhere(here: Settings, name: str) -> None:
+    for use in (
+        lambda: Collection.create(name, FAKE, Chunking(), here),
+        lambda: Collection.open(name, here),
+        lambda: delete_collection(name, here),
+    ):
+        with pytest.raises(UsageError, match="cannot name a collection"):
+            use()
+    assert not here.data_dir.exists()
+
+
+def test_a_name_that_is_not_there_brings_the_nearest(here: Settings) -> None:
+    with pytest.raises(NotFound, match="none yet"):
+        Collection.open("docs", here)
+    collection_of(here, "documents")
+    collection_of(here, "zebra")
+    with pytest.raises(NotFound, match="Did you mean 'documents'"):
+        Collection.open("docments", here)
+    with pytest.raises(NotFound, match="There are: documents, zebra"):
+        Collection.open("qqqqqq", here)
+
+
+def test_only_collections_are_listed(here: Settings) -> None:
+    assert collection_names(here.data_dir) == []
+    collection_of(here, "b")
+    collection_of(here, "a")
+    (here.data_dir / "stray").mkdir()
+    (here.data_dir / "README.md").write_text("hello")
+    (here.data_dir / ".hidden").mkdir()
+    assert collection_names(here.data_dir) == ["a", "b"]
+
+
+def test_a_second_collection_of_one_name_is_a_conflict(here: Settings) -> None:
+    collection_of(here, "c", "text")
+    with pytest.raises(Conflict, match="exists already"):
+        collection_of(here, "c")
+    assert Collection.open("c", here).snapshot().store.count() == 1
+
+
+def test_a_data_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StorageFailure):
+        collection_of(Settings(data_dir=tmp_path / "file" / "data"))
+
+
+# -- one writer, many readers -------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_told_which_collection_is_busy(here: Settings) -> None:
+    collection = collection_of(here, "busy")
+    with (
+        collection.writer(),
+        pytest.raises(Conflict, match="Another process is writing to the collection 'busy'"),
+        Collection.open("busy", here).writer(),
+    ):
+        pytest.fail("two writers")
+    with Collection.open("busy", here).writer():
+        pass
+
+
+def test_another_collection_may_be_written_meanwhile(here: Settings) -> None:
+    with collection_of(here, "one").writer(), collection_of(here, "two").writer() as writer:
+        writer.replace([simple("a", "text")])
+    assert Collection.open("two", here).snapshot().store.count() == 1
+
+
+def test_the_lock_of_a_process_that_died_is_free(here: Settings) -> None:
+    collection_of(here)
+    code = (
+        "import os, sys, pathlib\n"
+        "from embedsvc.collection import Collection\n"
+        "from embedsvc.config import Settings\n"
+        "with Collection.open('c', Settings(data_dir=pathlib.Path(sys.argv[1]))).writer():\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, here.data_dir], check=False).returncode == -9
+    with Collection.open("c", here).writer() as writer:
+        writer.replace([simple("a", "text")])
+
+
+def test_what_another_process_commits_is_seen_without_reopening(here: Settings) -> None:
+    collection = collection_of(here, "c", "zero")
+    before = collection.snapshot()
+    code = (
+        "import sys, pathlib\n"
+        "from embedsvc.collection import Collection\n"
+        "from embedsvc.config import Settings\n"
+        "from tests.test_storage import simple\n"
+        "with Collection.open('c', Settings(data_dir=pathlib.Path(sys.argv[1]))).writer() as writer:\n"
+        "    writer.replace([simple('new', 'written elsewhere')], gone=['d0'])\n"
+    )
+    subprocess.run([sys.executable, "-c", code, here.data_dir], check=True, cwd=Path(__file__).parent.parent)
+    after = collection.snapshot()
+    assert after.version > before.version
+    assert contents(after.store).keys() == {"new"}
+    assert len(after.index) == 1
+    assert contents(before.store).keys() == {"d0"}
+    assert len(before.index) == 1
+    assert collection.snapshot() is after
+
+
+def test_a_reader_beside_a_writer_sees_whole_commits_only(here: Settings) -> None:
+    collection = collection_of(here, "c", "edition 0 a", "edition 0 b")
+    reader = Collection.open("c", here)
+    faults: list[Any] = []
+    seen: set[str] = set()
+    stop = threading.Event()
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                snapshot = reader.snapshot()
+                editions = {text.split()[1] for _, text, _ in contents(snapshot.store).values()}
+                if len(editions) != 1 or len(snapshot.index) != 2:
+                    faults.append((snapshot.version, editions, len(snapshot.index)))
+                seen.update(editions)
+        except Exception as error:
+            faults.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        with collection.writer() as writer:
+            for edition in range(1, 15):
+                writer.replace([simple("d0", f"edition {edition} a"), simple("d1", f"edition {edition} b")])
+    finally:
+        stop.set()
+        thread.join()
+    assert faults == []
+    assert seen
+
+
+def test_the_index_follows_commits_and_is_saved_at_the_end(here: Settings) -> None:
+    collection = collection_of(here, "c", "zero", "one", "two")
+    with collection.writer() as writer:
+        writer.replace([simple("d1", "changed"), simple("d3", "three")], gone=["d0"])
+        middle = collection.snapshot()
+        assert len(middle.index) == middle.store.count() == 3
+    end = collection.snapshot()
+    assert not end.index.is_loose
+    assert (here.data_dir / "c" / "faiss" / str(end.version)).is_dir()
+    rows, vectors = end.store.vectors()
+    assert end.index.scores(vectors[0], rows).tolist() == pytest.approx((vectors @ vectors[0]).tolist())
+
+
+def test_a_writer_that_fails_keeps_its_commits_and_frees_the_lock(here: Settings) -> None:
+    collection = collection_of(here, "c", "zero")
+
+    def write_half() -> None:
+        with collection.writer() as writer:
+            writer.replace([simple("a", "text")])
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        write_half()
+    with Collection.open("c", here).writer() as writer:
+        assert writer.store.count() == 2
+
+
+# -- delete -------------------------------------------------------------------------------------------------------
+
+
+def test_delete_leaves_nothing(here: Settings) -> None:
+    collection_of(here, "c", "text")
+    collection_of(here, "other", "text")
+    delete_collection("c", here)
+    assert [path.name for path in here.data_dir.iterdir() if path.is_dir()] == ["other"]
+    with pytest.raises(NotFound):
+        delete_collection("c", here)
+    collection_of(here, "c", "again")
+
+
+def test_a_damaged_collection_can_be_deleted_but_not_opened(here: Settings) -> None:
+    collection_of(here, "c", "text")
+    for manifest in collection_directory("c", here).rglob("*.manifest"):
+        manifest.write_bytes(b"junk")
+    with pytest.raises(DamagedCollection):
+        Collection.open("c", here)
+    delete_collection("c", here)
+    assert collection_names(here.data_dir) == []
+
+
+def test_a_collection_that_is_written_to_is_not_deleted(here: Settings) -> None:
+    collection = collection_of(here, "c", "text")
+    with collection.writer(), pytest.raises(Conflict):
+        delete_collection("c", here)
+    assert Collection.open("c", here).snapshot().store.count() == 1
+
+
+# -- export and import --------------------------------------------------------------------------------------------
+
+
+def exported(here: Settings, tmp_path: Path, count: int = 3) -> Path:
+    collection = collection_of(here, "c", *(f"text number {at} ü 🙂" for at in range(count)))
+    assert collection.export(tmp_path / "c.parquet") == count
+    return tmp_path / "c.parquet"
+
+
+def test_export_and_import_bring_everything_back(here: Settings, tmp_path: Path) -> None:
+    file = exported(here, tmp_path)
+    original = Collection.open("c", here).snapshot().store
+    copy = import_collection("copy", file, here)
+    assert contents(copy.snapshot().store) == contents(original)
+    assert (copy.contract, copy.chunking) == (FAKE, Chunking(64, 8))
+    assert copy.snapshot().store.hashes() == original.hashes()
+    assert copy.snapshot().store.lexical("number", 9)[0].tolist()
+    assert len(copy.snapshot().index) == 3
+
+
+def test_a_document_larger_than_a_batch_of_rows_stays_whole(
+    here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedsvc.storage import portable
+    from tests.test_storage import cut, make_document
+
+    monkeypatch.setattr(portable, "_ROWS_PER_GROUP", 4)
+    collection = collection_of(here, "c")
+    documents = [cut(make_document(f"t:{at}", "word and word " * (9 if at == 1 else 1), id=str(at))) for at in range(4)]
+    with collection.writer() as writer:
+        writer.replace(documents)
+    before = contents(collection.snapshot().store)
+    collection.export(tmp_path / "x.parquet")
+    assert contents(import_collection("copy", tmp_path / "x.parquet", here).snapshot().store) == before
+
+
+def test_an_export_is_a_plain_parquet_file(here: Settings, tmp_path: Path) -> None:
+    table = pq.read_table(exported(here, tmp_path))
+    assert table.num_rows == 3
+    assert {"text", "start", "end", "uri", "metadata", "vector"} <= set(table.column_names)
+    assert sorted(table["metadata"].to_pylist()) == ['{"at":0}', '{"at":1}', '{"at":2}']
+
+
+def test_an_empty_collection_can_be_carried_over(here: Settings, tmp_path: Path) -> None:
+    collection_of(here, "c").export(tmp_path / "c.parquet")
+    assert import_collection("copy", tmp_path / "c.parquet", here).snapshot().store.count() == 0
+
+
+def test_an_interrupted_export_leaves_the_old_file(
+    here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = collection_of(here, "c", "text")
+    (tmp_path / "c.parquet").write_text("what was there before")
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collection.export(tmp_path / "c.parquet")
+    assert (tmp_path / "c.parquet").read_text() == "what was there before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.parquet", "data"]
+
+
+def test_an_export_to_where_nothing_can_be_written(here: Settings, tmp_path: Path) -> None:
+    collection = collection_of(here, "c", "text")
+    (tmp_path / "file").write_text("no folder")
+    for place in (tmp_path / "file" / "c.parquet", tmp_path / "no folder" / "c.parquet"):
+        with pytest.raises(NotFound, match="There is no folder"):
+            collection.export(place)
+    (tmp_path / "taken.parquet").mkdir()
+    with pytest.raises(StorageFailure):
+        collection.export(tmp_path / "taken.parquet")
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("how", ["cut short", "altered", "foreign", "not parquet", "empty"])
+def test_a_damaged_export_is_refused_and_leaves_no_collection(here: Settings, tmp_path: Path, how: str) -> None:
+    file = exported(here, tmp_path, 50)
+    data = file.read_bytes()
+    if how == "foreign":
+        pq.write_table(pa.table({"a": [1]}), file)
+    else:
+        at = len(data) // 3
+        damaged = {"cut short": data[:-20], "not parquet": b"hello " * 100, "empty": b"",
+                   "altered": data[:at] + bytes(200) + data[at + 200 :]}  # fmt: skip
+        file.write_bytes(damaged[how])
+    with pytest.raises(DamagedFile, match="Export the collection again"):
+        import_collection("copy", file, here)
+    assert collection_names(here.data_dir) == ["c"]
+    assert [path.name for path in here.data_dir.iterdir() if path.is_dir()] == ["c"]
+
+
+def test_an_export_of_another_layout_is_refused(here: Settings, tmp_path: Path) -> None:
+    file = exported(here, tmp_path)
+    table = pq.read_table(file)
+    metadata = {**(table.schema.metadata or {}), b"embedsvc.format": b"999"}
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+    with pytest.raises(DamagedFile, match="layout 999"):
+        import_collection("copy", file, here)
+
+
+def test_importing_what_is_not_there_or_over_something(here: Settings, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no file"):
+        import_collection("copy", tmp_path / "missing.parquet", here)
+    file = exported(here, tmp_path)
+    with pytest.raises(Conflict, match="exists already"):
+        import_collection("c", file, here)
+    assert Collection.open("c", here).snapshot().store.count() == 3
+
+
+# -- the contract -------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_changed_in_its_place_is_a_mismatch(tmp_path: Path) -> None:
+    folder = make_bert(tmp_path / "model", seed=1)
+    here = Settings(data_dir=tmp_path / "data", cache_dir=tmp_path / "cache")
+    settings = replace(here, model=str(folder), runtime="torch", dtype="fp32")
+    collection = Collection.create("c", load_encoder(settings).contract, Chunking(30, 4), settings)
+    assert encoder_for(collection.contract, settings).dimension == 32
+    make_bert(folder, seed=2)
+    with pytest.raises(ContractMismatch, match="weights_hash"):
+        encoder_for(Collection.open("c", settings).contract, settings)
+
+
+def test_vectors_that_came_out_different_are_a_mismatch() -> None:
+    encoder = FakeEncoder()
+    turned = tuple(tuple(row) for row in np.roll(np.array(encoder.contract.canary_vectors), 1, axis=1).tolist())
+    check_contract(encoder, encoder.contract)  # type: ignore[arg-type]
+    with pytest.raises(ContractMismatch, match="canary_vectors"):
+        check_contract(encoder, replace(encoder.contract, canary_vectors=turned))  # type: ignore[arg-type]

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from embedsvc.errors import BadFilter
+from embedsvc.records import Chunking, Heading, Passage, make_document
+from embedsvc.storage import Store, passage_table
+from embedsvc.storage.filters import FIELDS, compile_filter
+from tests.test_storage import CONTRACT, DIMENSION
+
+METADATA: dict[str, dict[str, Any]] = {
+    "number": {"year": 2011, "tag": "a", "flag": True, "a key": {"deeper": 1.5}, "end": 3},
+    "text": {"year": "2011", "tag": "it's", "flag": False, "a key": {"deeper": "x"}, "end": 4},
+    "float": {"year": 1999.5, "tag": 'say "hi"', "flag": "true", "author": {"name": "Ann Lee"}},
+    "null": {"year": None, "tag": None, "flag": None, "list": [1, 2]},
+    "odd": {"year": "n/a", "tag": "", "flag": 1, "Tag": "upper"},
+    "none": {},
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("filters") / "c"
+    Store.create(folder, CONTRACT, Chunking(), "os")
+    encoded = []
+    for at, (id, metadata) in enumerate(METADATA.items()):
+        document = make_document(
+            f"file:///tmp/{id}.md",
+            f"first words of {id}. second words of {id}.",
+            id=id,
+            title=f"About {id}",
+            hash=f"hash-{id}",
+            page_starts=(0, 20) if id in ("number", "text") else (),
+            headings=(Heading(0, 1, "Guide"),) if id == "float" else (),
+            metadata=metadata,
+        )
+        half = document.text.index(".") + 1
+        spans = [(0, half), (half + 1, len(document.text))]
+        passages = [
+            Passage(ordinal, start, end, np.zeros(3 + at, np.int32)) for ordinal, (start, end) in enumerate(spans)
+        ]
+        encoded.append((document, passages, np.eye(DIMENSION, dtype=np.float32)[:2]))
+    return Store.open(folder, "os").replace(passage_table(encoded, DIMENSION), list(METADATA))
+
+
+def passing(store: Store, sql: str) -> list[str]:
+    return [passage.id for passage in store.take(store.matching(sql).tolist())]
+
+
+def documents(store: Store, sql: str) -> set[str]:
+    """Ids of the documents that pass; every passage of a document has its metadata."""
+    found = passing(store, sql)
+    ids = {id.partition(":")[0] for id in found}
+    assert sorted(found) == sorted(f"{id}:{ordinal}" for id in ids for ordinal in (0, 1))
+    return ids
+
+
+EVERY = set(METADATA)
+
+
+@pytest.mark.parametrize(
+    ("sql", "wanted"),
+    [
+        # a number is asked for: text never passes, and is never an error
+        ("metadata.year = 2011", {"number"}),
+        ("metadata.year > 1999", {"number", "float"}),
+        ("metadata.year >= 1999.5 AND metadata.year < 2011", {"float"}),
+        ("metadata.year BETWEEN 1999 AND 2000", {"float"}),
+        ("metadata.year IN (2011, 7)", {"number"}),
+        ("2011 = metadata.year", {"number"}),
+        ("metadata.year + 1 = 2012", {"number"}),
+        ("-metadata.year < -2000", {"number"}),
+        ("metadata.year <> 2011", {"float"}),
+        ("metadata.year > -1", {"number", "float"}),
+        # text is asked for
+        ("metadata.year = '2011'", {"number", "text"}),
+        ("metadata.year = 'n/a'", {"odd"}),
+        ("metadata.tag = 'a'", {"number"}),
+        ("metadata.tag = 'it''s'", {"text"}),
+        ("metadata.tag = 'say \"hi\"'", {"float"}),
+        ("metadata.tag = ''", {"odd"}),
+        ("metadata.Tag = 'upper'", {"odd"}),
+        ("metadata.tag LIKE 'it%'", {"text"}),
+        ("metadata.tag IN ('a', 'it''s')", {"number", "text"}),
+        ("metadata.tag != 'a'", {"text", "float", "odd"}),
+        ("lower(metadata.author.name) = 'ann lee'", {"float"}),
+        # truth values
+        ("metadata.flag", {"number", "odd"}),
+        ("NOT metadata.flag", {"text"}),
+        ("metadata.flag = true", {"number", "odd"}),
+        ("metadata.flag IS FALSE", {"text"}),
+        # presence
+        ("metadata.tag IS NULL", {"null", "none"}),
+        ("metadata.tag IS NOT NULL", EVERY - {"null", "none"}),
+        ("metadata.nowhere = 1", set()),
+        ("metadata.nowhere IS NULL", EVERY),
+        # keys that are not plain words
+        ('metadata."a key".deeper = 1.5', {"number"}),
+        ("metadata.\"a key\".deeper = 'x'", {"text"}),
+        ('metadata."a key"."deeper" > 1 AND metadata.year = 2011', {"number"}),
+        ("metadata.end = 4", {"text"}),
+        ('metadata."end" = 3', {"number"}),
+        ("METADATA.tag = 'a'", {"number"}),
+        # built-in fields
+        ("document_id = 'number'", {"number"}),
+        ("uri LIKE '%/null.md'", {"null"}),
+        ("title = 'About odd' OR heading = 'Guide'", {"odd", "float"}),
+        ("document_hash = 'hash-none'", {"none"}),
+        ("tokens = 4", {"text"}),
+        ("TOKENS > 7 OR Title = 'About number'", {"none", "number"}),
+        ("heading IS NOT NULL", {"float"}),
+        ("1 = 1", EVERY),
+        ("(metadata.tag = 'a' OR (metadata.tag = 'it''s')) AND NOT metadata.year = 7", {"number"}),
+    ],
+)
+def test_filters_on_documents(store: Store, sql: str, wanted: set[str]) -> None:
+    assert documents(store, sql) == wanted
+
+
+@pytest.mark.parametrize(
+    ("sql", "wanted"),
+    [
+        ("id = 'null:1'", {"null:1"}),
+        ("ordinal = 1 AND document_id IN ('odd', 'none')", {"odd:1", "none:1"}),
+        ("page = 2", {"number:1", "text:1"}),
+        ("text LIKE 'second words of f%'", {"float:1"}),
+        ("end = 21 AND start = 0", {"float:0"}),
+        ('"start" > 0 AND "end" > 0 AND title = \'About odd\'', {"odd:1"}),
+        ("start > 0 AND \"title\"='About odd'", {"odd:1"}),
+    ],
+)  # fmt: skip
+def test_filters_on_passages(store: Store, sql: str, wanted: set[str]) -> None:
+    assert set(passing(store, sql)) == wanted
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_built_in_field_can_be_named(store: Store, name: str) -> None:
+    assert len(passing(store, f"{name} IS NULL OR {name} IS NOT NULL")) == 2 * len(METADATA)
+
+
+def test_rows_come_sorted(store: Store) -> None:
+    row_ids = store.matching("ordinal = 1 OR tokens > 4")
+    assert row_ids.tolist() == sorted(row_ids.tolist())
+    assert len(row_ids) > 5
+
+
+VALUES = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\n\t\r\\\"'"), max_size=8)
+
+
+@settings(max_examples=30)
+@given(st.lists(VALUES, min_size=1, max_size=4, unique=True), st.data())
+@example(["a\\", "a", '"', '\\"', "null", "a\nb"], None)
+def test_any_text_can_be_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, values: list[str], data: st.DataObject | None
+) -> None:
+    folder = tmp_path_factory.mktemp("text") / "c"
+    Store.create(folder, CONTRACT, Chunking(), "os")
+    one, passages = np.eye(DIMENSION, dtype=np.float32)[:1], [Passage(0, 0, 1, np.zeros(1, np.int32))]
+    encoded = [
+        (make_document(f"t:{at}", "x", id=str(at), metadata={"key": value}), passages, one)
+        for at, value in enumerate(values)
+    ]
+    store = Store.open(folder, "os").replace(passage_table(encoded, DIMENSION), [str(at) for at in range(len(values))])
+    for at, value in enumerate(values):
+        quoted = value.replace("'", "''")
+        assert passing(store, f"metadata.key = '{quoted}'") == [f"{at}:0"], value
+
+
+@pytest.mark.parametrize(
+    ("sql", "spot", "says"),
+    [
+        ("yaer = 3", "yaer", "unknown field 'yaer'"),
+        ("uri = 'a' AND nope > 1", "nope", "unknown field 'nope'"),
+        ("tokens > 3 !! 4", "!! 4", ""),
+        ("(tokens > 3", None, ""),
+        ("tokens = 'a", None, ""),
+        ("tokens >", None, "something is missing after this"),
+        ("", None, "exactly one condition"),
+        ("tokens > 1; DROP TABLE x", None, "exactly one condition"),
+        ("DROP TABLE x", None, "not a condition"),
+        ("SELECT 1", None, "not a condition"),
+        ("tokens BETWEEN 3", None, ""),
+        ("embedsvc('x') = ", None, ""),
+    ],
+)
+def test_a_bad_filter_is_refused_pointing_at_the_spot(store: Store, sql: str, spot: str | None, says: str) -> None:
+    for ask in (store.matching, lambda sql: store.lexical("words", 3, where=sql)):
+        with pytest.raises(BadFilter) as raised:
+            ask(sql)
+        lines = str(raised.value).splitlines()
+        assert lines[0].startswith("Bad filter: ")
+        assert says in lines[0]
+        assert lines[1] == f"  {sql}"
+        assert lines[2].strip() == "^"
+        column = lines[2].index("^") - 2
+        assert 0 <= column <= len(sql)
+        if spot is not None:
+            assert sql[column:].startswith(spot)
+
+
+def test_an_unknown_field_is_told_where_own_fields_are(store: Store) -> None:
+    with pytest.raises(BadFilter, match=r"metadata\.year") as raised:
+        store.matching("year > 2000")
+    assert all(name in str(raised.value) for name in FIELDS)
+
+
+@pytest.mark.parametrize(
+    "sql", ["nonsense(uri)", "tokens + 'a'", "text", "tokens", "uri LIKE 3 + 'x' + 2", "metadata = 3"]
+)
+def test_what_the_store_cannot_evaluate_is_a_bad_filter_too(store: Store, sql: str) -> None:
+    for ask in (store.matching, lambda sql: store.lexical("words", 3, where=sql)):
+        with pytest.raises(BadFilter) as raised:
+            ask(sql)
+        assert sql in str(raised.value)
+        assert ".rs:" not in str(raised.value)
+
+
+def test_compiling_touches_nothing_but_names() -> None:
+    assert compile_filter("Uri = 'metadata.x = end' AND \"END\" > 3") == "`uri` = 'metadata.x = end' AND `end` > 3"

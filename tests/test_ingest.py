@@ -1,0 +1,470 @@
+from __future__ import annotations
+
+import errno
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import embedsvc.ingest
+from embedsvc.collection import Collection
+from embedsvc.config import Settings
+from embedsvc.encoding import Encoder
+from embedsvc.errors import Conflict, ContractMismatch, NotFound, StorageFailure, UsageError
+from embedsvc.ingest import Outcome, ingest_items, ingest_paths, open_or_create
+from embedsvc.readers import FieldChoice
+from embedsvc.records import Chunking, Document, Source, make_document
+from tests.conftest import write_tree
+from tests.fakes import FakeEncoder
+
+TREE = {
+    "a.txt": "The first file speaks of rivers.",
+    "b.md": "# Stones\n\nThe second file speaks of stones.",
+    "sub/c.txt": "The third file speaks of vitamins.",
+    "records.jsonl": '{"id": "x", "text": "Record x: budgets."}\n{"id": "y", "text": "Record y: ledgers."}\n',
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "tree", TREE)
+
+
+@pytest.fixture
+def collection(here: Settings, encoder: Encoder) -> Collection:
+    return Collection.create("c", encoder.contract, Chunking(64, 8), here)
+
+
+def run(collection: Collection, encoder: Any, *paths: Path, exact: bool = False) -> dict[str, Outcome]:
+    """Outcomes by the last part of their uri."""
+    outcomes = list(ingest_paths(collection, encoder, paths, fields=FieldChoice(), max_file_mb=1, exact=exact))
+    by_name = {outcome.uri.rpartition("/")[2]: outcome for outcome in outcomes}
+    assert len(by_name) == len(outcomes), "an input with two outcomes"
+    return by_name
+
+
+def statuses(outcomes: dict[str, Outcome]) -> dict[str, str]:
+    return {name: outcome.status for name, outcome in outcomes.items()}
+
+
+def texts(collection: Collection) -> dict[str, str]:
+    store = collection.snapshot().store
+    return {document.uri.rpartition("/")[2]: store.document_passages(document.id)[0] for document in store.documents()}
+
+
+NAMES = {"a.txt", "b.md", "c.txt", "records.jsonl#x", "records.jsonl#y"}
+
+
+def test_a_tree_is_indexed_and_then_unchanged(
+    collection: Collection, encoder: Encoder, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(collection, encoder, tree)
+    assert statuses(first) == dict.fromkeys(NAMES, "indexed")
+    assert all(outcome.passages == 1 and outcome.tokens > 3 and outcome.reason is None for outcome in first.values())
+    assert texts(collection)["a.txt"] == TREE["a.txt"]
+    version = collection.snapshot().version
+    encoded: list[Any] = []
+    monkeypatch.setattr(Encoder, "encode", _counting(Encoder.encode, encoded))
+    again = run(collection, encoder, tree, exact=True)
+    assert encoded == []
+    assert set(statuses(again).values()) == {"unchanged"}
+    assert {name for name in again if not name.endswith(".jsonl")} >= {"a.txt", "b.md", "c.txt"}
+    assert collection.snapshot().version <= version + 1  # maintenance at most
+
+
+def test_an_unchanged_file_is_not_read_into_text_again(
+    here: Settings, fake: FakeEncoder, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    run(collection, fake, tree)
+    read, names = embedsvc.ingest.read, []
+
+    def reading(source: Source, fields: FieldChoice) -> Any:
+        names.append(source.name)
+        return read(source, fields)
+
+    monkeypatch.setattr(embedsvc.ingest, "read", reading)
+    run(collection, fake, tree)
+    assert names == ["records.jsonl"]  # what is known by its hash there are the records
+
+
+def _counting(encode: Any, encoded: list[Any]) -> Any:
+    def counting(self: Encoder, token_ids: Any, *, kind: str) -> Any:
+        encoded.extend(token_ids)
+        return encode(self, token_ids, kind=kind)
+
+    return counting
+
+
+def test_only_what_changed_is_encoded(here: Settings, fake: FakeEncoder, tree: Path) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    run(collection, fake, tree)
+    assert fake.encoded == 5
+    (tree / "a.txt").write_text("red and green")
+    (tree / "new.txt").write_text("blue")
+    (tree / "sub/c.txt").unlink()
+    fake.encoded = 0
+    outcomes = statuses(run(collection, fake, tree))
+    assert fake.encoded == 2
+    assert outcomes["a.txt"] == "replaced"
+    assert outcomes["new.txt"] == "indexed"
+    assert outcomes["b.md"] == "unchanged"
+    assert "c.txt" not in outcomes
+    now = texts(collection)
+    assert now["a.txt"] == "red and green"
+    assert now["c.txt"] == TREE["sub/c.txt"], "what vanished stays unless --exact"
+    row_ids, vectors = collection.snapshot().store.vectors()
+    by_uri = {p.uri.rpartition("/")[2]: v for p, v in zip(collection.snapshot().store.take(row_ids.tolist()), vectors)}  # noqa: B905
+    assert by_uri["a.txt"].tolist() == pytest.approx([0.5**0.5, 0.5**0.5, 0, 0])
+    assert by_uri["new.txt"].tolist() == [0, 0, 1, 0]
+
+
+def test_exact_removes_what_vanished_below_the_given_paths_only(
+    here: Settings, fake: FakeEncoder, tmp_path: Path
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    one = write_tree(
+        tmp_path / "one", {"keep.txt": "red", "gone.txt": "green", "r.jsonl": '{"id": 1, "text": "white"}\n'}
+    )
+    other = write_tree(tmp_path / "one-more", {"far.txt": "blue"})
+    run(collection, fake, one, other)
+    for file in (one / "gone.txt", one / "r.jsonl", other / "far.txt"):
+        file.unlink()
+    assert statuses(run(collection, fake, one, exact=True)) == {
+        "keep.txt": "unchanged", "gone.txt": "removed", "r.jsonl#1": "removed",
+    }  # fmt: skip
+    assert set(texts(collection)) == {"keep.txt", "far.txt"}
+    assert len(collection.snapshot().index) == 2
+
+
+def test_exact_with_one_file_touches_no_other(here: Settings, fake: FakeEncoder, tmp_path: Path) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    files = write_tree(tmp_path / "t", {"a.jsonl": '{"id": "1", "text": "red"}\n', "a.jsonl.txt": "green"})
+    run(collection, fake, files)
+    (files / "a.jsonl.txt").unlink()
+    (files / "a.jsonl").write_text('{"id": "2", "text": "blue"}\n')
+    assert statuses(run(collection, fake, files / "a.jsonl", exact=True)) == {
+        "a.jsonl#2": "indexed", "a.jsonl#1": "removed",
+    }  # fmt: skip
+    assert set(texts(collection)) == {"a.jsonl#2", "a.jsonl.txt"}
+
+
+def test_a_record_goes_when_its_file_comes_without_it(here: Settings, fake: FakeEncoder, tmp_path: Path) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    file = tmp_path / "r.jsonl"
+    file.write_text('{"id": "1", "text": "red"}\n{"id": "2", "text": "green"}\n{"id": "3", "text": "blue"}\n')
+    run(collection, fake, file)
+    fake.encoded = 0
+    file.write_text('{"id": "2", "text": "green"}\n{"id": "3", "text": "white"}\n')
+    assert statuses(run(collection, fake, file)) == {
+        "r.jsonl#1": "removed", "r.jsonl#2": "unchanged", "r.jsonl#3": "replaced",
+    }  # fmt: skip
+    assert fake.encoded == 1
+    assert texts(collection) == {"r.jsonl#2": "green", "r.jsonl#3": "white"}
+
+
+def test_while_a_record_cannot_be_read_none_of_its_file_is_removed(
+    here: Settings, fake: FakeEncoder, tmp_path: Path
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    file = tmp_path / "r.jsonl"
+    file.write_text('{"id": "1", "text": "red"}\n{"id": "2", "text": "green"}\n')
+    run(collection, fake, file)
+    file.write_text('{"id": "1", "text": \n{"id": "2", "text": "blue"}\n')
+    outcomes = statuses(run(collection, fake, file))
+    assert Counter(outcomes.values()) == {"quarantined": 1, "replaced": 1}
+    assert texts(collection) == {"r.jsonl#1": "red", "r.jsonl#2": "blue"}
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_file_that_cannot_be_read_any_more_keeps_what_is_stored(
+    here: Settings, fake: FakeEncoder, tree: Path, exact: bool
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    run(collection, fake, tree)
+    before = texts(collection)
+    for name in ("a.txt", "records.jsonl"):
+        (tree / name).unlink()
+        (tree / name).symlink_to(tree / name)  # unreadable for root, too
+    outcomes = run(collection, fake, tree, exact=exact)
+    assert outcomes["a.txt"].status == outcomes["records.jsonl"].status == "quarantined"
+    assert (outcomes["a.txt"].reason or "").startswith("unreadable: ")
+    assert texts(collection) == before
+
+
+@pytest.mark.parametrize("text", ["", " \n\t\n"])
+def test_a_file_without_text_is_empty_and_its_old_passages_go(
+    here: Settings, fake: FakeEncoder, tree: Path, text: str
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    (tree / "always.txt").write_text(text)
+    assert run(collection, fake, tree)["always.txt"].status == "empty"
+    (tree / "a.txt").write_text(text)
+    outcome = run(collection, fake, tree)["a.txt"]
+    assert outcome.status == "empty"
+    assert outcome.reason
+    assert outcome.passages == 0
+    assert set(texts(collection)) == NAMES - {"a.txt"}
+    assert len(collection.snapshot().index) == 4
+
+
+def test_bad_files_are_quarantined_and_the_rest_goes_on(here: Settings, fake: FakeEncoder, tree: Path) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    (tree / "junk.txt").write_bytes(bytes(range(256)) * 40)
+    (tree / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing more")
+    (tree / "broken.docx").write_bytes(b"PK\x03\x04 cut short")
+    (tree / "big.txt").write_bytes(b"word " * 300_000)
+    os.mkfifo(tree / "pipe.txt")
+    (tree / "loop").symlink_to(tree)
+    (tree / "dangling.txt").symlink_to(tree / "nowhere")
+    (tree / "half.jsonl").write_text('{"id": "ok", "text": "red"}\nnot json\n{"id": "no text", "year": 3}\n')
+    outcomes = run(collection, fake, tree)
+    bad = {name: (outcome.reason or "").partition(":")[0] for name, outcome in outcomes.items()
+           if outcome.status == "quarantined"}  # fmt: skip
+    assert bad.pop("half.jsonl#line-2") == "damaged"
+    assert bad.pop("half.jsonl#no%20text") == "missing_field"
+    assert bad == {
+        "junk.txt": "binary", "broken.pdf": "damaged", "broken.docx": "damaged", "big.txt": "too_large",
+        "pipe.txt": "unsupported", "loop": "unreadable", "dangling.txt": "unreadable",
+    }  # fmt: skip
+    assert set(texts(collection)) == NAMES | {"half.jsonl#ok"}
+
+
+def test_the_second_of_two_documents_with_one_id_is_quarantined(here: Settings, fake: FakeEncoder) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    twins = [
+        make_document("t:1", "red", id="same"),
+        make_document("t:2", "green", id="same"),
+        make_document("t:3", "blue"),
+    ]
+    outcomes = list(ingest_items(collection, fake, twins, FieldChoice()))  # type: ignore[arg-type]
+    assert {(outcome.uri, outcome.status) for outcome in outcomes} == {
+        ("t:1", "indexed"), ("t:2", "quarantined"), ("t:3", "indexed"),
+    }  # fmt: skip
+    assert "duplicate" in str([outcome.reason for outcome in outcomes])
+    assert collection.snapshot().store.document_passages("same")[0] == "red"
+
+
+def test_uploads_are_read_like_files(here: Settings, fake: FakeEncoder) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    items = [Source("upload:a.md", "a.md", b"# Red\n\ngreen"), Source("upload:b.pdf", "b.pdf", b"junk")]
+    for wanted in ("indexed", "unchanged"):
+        outcomes = list(ingest_items(collection, fake, items, FieldChoice()))  # type: ignore[arg-type]
+        assert {outcome.uri: outcome.status for outcome in outcomes} == {
+            "upload:a.md": wanted,
+            "upload:b.pdf": "quarantined",
+        }
+
+
+def test_ready_documents_are_replaced_by_content(here: Settings, fake: FakeEncoder) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+
+    def put(document: Document) -> str:
+        [outcome] = ingest_items(collection, fake, [document], FieldChoice())  # type: ignore[arg-type]
+        return outcome.status
+
+    assert put(make_document("t:1", "red", metadata={"year": 1})) == "indexed"
+    assert put(make_document("t:1", "red", metadata={"year": 1})) == "unchanged"
+    assert put(make_document("t:1", "red", metadata={"year": 2})) == "replaced"
+    assert collection.snapshot().store.take(collection.snapshot().store.vectors()[0].tolist())[0].metadata == {
+        "year": 2
+    }
+
+
+def test_notes_say_what_reading_changed(here: Settings, fake: FakeEncoder) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    [outcome] = ingest_items(collection, fake, [make_document("t:1", "red \ud800")], FieldChoice())  # type: ignore[arg-type]
+    assert outcome.status == "indexed"
+    assert "surrogate" in " ".join(outcome.notes)
+
+
+def test_tokens_that_no_vector_sees_are_noted(here: Settings, fake: FakeEncoder) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(10, 0, whole=True), here)
+    [outcome] = ingest_items(collection, fake, [make_document("t:1", "red " * 30)], FieldChoice())  # type: ignore[arg-type]
+    assert (outcome.passages, outcome.tokens) == (1, 30)
+    assert "22 of 30 tokens" in " ".join(outcome.notes)
+
+
+def test_a_missing_path_is_refused_before_anything_is_done(here: Settings, fake: FakeEncoder, tree: Path) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    with pytest.raises(NotFound, match="tree/missing does not exist"):
+        run(collection, fake, tree, tree / "missing")
+    assert collection.snapshot().store.count() == 0
+
+
+# -- durable before it is told ------------------------------------------------------------------------------------
+
+
+def small_commits(here: Settings) -> Settings:
+    return Settings(data_dir=here.data_dir, lock_timeout=0.0, commit_tokens=4)
+
+
+def test_what_is_told_is_committed(here: Settings, fake: FakeEncoder, tmp_path: Path) -> None:
+    files = write_tree(tmp_path / "t", {f"{at}.txt": "red green blue" for at in range(12)})
+    settings = small_commits(here)
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), settings)
+    versions = set()
+    for outcome in ingest_paths(collection, fake, [files], fields=FieldChoice(), max_file_mb=1):  # type: ignore[arg-type]
+        store = Collection.open("c", settings).snapshot().store  # as another process sees it
+        versions.add(store.version)
+        assert outcome.uri in {document.uri for document in store.documents()}
+    assert len(versions) >= 3, "there was one commit only"
+
+
+def test_a_run_that_is_left_early_frees_the_lock_and_keeps_what_was_told(
+    here: Settings, fake: FakeEncoder, tmp_path: Path
+) -> None:
+    files = write_tree(tmp_path / "t", {f"{at}.txt": f"red green blue {at}" for at in range(30)})
+    settings = small_commits(here)
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), settings)
+    outcomes = ingest_paths(collection, fake, [files], fields=FieldChoice(), max_file_mb=1)  # type: ignore[arg-type]
+    assert isinstance(outcomes, Iterator)
+    told = [next(outcomes).uri for _ in range(3)]
+    with pytest.raises(Conflict, match="Another process is writing to the collection 'c'"):
+        run(Collection.open("c", settings), fake, files)
+    outcomes.close()  # type: ignore[attr-defined]
+    snapshot = Collection.open("c", settings).snapshot()
+    assert set(told) <= {document.uri for document in snapshot.store.documents()}
+    assert len(snapshot.index) == snapshot.store.count() < 30
+    done = statuses(run(Collection.open("c", settings), fake, files))
+    assert Counter(done.values())["unchanged"] >= 3
+    assert Collection.open("c", settings).snapshot().store.count_documents() == 30
+
+
+def test_an_error_in_the_encoder_ends_the_run_and_frees_the_lock(
+    here: Settings, fake: FakeEncoder, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise MemoryError("no more")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(fake, "encode", fail)
+        with pytest.raises(MemoryError, match="no more"):
+            run(collection, fake, tree)
+    assert set(statuses(run(collection, fake, tree)).values()) == {"indexed"}
+
+
+def test_an_error_of_the_disk_ends_the_run_and_what_was_told_stands(
+    here: Settings, fake: FakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lance
+
+    files = write_tree(tmp_path / "t", {f"{at}.txt": f"red green blue {at}" for at in range(20)})
+    settings = small_commits(here)
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), settings)
+    real, calls = lance.LanceDataset.commit, []
+
+    def third_fails(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments, **options)
+
+    told: list[Outcome] = []
+    with monkeypatch.context() as broken:
+        broken.setattr(lance.LanceDataset, "commit", third_fails)
+        with pytest.raises(StorageFailure, match="full"):
+            told.extend(ingest_paths(collection, fake, [files], fields=FieldChoice(), max_file_mb=1))  # type: ignore[arg-type]
+    assert told
+    assert {outcome.uri for outcome in told} == {
+        document.uri for document in Collection.open("c", settings).snapshot().store.documents()
+    }
+    run(collection, fake, files)
+    assert collection.snapshot().store.count_documents() == 20
+
+
+def test_a_search_in_mid_ingest_sees_whole_documents_only(here: Settings, fake: FakeEncoder, tmp_path: Path) -> None:
+    """Every document's passages all say the same edition, at every moment of replacing them."""
+
+    def edition(word: str) -> dict[str, str]:
+        return {f"{at}.txt": f"{word} " * 60 for at in range(10)}
+
+    settings = small_commits(here)
+    collection = Collection.create("c", fake.contract, Chunking(12, 0), settings)
+    run(collection, fake, write_tree(tmp_path / "t", edition("red")))
+    write_tree(tmp_path / "t", edition("green"))
+    seen = set()
+    for _ in ingest_paths(collection, fake, [tmp_path / "t"], fields=FieldChoice(), max_file_mb=1):  # type: ignore[arg-type]
+        snapshot = collection.snapshot()
+        assert len(snapshot.index) == snapshot.store.count()
+        for document in snapshot.store.documents():
+            text, _ = snapshot.store.document_passages(document.id)
+            assert text in {("red " * 60).rstrip(), ("green " * 60).rstrip()}
+            seen.add(text.split()[0])
+    assert seen == {"red", "green"}
+
+
+# -- model and chunking -------------------------------------------------------------------------------------------
+
+
+def test_another_encoder_may_not_write(here: Settings, fake: FakeEncoder, encoder: Encoder, tree: Path) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    with pytest.raises(ContractMismatch, match="weights_hash"):
+        run(collection, encoder, tree)
+    assert collection.snapshot().store.count() == 0
+
+
+def test_a_collection_is_opened_with_its_own_model_and_chunking(
+    here: Settings, encoder: Encoder, library: Path
+) -> None:
+    settings = Settings(data_dir=library, runtime="onnx", chunk_tokens=100, overlap=3, dtype="fp32")
+    collection, opened = open_or_create("library", settings, frozenset())
+    assert collection.chunking == Chunking(512, 64)
+    assert opened.dtype == "int8"
+
+
+@pytest.mark.parametrize(("key", "value"), [("chunk_tokens", 100), ("overlap", 3)])
+def test_other_chunking_than_the_collection_has_is_a_conflict(library: Path, key: str, value: int) -> None:
+    settings = Settings(**{"data_dir": library, "runtime": "onnx", key: value})  # type: ignore[arg-type]
+    with pytest.raises(Conflict, match=f"made with {key} "):
+        open_or_create("library", settings, {key})
+
+
+def test_another_dtype_than_the_collection_has_is_a_mismatch(library: Path) -> None:
+    settings = Settings(data_dir=library, runtime="onnx", dtype="fp32")
+    with pytest.raises(ContractMismatch, match="dtype"):
+        open_or_create("library", settings, {"dtype"})
+
+
+def test_asking_for_what_the_collection_has_is_fine(library: Path) -> None:
+    settings = Settings(data_dir=library, runtime="onnx", dtype="int8", chunk_tokens=512, overlap=64)
+    collection, _ = open_or_create("library", settings, {"model", "dtype", "chunk_tokens", "overlap"})
+    assert collection.name == "library"
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"chunk_tokens": 600}, "chunk_tokens is 600, but .* takes 512"),
+        ({"chunk_tokens": 40, "overlap": 38}, "leaves 38 for text"),
+        ({"chunk_tokens": 0, "overlap": 0}, "leaves -2"),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused_and_nothing_is_made(
+    here: Settings, asked: dict[str, int], says: str
+) -> None:
+    settings = Settings(data_dir=here.data_dir, runtime="onnx", **asked)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=says):
+        open_or_create("new", settings, asked.keys())
+    assert not (here.data_dir / "new").exists()
+
+
+def test_a_passage_is_its_place_in_the_file(collection: Collection, encoder: Encoder, tmp_path: Path) -> None:
+    """A citation is a place in the file: its own decoded text from start to end, whatever stands in it."""
+    text = "Zürich 🙂 e\u0301 東京。\r\n\tTabs and\u00a0spaces. " + "A longer sentence that repeats itself often. " * 40
+    (tmp_path / "mixed.txt").write_bytes(text.encode())
+    run(collection, encoder, tmp_path / "mixed.txt")
+    store = collection.snapshot().store
+    row_ids, vectors = store.vectors()
+    passages = store.take(row_ids.tolist())
+    assert len(passages) > 3
+    decoded = io.TextIOWrapper(io.BytesIO((tmp_path / "mixed.txt").read_bytes()), "utf-8", newline="").read()
+    assert all(decoded[passage.start : passage.end] == passage.text for passage in passages)
+    assert np.linalg.norm(vectors, axis=1).tolist() == pytest.approx([1.0] * len(vectors), abs=1e-3)

@@ -1,0 +1,508 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from embedsvc.errors import Conflict, DamagedCollection, NotFound, StorageFailure
+from embedsvc.records import Chunking, Contract, Document, Heading, Passage, make_document
+from embedsvc.storage import Store, passage_table
+
+DIMENSION = 3
+CONTRACT = Contract(
+    "model", "weights", "tokens", "mean", True, "q: ", "p: ", DIMENSION, "fp32", 64, ((1.0, 0.0, 0.0), (0.6, 0.8, 0.0))
+)
+CHUNKING = Chunking(48, 7)
+Encoded = tuple[Document, list[Passage], np.ndarray]
+
+
+def new_store(directory: Path, durability: Any = "os") -> Store:
+    Store.create(directory, CONTRACT, CHUNKING, durability)
+    return Store.open(directory, durability)
+
+
+def cut(document: Document, seed: int = 0, width: int = 12, step: int = 8) -> Encoded:
+    """Windows of ``width`` characters every ``step``, without white space at their ends; vectors out of ``seed``."""
+    passages = []
+    for low in range(0, len(document.text), step):
+        piece = document.text[low : low + width]
+        start = low + len(piece) - len(piece.lstrip())
+        end = low + len(piece.rstrip())
+        if start < end and (not passages or end > passages[-1].end):
+            passages.append(Passage(len(passages), start, end, np.zeros(3, np.int32)))
+    vectors = np.random.default_rng(seed).normal(size=(len(passages), DIMENSION)).astype(np.float32)
+    return document, passages, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def put(store: Store, *encoded: Encoded, gone: tuple[str, ...] = ()) -> Store:
+    return store.replace(passage_table(encoded, DIMENSION), [*(item[0].id for item in encoded), *gone])
+
+
+def simple(id: str, text: str, **more: Any) -> Encoded:
+    """A document of one passage."""
+    document = make_document(f"test:{id}", text, id=id, **more)
+    return document, [Passage(0, 0, len(text), np.arange(2, dtype=np.int32))], np.eye(DIMENSION, dtype=np.float32)[:1]
+
+
+Contents = dict[str, tuple[str, str, tuple[tuple[Any, ...], ...]]]
+
+
+def contents(store: Store) -> Contents:
+    """All that a store says of each document: its hash, its text, and its passages down to the vectors."""
+    row_ids, vectors = store.vectors()
+    by_row = dict(zip(row_ids.tolist(), vectors.tolist(), strict=True))
+    found = {}
+    for document in store.documents():
+        text, passages = store.document_passages(document.id)
+        assert document.passages == len(passages)
+        assert document.characters == passages[-1].end == len(text)
+        found[document.id] = (document.hash, text, tuple(
+            (p.id, p.uri, p.title, p.start, p.end, p.page, p.heading, p.metadata, p.text, tuple(by_row.pop(p.row_id)))
+            for p in passages
+        ))  # fmt: skip
+    assert not by_row, "rows that belong to no document"
+    return found
+
+
+def expected(model: dict[str, Encoded]) -> Contents:
+    return {
+        id: (document.hash, document.text.rstrip(), tuple(
+            (f"{id}:{p.ordinal}", document.uri, document.title, p.start, p.end, document.page_at(p.start),
+             document.heading_at(p.start), document.metadata, document.text[p.start : p.end], tuple(vector))
+            for p, vector in zip(passages, vectors.tolist(), strict=True)
+        ))
+        for id, (document, passages, vectors) in model.items()
+    }  # fmt: skip
+
+
+IDS = st.sampled_from(["a", "b'c", 'ü "é%_'])
+TEXTS = st.text(st.sampled_from("ab \n\t.é字🙂'"), max_size=60)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+METADATA = st.dictionaries(st.text(max_size=6), JSON, max_size=3)
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> Encoded:
+    id, text = draw(IDS), draw(TEXTS)
+    document = make_document(
+        f"test:{id}",
+        text,
+        id=id,
+        title=draw(st.text(max_size=5)),
+        page_starts=(0, max(1, len(text) // 2)) if draw(st.booleans()) else (),
+        headings=(Heading(0, 1, "Top"), Heading(len(text) // 2, 2, "Ünder")) if draw(st.booleans()) else (),
+        metadata=draw(METADATA),
+    )
+    return cut(document, draw(st.integers(0, 5)))
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """A store against a dict of documents, through everything that may be done to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: dict[str, Encoded] = {}
+        self.pinned: list[tuple[Store, Contents]] = []
+
+    @initialize()
+    def create(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.store = new_store(self.folder / "c")
+        self.pin()
+
+    @rule()
+    def pin(self) -> None:
+        self.pinned.append((self.store, expected(self.model)))
+
+    @rule(batch=st.lists(documents(), max_size=3, unique_by=lambda item: item[0].id), gone=st.lists(IDS, max_size=1))
+    def replace(self, batch: list[Encoded], gone: list[str]) -> None:
+        ids = {item[0].id for item in batch}
+        gone = [id for id in gone if id not in ids]
+        if not ids and not gone:
+            return
+        before = self.store.version
+        self.store = put(self.store, *batch, gone=tuple(gone))
+        assert self.store.version > before
+        for id in (*ids, *gone):
+            self.model.pop(id, None)
+        self.model |= {item[0].id: item for item in batch if item[1]}
+
+    @rule(ids=st.lists(IDS, max_size=2))
+    def delete(self, ids: list[str]) -> None:
+        if ids:
+            self.store = self.store.delete(ids)
+            for id in ids:
+                self.model.pop(id, None)
+
+    @rule()
+    def maintain(self) -> None:
+        self.store = self.store.maintain()
+
+    @rule()
+    def reopen(self) -> None:
+        self.store = Store.open(self.folder / "c", "os")
+
+    @rule(which=st.integers(0, 100))
+    def difference(self, which: int) -> None:
+        """What changes_since says, done to the old version's rows, gives the new version's rows."""
+        old, _ = self.pinned[which % len(self.pinned)]
+        rows = dict(zip(*(part.tolist() for part in old.vectors()), strict=True))
+        changes = self.store.changes_since(old.version)
+        assert len(set(changes.row_ids.tolist())) == len(changes.row_ids)
+        for row_id in changes.deleted.tolist():
+            rows.pop(row_id, None)
+        rows |= zip(changes.row_ids.tolist(), changes.vectors.tolist(), strict=True)
+        assert rows == dict(zip(*(part.tolist() for part in self.store.vectors()), strict=True))
+
+    @rule(which=st.integers(0, 100))
+    def old_versions_still_answer(self, which: int) -> None:
+        old, then = self.pinned[which % len(self.pinned)]
+        assert contents(old) == then
+        assert old.latest().version == self.store.version
+
+    @invariant()
+    def is_the_model(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        now = expected(self.model)
+        assert contents(self.store) == now
+        assert self.store.hashes() == {id: (f"test:{id}", hash) for id, (hash, _, _) in now.items()}
+        assert self.store.count() == sum(len(passages) for _, _, passages in now.values())
+        assert self.store.count_documents() == len(now)
+        assert self.store.latest().version == self.store.version
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+StoreMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=12)
+TestStore = StoreMachine.TestCase
+
+
+def test_a_store_comes_back_with_its_contract_and_chunking(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "c")
+    assert (store.contract, store.chunking, store.count()) == (CONTRACT, CHUNKING, 0)
+
+
+def test_a_store_is_never_made_over_something_else(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "mine.txt").write_text("precious")
+    with pytest.raises(Conflict, match="exists already"):
+        new_store(tmp_path / "c")
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["c", "c/mine.txt"]
+
+
+@settings(max_examples=15)
+@given(METADATA)
+def test_any_json_comes_back_as_metadata(tmp_path_factory: pytest.TempPathFactory, metadata: dict[str, Any]) -> None:
+    document, *rest = simple("x", "text", metadata=metadata)
+    store = put(new_store(tmp_path_factory.mktemp("json") / "c"), (document, *rest))
+    row_ids, _ = store.vectors()
+    assert store.take(row_ids.tolist())[0].metadata == metadata
+
+
+def test_take_keeps_the_order_that_was_asked_for(tmp_path: Path) -> None:
+    store = put(new_store(tmp_path / "c"), *(simple(f"d{at}", f"text {at}") for at in range(6)))
+    row_ids = store.vectors()[0].tolist()
+    mixed = [row_ids[at] for at in (4, 0, 5, 2)]
+    taken = store.take(mixed)
+    assert [passage.row_id for passage in taken] == mixed
+    assert {passage.row_id: passage.text for passage in taken} == {
+        row_id: store.take([row_id])[0].text for row_id in mixed
+    }
+
+
+def test_a_document_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="it's"):
+        new_store(tmp_path / "c").document_passages("it's")
+
+
+def test_row_ids_stay_through_maintenance_and_replacing(tmp_path: Path) -> None:
+    store = put(new_store(tmp_path / "c"), simple("a", "one"), simple("b", "two"))
+    before = {passage.id: passage.row_id for passage in store.take(store.vectors()[0].tolist())}
+    store = put(store, simple("b", "changed")).maintain()
+    assert {passage.id: passage.row_id for passage in store.take(store.vectors()[0].tolist())} == before
+
+
+def test_changes_tell_inserted_replaced_and_deleted_rows(tmp_path: Path) -> None:
+    def two(id: str, seed: int) -> Encoded:
+        return cut(make_document(f"test:{id}", "twenty characters....", id=id), seed, width=14, step=11)
+
+    old = put(new_store(tmp_path / "c"), two("stays", 1), two("changes", 2), two("shrinks", 3), two("goes", 4))
+    rows = {passage.id: passage.row_id for passage in old.take(old.vectors()[0].tolist())}
+    assert len(rows) == 8
+    changed, shrunk, new = two("changes", 5), simple("shrinks", "short"), simple("new", "new")
+    store = put(put(old, changed, shrunk), new, gone=("goes",)).maintain()
+    changes = store.changes_since(old.version)
+    by_row = dict(zip(changes.row_ids.tolist(), changes.vectors.tolist(), strict=True))
+    [new_row] = set(store.vectors()[0].tolist()) - set(rows.values())
+    assert by_row == {
+        rows["changes:0"]: changed[2][0].tolist(), rows["changes:1"]: changed[2][1].tolist(),
+        rows["shrinks:0"]: shrunk[2][0].tolist(), new_row: new[2][0].tolist(),
+    }  # fmt: skip
+    assert sorted(changes.deleted.tolist()) == sorted([rows["shrinks:1"], rows["goes:0"], rows["goes:1"]])
+
+
+# -- lexical search -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Store:
+    store = put(
+        new_store(tmp_path / "c"),
+        simple("cat", "The cats were running after mice", metadata={"legs": 4}),
+        simple("crow", "A crow runs nowhere, it flies", metadata={"legs": 2}),
+    ).maintain()
+    # Not in the text index yet: found all the same.
+    return put(store, simple("snake", "A snake never ran", metadata={"legs": 0}))
+
+
+def names(store: Store, found: tuple[np.ndarray, np.ndarray]) -> list[str]:
+    return [passage.document_id for passage in store.take(found[0].tolist())]
+
+
+def test_lexical_search_knows_stems_and_is_best_first(animals: Store) -> None:
+    assert set(names(animals, animals.lexical("run", 10))) == {"cat", "crow"}
+    assert names(animals, animals.lexical("flying crows", 10)) == ["crow"]
+    assert names(animals, animals.lexical("snakes", 10)) == ["snake"]
+    assert names(animals, animals.lexical("walrus", 10)) == []
+    ids, scores = animals.lexical("cat running mouse mice crow", 10)
+    assert names(animals, (ids, scores)) == ["cat", "crow"]
+    assert scores[0] > scores[1] > 0
+    assert len(animals.lexical("run", 1)[0]) == 1
+
+
+@pytest.mark.parametrize("query", ['cat\'s "run"', "-cat +run", "(", "cat AND", "*", "title:cat", "'; DROP", "🙂"])
+def test_lexical_search_takes_any_text_as_words(animals: Store, query: str) -> None:
+    assert set(names(animals, animals.lexical(query, 10))) <= {"cat", "crow"}
+
+
+def test_restricting_a_lexical_search_keeps_its_scores(animals: Store) -> None:
+    free = dict(zip(*(part.tolist() for part in animals.lexical("running crows and cats", 10)), strict=True))
+    assert len(free) == 2
+    for row_id, score in free.items():
+        ids, scores = animals.lexical("running crows and cats", 10, among=[row_id])
+        assert ids.tolist() == [row_id]
+        assert scores.tolist() == pytest.approx([score])
+    ids, scores = animals.lexical("running crows and cats", 10, where="metadata.legs = 2")
+    assert names(animals, (ids, scores)) == ["crow"]
+    assert scores.tolist() == pytest.approx([free[ids[0]]])
+    assert len(animals.lexical("running", 10, among=[])[0]) == 0
+    # The restriction comes before the limit.
+    assert names(animals, animals.lexical("running crow cat", 1, where="document_id = 'crow'")) == ["crow"]
+
+
+# -- durability ---------------------------------------------------------------------------------------------------
+
+
+def all_files(root: Path) -> set[str]:
+    return {str(path) for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda store: put(store, simple("b", "more"), simple("a", "other")),
+        lambda store: store.delete(["a"]),
+        lambda store: store.maintain(),
+    ],
+    ids=["replace", "delete", "maintain"],
+)
+def test_a_commit_is_synced_before_it_is_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Store], Store]
+) -> None:
+    root = tmp_path / "c"
+    store = put(new_store(root, "fsync"), simple("a", "text"))
+    synced: list[str] = []
+    real = os.fsync
+
+    def recording(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    before = all_files(root)
+    work(store)
+    new = all_files(root) - before
+    assert any(file.endswith(".manifest") for file in new)
+    assert new <= set(synced)
+    assert {str(Path(file).parent) for file in new} <= set(synced), "the folders that name the new files"
+
+
+def test_data_is_on_the_disk_before_a_manifest_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "c"
+    store = put(new_store(root, "fsync"), simple("a", "text"))
+    synced: set[str] = set()
+    real_sync, real_commit = os.fsync, lance.LanceDataset.commit
+    unsynced_at_commit: list[set[str]] = []
+    before = all_files(root)
+
+    def recording(descriptor: int) -> None:
+        synced.add(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        real_sync(descriptor)
+
+    def commit(*arguments: Any, **options: Any) -> Any:
+        unsynced_at_commit.append({file for file in all_files(root) - before - synced if file.endswith(".lance")})
+        assert {file for file in synced if file.endswith(".lance")}, "no data file was synced"
+        return real_commit(*arguments, **options)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    monkeypatch.setattr(lance.LanceDataset, "commit", commit)
+    put(store, simple("b", "more"))
+    assert unsynced_at_commit == [set()]
+
+
+def test_a_new_store_is_synced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inodes: set[int] = set()
+    real = os.fsync
+
+    def recording(descriptor: int) -> None:
+        inodes.add(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    Store.create(tmp_path / "c", CONTRACT, CHUNKING, "fsync")
+    wanted = [tmp_path, *(tmp_path / "c").rglob("*")]
+    assert [path for path in wanted if path.stat().st_ino not in inodes] == []
+
+
+def test_durability_os_leaves_it_to_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: pytest.fail("synced"))
+    put(new_store(tmp_path / "c", "os"), simple("a", "text")).delete(["a"]).maintain()
+
+
+# -- when the disk refuses ----------------------------------------------------------------------------------------
+
+FULL = (
+    "LanceError(IO): Generic LocalFileSystem error: Unable to write: No space left on device (os error 28), /x/y.rs:1:2"
+)
+READ_ONLY = "LanceError(IO): Unable to create file: Read-only file system (os error 30), /rustc/a/lance/src/io.rs:50:11"
+OTHER = "LanceError(IO): Generic LocalFileSystem error: Input/output error (os error 5), /root/x/src/io.rs:50:11"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [(FULL, "is full"), (READ_ONLY, "cannot be written"), (OTHER, "Input/output error")]
+)
+def test_what_the_disk_refuses_is_a_storage_failure_and_the_last_version_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, says: str
+) -> None:
+    store = put(new_store(tmp_path / "c"), simple("a", "text"))
+    before = contents(store)
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise OSError(text)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(lance.LanceDataset, "commit", refuse)
+        broken.setattr(lance.LanceDataset, "delete", refuse)
+        for work in (lambda: put(store, simple("a", "new")), lambda: store.delete(["a"])):
+            with pytest.raises(StorageFailure, match=says) as raised:
+                work()
+            assert ".rs:" not in str(raised.value)
+            assert str(tmp_path / "c") in str(raised.value)
+    reopened = Store.open(tmp_path / "c")
+    assert reopened.version == store.version
+    assert contents(reopened) == before
+    assert contents(put(reopened, simple("a", "new")))["a"][1] == "new"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("may not mount a file system here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk(small_disk: Path) -> None:
+    store = put(new_store(small_disk / "c"), simple("a", "text"))
+    before = contents(store)
+    noise = np.random.default_rng(0)
+    big = [simple(f"big{at}", "".join(map(chr, noise.integers(0x4E00, 0x9FFF, 20_000).tolist()))) for at in range(100)]
+    with pytest.raises(StorageFailure, match=r"is full.*free some space"):
+        put(store, *big)
+    reopened = Store.open(small_disk / "c")
+    assert contents(reopened) == before
+
+    def fill(store: Store) -> None:
+        for item in big:
+            store = put(store, item)
+
+    with pytest.raises(StorageFailure, match="is full"):
+        fill(reopened)
+    survivors = contents(Store.open(small_disk / "c"))
+    assert survivors["a"] == before["a"]
+    assert all(len(text) == 20_000 for id, (_, text, _) in survivors.items() if id != "a")
+
+
+def test_a_read_only_disk(small_disk: Path) -> None:
+    store = put(new_store(small_disk / "c"), simple("a", "text"))
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(StorageFailure, match="cannot be written"):
+        put(store, simple("a", "new"))
+    with pytest.raises(StorageFailure, match="cannot be written"):
+        new_store(small_disk / "other")
+    assert contents(Store.open(small_disk / "c"))["a"][1] == "text"
+
+
+# -- damage -------------------------------------------------------------------------------------------------------
+
+
+def newest_manifest(root: Path) -> Path:
+    # Lance names manifests so that the newest sorts first.
+    return min(root.rglob("*.manifest"), key=lambda path: path.name)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda root: newest_manifest(root).write_bytes(b"junk"),
+        lambda root: newest_manifest(root).write_bytes(b""),
+        lambda root: [path.unlink() for path in root.rglob("*.manifest")],
+    ],
+    ids=["altered", "empty", "missing"],
+)
+def test_a_damaged_table_is_said_to_be_damaged(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    put(new_store(tmp_path / "c"), simple("a", "text"))
+    damage(tmp_path / "c")
+    with pytest.raises(DamagedCollection, match="cannot be read") as raised:
+        Store.open(tmp_path / "c")
+    assert ".rs:" not in str(raised.value)
+
+
+def test_a_table_of_another_layout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as later:
+        later.setattr("embedsvc.storage.store.FORMAT", "2")
+        new_store(tmp_path / "c")
+    with pytest.raises(DamagedCollection, match="has layout 2"):
+        Store.open(tmp_path / "c")
+
+
+def test_a_table_of_somebody_else_is_not_taken_for_ours(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    lance.write_dataset(pa.table({"x": [1]}), str(tmp_path / "c" / "passages.lance"))
+    with pytest.raises(DamagedCollection):
+        Store.open(tmp_path / "c")
