@@ -64,8 +64,8 @@ class Scores:
 class Hit:
     """A finished answer: its text is ``text`` of the document from ``start`` to ``end``, to the letter.
 
-    Where overlapping passages of one document answered, they are one hit over their joint span; ``id``, ``page``,
-    ``heading`` and ``scores`` are then those of the best of them.
+    Where overlapping passages of one document answered, they are one hit over their joint span; ``id`` and ``scores``
+    are then those of the best of them, ``page`` and ``heading`` those at ``start``.
     """
 
     id: str
@@ -226,22 +226,21 @@ def _overlap(one: StoredPassage, other: StoredPassage) -> bool:
 
 def _cite(group: Sequence[tuple[int, StoredPassage]], candidates: _Candidates) -> Hit:
     rank, best = min(group, key=lambda member: member[0])
-    text, start, end = "", 0, 0
-    for _, passage in sorted(group, key=lambda member: member[1].start):
-        if not text:
-            text, start, end = passage.text, passage.start, passage.end
-        elif passage.end > end:
-            text, end = text + passage.text[end - passage.start :], passage.end
+    passages = sorted((passage for _, passage in group), key=lambda passage: passage.start)
+    first = passages[0]
+    text, end = first.text, first.end
+    for passage in passages[1:]:
+        text, end = text + passage.text[end - passage.start :], max(end, passage.end)
     return Hit(
         id=best.id,
         document_id=best.document_id,
         uri=best.uri,
         title=best.title,
         text=text,
-        start=start,
+        start=first.start,
         end=end,
-        page=best.page,
-        heading=best.heading,
+        page=first.page,
+        heading=first.heading,
         score=float(candidates.scores[rank]),
         scores=Scores(_at(candidates.dense, rank), _at(candidates.lexical, rank)),
         metadata=best.metadata,
