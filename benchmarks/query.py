@@ -2,8 +2,8 @@
 
     python benchmarks/query.py [--data FOLDER] [--documents 5183] [--queries 300] [--rounds 3] [--json FILE]
 
-All contestants answer the same query before the next one is asked: p50 and p99 are over all queries of all rounds, so a
-busy spell of the machine hits all of them. The server is a process of its own, ``python -m embedsvc serve``.
+The contestants take turns in blocks of 100 queries; p50 and p99 are over all queries of all rounds, so a busy spell of
+the machine hits all of them. The server is a process of its own, ``python -m embedsvc serve``.
 The peer is sentence-transformers (fp32) with faiss.IndexFlatIP in process: dense only, and it returns no text.
 """
 
@@ -41,6 +41,7 @@ from embedsvc.search import Query, search
 from embedsvc.search.pipeline import Mode
 
 MODES: tuple[Mode, ...] = ("hybrid", "dense", "lexical")
+BLOCK = 100
 PEER = "sentence-transformers + faiss.IndexFlatIP, in process"
 
 
@@ -91,10 +92,10 @@ def ask_all(contestants: dict[str, Callable[[str], object]], asked: list[str], r
         for text in asked[:20]:
             ask(text)
     times: dict[str, list[float]] = {name: [] for name in contestants}
-    # Blocks of ten: contestants that take turns query by query would find each other's data in the CPU's cache.
-    for start in range(0, rounds * len(asked), 10):
+    # In blocks: contestants that take turns query by query would find each other's data in the CPU's cache.
+    for start in range(0, rounds * len(asked), BLOCK):
         for name, ask in contestants.items():
-            for at in range(start, min(start + 10, rounds * len(asked))):
+            for at in range(start, min(start + BLOCK, rounds * len(asked))):
                 started = time.perf_counter()
                 ask(asked[at % len(asked)])
                 times[name].append((time.perf_counter() - started) * 1000)
