@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from data_readers import make_docx, make_pdf
+from tests.data_readers import make_docx, make_pdf
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 

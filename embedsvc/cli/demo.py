@@ -53,7 +53,9 @@ def run(settings: Settings, *, port_is_asked: bool, stay: bool | None) -> None:
             console.print("   " + " ".join(hit["text"].split())[:300] + " …", markup=False)
         console.print(f"\nAnswered in {answer['took_ms']:.1f} ms by {url}/v1/collections/{_NAME}/search")
         console.print(f"API documentation: [bold]{url}/docs[/bold]")
-        console.print(f"From the terminal: embedsvc search 'parse a date' -c {_NAME} --data-dir {settings.data_dir}")
+        console.print(
+            f"From the terminal: {sys.argv[0]} search 'parse a date' -c {_NAME} --data-dir {settings.data_dir}"
+        )
         if sys.stdin.isatty() if stay is None else stay:
             console.print("The server goes on until Ctrl-C.")
             signal.pause()
