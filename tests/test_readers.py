@@ -11,7 +11,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tests.data_readers import make_docx, make_pdf
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from embedsvc.errors import (
 )
 from embedsvc.readers import FieldChoice, FoundFile, Rejected, discover, read
 from embedsvc.records import Document, Source
+from tests.data_readers import make_docx, make_pdf
 
 LIMIT = 1_000_000
 
