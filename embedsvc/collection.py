@@ -113,6 +113,8 @@ class Collection:
         self._directory = directory
         self._plan = IndexPlan()
         self._refreshing = threading.Lock()
+        self._on_disk: int | None = None
+        """Version of the saved index that was found whole, or written, last."""
         store = Store.open(directory, settings.durability)
         self._snapshot = Snapshot(directory.name, store, self._index_for(store))
 
@@ -167,6 +169,8 @@ class Collection:
     def _index_for(self, store: Store, known: VectorIndex | None = None) -> VectorIndex:
         """The index of exactly this store version: the saved or the known one, and what has changed since."""
         saved = load_index(self._directory / _INDEX_FOLDER, store.contract.dimension, store.version, known)
+        if saved is not None:
+            self._on_disk = saved.version
         index = saved or known
         if index is not None and index.version == store.version:
             return index
@@ -197,9 +201,9 @@ class Collection:
         """Makes one index of all there is at the newest version and writes it to the disk, if it is not there yet."""
         snapshot = self.snapshot()
         index = fold(snapshot.index, self._plan)
-        folder = self._directory / _INDEX_FOLDER
-        if not index.is_loose and not (folder / str(index.version)).is_dir():
-            save_index(index, folder)
+        if not index.is_loose and index.version != self._on_disk:
+            save_index(index, self._directory / _INDEX_FOLDER)
+            self._on_disk = index.version
         with self._refreshing:
             if self._snapshot.version == snapshot.version:
                 self._snapshot = Snapshot(self.name, snapshot.store, index)

@@ -376,3 +376,18 @@ def test_vectors_that_came_out_different_are_a_mismatch() -> None:
     check_contract(encoder, encoder.contract)  # type: ignore[arg-type]
     with pytest.raises(ContractMismatch, match="canary_vectors"):
         check_contract(encoder, replace(encoder.contract, canary_vectors=turned))  # type: ignore[arg-type]
+
+
+def test_a_damaged_saved_index_is_written_anew_by_the_next_writer(
+    here: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection = collection_of(here, "c", "one text")
+    for file in (here.data_dir / "c" / "faiss").glob("*/index.faiss"):
+        file.write_bytes(file.read_bytes()[:-7])
+    damaged = Collection.open("c", here)
+    assert "not usable" in caplog.text
+    with damaged.writer():
+        pass
+    caplog.clear()
+    assert Collection.open("c", here).snapshot().store.count() == collection.snapshot().store.count() == 1
+    assert "not usable" not in caplog.text
