@@ -201,8 +201,10 @@ class Collection:
         """Makes one index of all there is at the newest version and writes it to the disk, if it is not there yet."""
         snapshot = self.snapshot()
         index = fold(snapshot.index, self._plan)
-        if not index.is_loose and index.version != self._on_disk:
-            save_index(index, self._directory / _INDEX_FOLDER)
+        folder = self._directory / _INDEX_FOLDER
+        there = index.version == self._on_disk and (folder / str(index.version)).is_dir()
+        if not index.is_loose and not there:
+            save_index(index, folder)
             self._on_disk = index.version
         with self._refreshing:
             if self._snapshot.version == snapshot.version:
