@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from embedsvc.collection import Collection
-from embedsvc.config import Settings
+from embedsvc.config import Settings, usable_cores
 from embedsvc.encoding import encoder_for, load_encoder, parity
 from embedsvc.errors import EmbedsvcError
 from embedsvc.vectors import faiss_module
@@ -32,8 +31,7 @@ class Check:
 
 def check_environment(settings: Settings) -> Iterator[Check]:
     """Machine, packages, folders, and the encoder's parity with sentence-transformers on the canary texts."""
-    cores = len(os.sched_getaffinity(0))
-    yield Check("machine", True, f"Python {platform.python_version()}, {cores} cores, {platform.platform()}")
+    yield Check("machine", True, f"Python {platform.python_version()}, {usable_cores()} cores, {platform.platform()}")
     yield Check("packages", True, ", ".join(f"{name} {version(name)}" for name in _PACKAGES))
     try:
         yield Check("faiss", True, str(faiss_module().__version__))

@@ -66,7 +66,12 @@ class Settings:
 
     @property
     def encoder_threads(self) -> int:
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or usable_cores()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; where the system cannot tell (macOS), those that there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _HINTS: dict[str, Any] = {}
