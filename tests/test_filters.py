@@ -222,3 +222,8 @@ def test_what_the_store_cannot_evaluate_is_a_bad_filter_too(store: Store, sql: s
 
 def test_compiling_touches_nothing_but_names() -> None:
     assert compile_filter("Uri = 'metadata.x = end' AND \"END\" > 3") == "`uri` = 'metadata.x = end' AND `end` > 3"
+
+
+def test_text_in_double_quotes_is_told_about_single_ones() -> None:
+    with pytest.raises(BadFilter, match="text stands in single quotes, 'Smith'"):
+        compile_filter('metadata.author = "Smith"')

@@ -71,6 +71,10 @@ def compile_filter(sql: str) -> str:
                 # The end of a quoted key does not count its closing quote.
                 last += sql[last + 1 : last + 2] == '"' and parts[-1].args.get("quoted", False)
                 replacements.append((first, last + 1, _extraction([part.name for part in parts[1:]], column)))
+        elif name not in FIELDS and parts[0].args.get("quoted", False):
+            raise BadFilter(
+                _pointed(sql, first, f"text stands in single quotes, '{parts[0].name}'; double ones name a field")
+            )
         elif name not in FIELDS:
             hint = f"unknown field {parts[0].name!r}; built-in fields are {', '.join(FIELDS)}, and an input's own "
             raise BadFilter(_pointed(sql, first, hint + f"fields are written metadata.{parts[0].name}"))
