@@ -178,7 +178,7 @@ class Collection:
             try:
                 changes = store.changes_since(index.version)
                 return apply_changes(index, changes.row_ids, changes.vectors, changes.deleted, store.version)
-            except (ValueError, OSError) as error:  # the older version was cleaned up, say
+            except (ValueError, OSError, RuntimeError) as error:  # the older version was cleaned up, say
                 log.warning("%s: no difference to version %s (%s)", self.name, index.version, error)
         return build_index(*store.vectors(), store.version, self._plan)
 
@@ -196,6 +196,8 @@ class Collection:
             if writer.store.count() or writer.changed:
                 writer.store = writer.store.maintain()
             self.save()
+            # Last: the index is brought up to date by the difference to the version it stands at.
+            writer.store.clean_up()
 
     def save(self) -> None:
         """Makes one index of all there is at the newest version and writes it to the disk, if it is not there yet."""

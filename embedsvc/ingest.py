@@ -65,6 +65,7 @@ class _Reading:
     by_source: dict[str, list[str]] = field(default_factory=dict)
     """Source uri → ids of the stored documents that came out of it (a JSONL file has many)."""
     seen: set[str] = field(default_factory=set)
+    unreadable: list[str] = field(default_factory=list)
     gone: list[tuple[str, str]] = field(default_factory=list)
     """(document id, uri) of stored records that their re-read file no longer has."""
 
@@ -226,6 +227,7 @@ def _read_all(
         except ReadError as error:
             # The file is there, only not readable now: what was stored of it stays, also with --exact.
             reading.seen.update(reading.by_source.get(uri, ()))
+            reading.unreadable.append(f"{uri}/")  # it may be a folder
             yield Outcome(uri, "quarantined", seconds=time.perf_counter() - started, reason=_reason(error))
 
 
@@ -308,7 +310,10 @@ def _committed(future: Future[None], batch: Sequence[_Chunked]) -> Iterator[Outc
 
 def _remove(writer: Writer, reading: _Reading, within: Sequence[str]) -> Iterator[Outcome]:
     gone = list(reading.gone)
+    unreadable = tuple(reading.unreadable)
     for id, (uri, _) in reading.known.items():
+        if uri.startswith(unreadable):
+            continue
         if id not in reading.seen and any(uri == top or uri.startswith((f"{top}/", f"{top}#")) for top in within):
             gone.append((id, uri))
     if gone:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -391,3 +392,15 @@ def test_a_damaged_saved_index_is_written_anew_by_the_next_writer(
     caplog.clear()
     assert Collection.open("c", here).snapshot().store.count() == collection.snapshot().store.count() == 1
     assert "not usable" not in caplog.text
+
+
+def test_a_collection_is_written_to_and_opened_when_older_versions_are_gone(
+    here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedsvc.storage.store._KEEP_VERSIONS", timedelta(0))
+    collection_of(here, "c", "one text")
+    for at in range(2):
+        with Collection.open("c", here).writer() as writer:
+            writer.replace([simple(f"more{at}", "another text")])
+    snapshot = Collection.open("c", here).snapshot()
+    assert len(snapshot.index) == snapshot.store.count() == 3

@@ -298,16 +298,20 @@ class Store:
         return self._committed(lambda dataset: dataset.delete(f"document_id IN ({_quoted(document_ids)})"))
 
     def maintain(self) -> Store:
-        """Folds new rows into the text index, small fragments together, and drops versions that nobody reads."""
+        """Folds new rows into the text index, and small fragments together."""
 
         def work(dataset: lance.LanceDataset) -> None:
             rows = [fragment.count_rows() for fragment in dataset.get_fragments()]
             if len(rows) > _MANY_FRAGMENTS or sum(rows) - max(rows, default=0) > _TAIL_SHARE * sum(rows):
                 dataset.optimize.compact_files()
             dataset.optimize.optimize_indices()
-            dataset.cleanup_old_versions(older_than=_KEEP_VERSIONS)
 
         return self._committed(work)
+
+    def clean_up(self) -> None:
+        """Removes versions older than an hour and their files; what replaced them must be durable by now."""
+        with writing(self.path):
+            self.dataset.cleanup_old_versions(older_than=_KEEP_VERSIONS)
 
     def _committed(self, work: Any) -> Store:
         with writing(self.path):
