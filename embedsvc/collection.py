@@ -230,10 +230,7 @@ class Writer:
         self.replace_rows(rows, [*(document.id for document, _, _ in documents), *gone])
 
     def replace_rows(self, rows: pa.Table, document_ids: Sequence[str]) -> None:
-        if rows.num_rows:
-            self.store = self.store.replace(rows, document_ids)
-        elif document_ids:
-            self.store = self.store.delete(document_ids)
+        self.store = self.store.replace(rows, document_ids)
         self.changed = True
 
 

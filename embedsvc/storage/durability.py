@@ -7,6 +7,8 @@ points at data that is not: data files are synced, then the manifest is written,
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -34,19 +36,30 @@ def fsync_path(path: str | Path) -> None:
 
 def fsync_tree(root: Path) -> None:
     """fsync every file and directory under ``root``, and the directory that names ``root``."""
-    NewFiles(root, seen=frozenset()).sync()
+    DurableCommits(root, seen=frozenset()).sync()
     fsync_path(root.parent)
 
 
-class NewFiles:
-    """Remembers what lies under ``root``; :meth:`sync` makes durable what has come since."""
+class DurableCommits:
+    """Makes each commit of one Lance dataset durable, two-phase. Give it to ``lance.dataset`` as its commit lock.
+
+    Lance enters its commit lock when all files of a commit are written but the manifest that names them, and leaves it
+    once that is written: merges, deletes, compaction and index updates alike. (The locking itself is not needed, the
+    collection's own lock keeps other writers out.)
+    """
 
     def __init__(self, root: Path, seen: frozenset[str] | None = None) -> None:
         self._root = root
         self._seen: set[str] = _files(root) if seen is None else set(seen)
 
+    @contextmanager
+    def __call__(self, version: int) -> Iterator[None]:
+        self.sync()
+        yield
+        self.sync()
+
     def sync(self) -> None:
-        """fsync the files that are new since the last call and every directory from theirs up to ``root``.
+        """fsync the files that are new since the last call and every directory from theirs up to the root.
 
         Raises:
             OSError: the disk refused; the commit must not be acknowledged.

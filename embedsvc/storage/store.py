@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,7 +25,7 @@ from lance.query import MatchQuery
 
 from embedsvc.errors import BadFilter, Conflict, DamagedCollection, NotFound, StorageFailure
 from embedsvc.records import Chunking, Contract, Document, Metadata, Passage
-from embedsvc.storage.durability import NewFiles, fsync_path, fsync_tree
+from embedsvc.storage.durability import DurableCommits, fsync_path, fsync_tree
 from embedsvc.storage.filters import compile_filter
 
 TABLE = "passages.lance"
@@ -38,6 +38,8 @@ _TAIL_SHARE = 0.1
 """Fragments are folded together once all but the largest hold this share of the rows. Reading 16 passages took 4.7 ms
 from 18 fragments, 1.5 ms from one; and no row is rewritten more than about ten times as a collection grows."""
 _KEEP_VERSIONS = timedelta(hours=1)
+_KEPT = "vector-index"
+"""Lance's tag on the version that the saved vector index stands at: what came since is told by the difference to it."""
 
 RowIds = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -147,6 +149,7 @@ def passage_table(documents: Sequence[tuple[Document, Sequence[Passage], Floats]
 
 _NO_SPACE = re.compile("no space left|disk quota|os error 28", re.IGNORECASE)
 _NOT_WRITABLE = re.compile("permission denied|read-only file system|os error (13|30)", re.IGNORECASE)
+_NOT_NOW = re.compile(r"permission denied|too many open files|input/output error|os error (5|12|13|23|24)\b", re.I)
 _RUST_PLACE = re.compile(r",?\s*/[\w./-]+\.rs:\d+:\d+")
 
 
@@ -235,7 +238,8 @@ class Store:
         """The newest version of the table under ``directory``.
 
         Raises:
-            DamagedCollection: the table, or what embedsvc keeps in its metadata, cannot be read.
+            DamagedCollection: the table, or what embedsvc keeps in its metadata, is not what was written.
+            StorageFailure: it may be whole, but this process may not read it (permissions, open files, memory).
         """
         path = directory / TABLE
         try:
@@ -250,6 +254,11 @@ class Store:
                 path, dataset, durability, Contract.from_dict(json.loads(contract)), Chunking(**json.loads(chunking))
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if _NOT_NOW.search(str(error)):
+                raise StorageFailure(
+                    f"{path} cannot be read now: {_RUST_PLACE.sub('', str(error))}. "
+                    "Check its permissions, and this process's limit of open files."
+                ) from error
             raise DamagedCollection(
                 f"{path} cannot be read as a collection: {_RUST_PLACE.sub('', str(error))}. "
                 "Restore the folder from a backup, or delete it and index again."
@@ -272,30 +281,23 @@ class Store:
     def replace(self, rows: pa.Table, document_ids: Sequence[str]) -> Store:
         """In ONE commit, makes ``rows`` (from :func:`passage_table`) all there is of the documents ``document_ids``.
 
-        A document with an id in ``document_ids`` and no row is deleted. Returns only when the commit is durable.
+        A document with an id in ``document_ids`` and no row is deleted, an unknown id ignored. Returns only when the
+        commit is durable.
 
         Raises:
             StorageFailure: nothing was committed.
         """
-        merge = (
-            self.dataset.merge_insert(["id"])
-            .when_matched_update_all()
-            .when_not_matched_insert_all()
-            .when_not_matched_by_source_delete(f"document_id IN ({_quoted(document_ids)})")
-        )
-        with writing(self.path):
-            new = NewFiles(self.path) if self.durability == "fsync" else None
-            transaction, _ = merge.execute_uncommitted(rows)
-            if new:
-                new.sync()  # the data, before a manifest names it
-            dataset = lance.LanceDataset.commit(self.dataset, transaction)
-            if new:
-                new.sync()  # the manifest
-        return self._at(dataset)
 
-    def delete(self, document_ids: Sequence[str]) -> Store:
-        """In one durable commit, removes the documents; ids that are not there are ignored."""
-        return self._committed(lambda dataset: dataset.delete(f"document_id IN ({_quoted(document_ids)})"))
+        def work(dataset: lance.LanceDataset) -> None:
+            (
+                dataset.merge_insert(["id"])
+                .when_matched_update_all()
+                .when_not_matched_insert_all()
+                .when_not_matched_by_source_delete(f"document_id IN ({_quoted(document_ids)})")
+                .execute(rows)
+            )
+
+        return self._committed(work)
 
     def maintain(self) -> Store:
         """Folds new rows into the text index, and small fragments together."""
@@ -308,19 +310,27 @@ class Store:
 
         return self._committed(work)
 
-    def clean_up(self) -> None:
-        """Removes versions older than an hour and their files; what replaced them must be durable by now."""
+    def keep(self, version: int) -> None:
+        """Keeps ``version``, in place of the one kept before, from being cleaned up."""
         with writing(self.path):
-            self.dataset.cleanup_old_versions(older_than=_KEEP_VERSIONS)
+            tags = self.dataset.tags
+            (tags.update if _KEPT in tags.list() else tags.create)(_KEPT, version)
 
-    def _committed(self, work: Any) -> Store:
+    def clean_up(self) -> None:
+        """Removes versions older than an hour, but for the kept one, and their files."""
         with writing(self.path):
-            new = NewFiles(self.path) if self.durability == "fsync" else None
-            dataset = lance.dataset(str(self.path))
+            self.dataset.cleanup_old_versions(older_than=_KEEP_VERSIONS, error_if_tagged_old_versions=False)
+
+    def _committed(self, work: Callable[[lance.LanceDataset], None]) -> Store:
+        with writing(self.path):
+            dataset = lance.dataset(
+                str(self.path),
+                self.version,
+                session=self.dataset.session(),
+                commit_lock=DurableCommits(self.path) if self.durability == "fsync" else None,
+            )
             work(dataset)
-            if new:
-                new.sync()
-        return self._at(dataset.checkout_version(dataset.latest_version))
+        return self._at(dataset)
 
     # -- read ----------------------------------------------------------------------------------------------------
 
@@ -378,14 +388,24 @@ class Store:
         """All row ids (n,) and their vectors (n, dimension)."""
         return _vectors(self.dataset.scanner(columns=["vector"], with_row_id=True).to_table())
 
+    def document_vectors(self, document_ids: Sequence[str]) -> dict[tuple[str, str], Floats]:
+        """Of each passage of these documents: (document id, text) → vector (dimension,)."""
+        condition = f"document_id IN ({_quoted(document_ids)})"
+        table = self._scan(["document_id", "text", "vector"], condition, with_row_id=True)
+        keys = zip(table["document_id"].to_pylist(), table["text"].to_pylist(), strict=True)
+        return dict(zip(keys, _vectors(table)[1], strict=True))
+
     def changes_since(self, version: int) -> Changes:
         """The difference between ``version`` and this one, as Lance's own delta tells it."""
         delta = self.dataset.delta(compared_against=version)
-        tables = [
-            delta.get_inserted_rows().read_all().select(["vector", "_rowid"]),
-            delta.get_updated_rows().read_all().select(["vector", "_rowid"]),
+        wanted = ["_rowid", "vector"]
+        batches = [
+            batch.select(wanted)  # batch by batch: the readers bring every column, all the text included
+            for reader in (delta.get_inserted_rows(), delta.get_updated_rows())
+            for batch in reader
         ]
-        row_ids, vectors = _vectors(pa.concat_tables(tables))
+        schema = pa.schema([pa.field("_rowid", pa.uint64()), self.dataset.schema.field("vector")])
+        row_ids, vectors = _vectors(pa.Table.from_batches([b.cast(schema) for b in batches], schema))
         deleted = delta.get_deleted_row_ids().read_all()["_rowid"].to_numpy().astype(np.int64)
         return Changes(row_ids, vectors, deleted)
 
