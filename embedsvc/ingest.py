@@ -15,13 +15,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from embedsvc.chunking import Chunks, chunk
 from embedsvc.collection import Collection, EncodedDocument, Writer, check_name, collection_names
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, check_contract, encoder_for, load_encoder
 from embedsvc.errors import Conflict, ReadError, UsageError
-from embedsvc.readers import FieldChoice, FoundFile, Rejected, discover, read
-from embedsvc.records import Chunking, Document, Source, document_id
+from embedsvc.readers import FieldChoice, FoundFile, Rejected, absolute, discover, read
+from embedsvc.records import Chunking, Document, Passage, Source, document_id
+from embedsvc.storage import Store
+from embedsvc.storage.store import Floats
 
 Status = Literal["indexed", "unchanged", "replaced", "removed", "quarantined", "empty"]
 Input = FoundFile | Source | Document | Rejected
@@ -139,7 +143,7 @@ def ingest_paths(
         ContractMismatch, Conflict, StorageFailure: what was yielded before is committed, the rest is not.
     """
     found = discover(paths, max_file_bytes=max_file_mb * _MEGABYTE)
-    within = tuple(Path(path).absolute().as_uri() for path in paths) if exact else ()
+    within = tuple(absolute(path).as_uri() for path in paths) if exact else ()
     return _ingest(collection, encoder, found, fields, within)
 
 
@@ -268,7 +272,7 @@ def _encode_and_commit(
             tokens += item.chunks.tokens
             batch.append(item)
         target = min(commit_tokens, 2 * target)
-        encoded = _encode(encoder, batch)
+        encoded = _encode(encoder, writer.store, batch)
         if committing:
             yield from _committed(*committing)
             committing = None
@@ -278,15 +282,25 @@ def _encode_and_commit(
         yield from _committed(*committing)
 
 
-def _encode(encoder: Encoder, batch: Sequence[_Chunked]) -> list[EncodedDocument]:
-    passages = [passage for item in batch for passage in item.chunks.passages]
-    vectors = encoder.encode([passage.token_ids for passage in passages], kind="passage")
+def _encode(encoder: Encoder, store: Store, batch: Sequence[_Chunked]) -> list[EncodedDocument]:
+    """The documents with a vector for each passage; a passage that ``store`` has already, word for word in the same
+    document, keeps its vector."""
+    known = store.document_vectors([item.document.id for item in batch if item.replaces])
     encoded: list[EncodedDocument] = []
-    first = 0
+    new: list[tuple[Floats, int, Passage]] = []
     for item in batch:
-        last = first + len(item.chunks.passages)
-        encoded.append((item.document, item.chunks.passages, vectors[first:last]))
-        first = last
+        document, passages = item.document, item.chunks.passages
+        vectors = np.empty((len(passages), encoder.dimension), np.float32)
+        for at, passage in enumerate(passages):
+            vector = known.get((document.id, document.text[passage.start : passage.end]))
+            if vector is None:
+                new.append((vectors, at, passage))
+            else:
+                vectors[at] = vector
+        encoded.append((document, passages, vectors))
+    made = encoder.encode([passage.token_ids for _, _, passage in new], kind="passage")
+    for (vectors, at, _), vector in zip(new, made, strict=True):
+        vectors[at] = vector
     return encoded
 
 

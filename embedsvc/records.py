@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def make_document(
 ) -> Document:
     """A Document fit to be stored: lone surrogates become U+FFFD (same length, so offsets hold) with a note.
 
-    ``hash`` defaults to the sha256 of title, text and metadata; a file's reader passes that of the file's bytes.
+    ``hash`` defaults to the sha256 of all that is stored of it; a file's reader passes that of the file's bytes.
     """
     text, replaced = _LONE_SURROGATE.subn("\ufffd", text)
     title = _LONE_SURROGATE.sub("\ufffd", title)
@@ -117,7 +117,8 @@ def make_document(
     if replaced:
         notes = (*notes, f"{replaced} lone surrogate(s) replaced by U+FFFD")
     if hash is None:
-        content = json.dumps([title, text, metadata], ensure_ascii=False, sort_keys=True)
+        places = [page_starts, [astuple(heading) for heading in headings]]
+        content = json.dumps([uri, title, text, metadata, places], ensure_ascii=False, sort_keys=True)
         hash = hashlib.sha256(content.encode()).hexdigest()
     return Document(
         id=document_id(uri) if id is None else id,

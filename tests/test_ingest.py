@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lance.dataset import MergeInsertBuilder
 
 import embedsvc.ingest
 from embedsvc.collection import Collection
@@ -122,6 +124,82 @@ def test_only_what_changed_is_encoded(here: Settings, fake: FakeEncoder, tree: P
     by_uri = {p.uri.rpartition("/")[2]: v for p, v in zip(collection.snapshot().store.take(row_ids.tolist()), vectors)}  # noqa: B905
     assert by_uri["a.txt"].tolist() == pytest.approx([0.5**0.5, 0.5**0.5, 0, 0])
     assert by_uri["new.txt"].tolist() == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("place", ["begin", "middle", "end"])
+def test_of_a_changed_document_only_changed_passages_are_encoded(
+    here: Settings, fake: FakeEncoder, tmp_path: Path, place: str
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    words = ("red", "green", "blue", "white")
+    lines = [" ".join(words[(line >> at) % 4] for at in range(0, 12, 2)) + f" {line}.\n" for line in range(1000)]
+    (tmp_path / "book.txt").write_text("".join(lines))
+    whole = run(collection, fake, tmp_path)["book.txt"].passages
+    assert whole > 100
+    lines.insert({"begin": 0, "middle": 500, "end": 1000}[place], "A red line more.\n")
+    (tmp_path / "book.txt").write_text("".join(lines))
+    fake.encoded = 0
+    assert run(collection, fake, tmp_path)["book.txt"].status == "replaced"
+    assert 1 <= fake.encoded <= (2 if place == "end" else whole // 4)
+    # What was taken over is what encoding all of it anew would have given.
+    afresh = Collection.create("d", fake.contract, Chunking(64, 8), here)
+    run(afresh, fake, tmp_path)
+    assert passages_and_vectors(collection) == passages_and_vectors(afresh)
+
+
+def passages_and_vectors(collection: Collection) -> dict[str, tuple[Any, ...]]:
+    store = collection.snapshot().store
+    row_ids, vectors = store.vectors()
+    taken = zip(store.take(row_ids.tolist()), vectors.tolist(), strict=True)
+    return {passage.id: (passage.start, passage.end, passage.text, vector) for passage, vector in taken}
+
+
+def test_a_collection_below_the_given_path_is_not_indexed(here: Settings, fake: FakeEncoder, tree: Path) -> None:
+    inside = dataclasses.replace(here, data_dir=tree)
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), inside)
+    assert statuses(run(collection, fake, tree)) == dict.fromkeys(NAMES, "indexed")
+    assert set(statuses(run(collection, fake, tree, exact=True)).values()) == {"unchanged"}
+
+
+def test_one_file_has_one_uri_however_its_path_is_written(
+    here: Settings, fake: FakeEncoder, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    run(collection, fake, tree)
+    monkeypatch.chdir(tree / "sub")
+    again = run(collection, fake, Path(".."), exact=True)
+    assert set(statuses(again).values()) == {"unchanged"}
+    assert set(texts(collection)) == NAMES
+
+
+def test_a_reader_that_breaks_costs_its_file_only(
+    here: Settings, fake: FakeEncoder, tree: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(source: Source, fields: FieldChoice) -> Any:
+        raise RecursionError("too deep")
+        yield
+
+    monkeypatch.setattr("embedsvc.readers.markdown.read_markdown", broken)
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    outcomes = run(collection, fake, tree)
+    assert statuses(outcomes) == {name: "quarantined" if name == "b.md" else "indexed" for name in NAMES}
+    assert "RecursionError: too deep" in (outcomes["b.md"].reason or "")
+    assert any(record.exc_info for record in caplog.records), "the log has the traceback"
+
+
+def test_exact_keeps_what_lies_below_a_folder_that_cannot_be_read(
+    here: Settings, fake: FakeEncoder, tree: Path
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    run(collection, fake, tree)
+    (tree / "sub" / "c.txt").unlink()
+    (tree / "sub").rmdir()
+    (tree / "sub").symlink_to(tree / "sub")  # unreadable for root, too
+    (tree / "a.txt").unlink()
+    outcomes = statuses(run(collection, fake, tree, exact=True))
+    assert outcomes["sub"] == "quarantined"
+    assert outcomes["a.txt"] == "removed"
+    assert set(texts(collection)) == NAMES - {"a.txt"}
 
 
 def test_exact_removes_what_vanished_below_the_given_paths_only(
@@ -354,12 +432,11 @@ def test_an_error_in_the_encoder_ends_the_run_and_frees_the_lock(
 def test_an_error_of_the_disk_ends_the_run_and_what_was_told_stands(
     here: Settings, fake: FakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lance
 
     files = write_tree(tmp_path / "t", {f"{at}.txt": f"red green blue {at}" for at in range(20)})
     settings = small_commits(here)
     collection = Collection.create("c", fake.contract, Chunking(64, 8), settings)
-    real, calls = lance.LanceDataset.commit, []
+    real, calls = MergeInsertBuilder.execute, []
 
     def third_fails(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
@@ -369,7 +446,7 @@ def test_an_error_of_the_disk_ends_the_run_and_what_was_told_stands(
 
     told: list[Outcome] = []
     with monkeypatch.context() as broken:
-        broken.setattr(lance.LanceDataset, "commit", third_fails)
+        broken.setattr(MergeInsertBuilder, "execute", third_fails)
         with pytest.raises(StorageFailure, match="full"):
             told.extend(ingest_paths(collection, fake, [files], fields=FieldChoice(), max_file_mb=1))  # type: ignore[arg-type]
     assert told

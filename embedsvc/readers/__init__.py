@@ -5,8 +5,8 @@ or a :class:`~embedsvc.errors.ReadError` of that one input: it never ends the ba
 The libraries behind the formats are imported when the first file of their format is read.
 """
 
-from embedsvc.readers.discovery import FoundFile, discover
+from embedsvc.readers.discovery import FoundFile, absolute, discover
 from embedsvc.readers.formats import read
 from embedsvc.readers.items import FieldChoice, Rejected
 
-__all__ = ["FieldChoice", "FoundFile", "Rejected", "discover", "read"]
+__all__ = ["FieldChoice", "FoundFile", "Rejected", "absolute", "discover", "read"]

@@ -15,6 +15,8 @@ from embedsvc.readers.items import Rejected
 from embedsvc.records import Source
 
 _SKIPPED_DIRECTORIES = frozenset({"CVS", "_darcs", "__pycache__"})
+_COLLECTION_MARK = "passages.lance"
+"""A folder that holds this is a collection: ``embedsvc index .`` must not index what it writes."""
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -62,18 +64,26 @@ class FoundFile:
 def discover(paths: Sequence[str | Path], *, max_file_bytes: int) -> Iterator[FoundFile | Rejected]:
     """The files under ``paths`` in a fixed order: the paths as given, folders by name, depth first.
 
-    Inside folders, hidden entries, version-control folders and editors' backup files are left out; a path that is
-    named itself is always taken. Symbolic links are followed; a folder is walked once however many links lead to
-    it, under its own path where that lies in the same tree (linked folders come after the tree's own). What cannot be
-    a document (unreadable, too large, a FIFO, a link that loops) is an item of its own.
+    Inside folders, hidden entries, version-control folders, editors' backup files and collections are left out; a
+    file that is named itself is always taken. Symbolic links are followed; a folder is walked once however many links
+    lead to it, under its own path where that lies in the same tree (linked folders come after the tree's own).
+    What cannot be a document (unreadable, too large, a FIFO, a link that loops) is an item of its own.
 
     Raises:
         NotFound: one of ``paths`` does not exist. Nothing has been walked then.
     """
-    tops = [Path(path).absolute() for path in paths]
+    tops = [absolute(path) for path in paths]
     for path in tops:
         _check_exists(path)
     return _walk(tops, max_file_bytes)
+
+
+def absolute(path: str | Path) -> Path:
+    """``path`` from the root, without ``.`` and ``..``: one file has one uri, however its path was written.
+
+    Symbolic links stay in it: what users named is what they get cited.
+    """
+    return Path(os.path.abspath(path))  # noqa: PTH100 (Path.absolute leaves '..' in, Path.resolve follows links)
 
 
 def _check_exists(path: Path) -> None:
@@ -119,6 +129,8 @@ def _walk(tops: list[Path], max_file_bytes: int) -> Iterator[FoundFile | Rejecte
 
 def _children(folder: Path) -> list[Path]:
     names = sorted(name for name in os.listdir(folder) if not _is_skipped(name))  # noqa: PTH208 (names only, no Path each)
+    if _COLLECTION_MARK in names:
+        return []
     return [folder / name for name in names if not (name in _SKIPPED_DIRECTORIES and (folder / name).is_dir())]
 
 

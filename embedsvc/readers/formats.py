@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from io import BytesIO
 
-from embedsvc.errors import DamagedFile, UnsupportedFormat
+from embedsvc.errors import DamagedFile, EmbedsvcError, UnsupportedFormat
 from embedsvc.readers.items import FieldChoice, Rejected
 from embedsvc.records import Document, Source, make_document
+
+log = logging.getLogger(__name__)
 
 Reader = Callable[[Source, FieldChoice], Iterator[Document | Rejected]]
 
@@ -44,9 +47,18 @@ def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
     """
     count = 0
     if source.data.strip():
-        for item in _reader(source)(source, fields):
-            count += 1
-            yield item
+        try:
+            for item in _reader(source)(source, fields):
+                count += 1
+                yield item
+        except EmbedsvcError:
+            raise
+        except Exception as error:  # parsers fail in ways of their own, and one file must not end the batch
+            log.exception("%s: its reader failed", source.uri)
+            raise DamagedFile(
+                f"{source.uri}: its reader failed ({type(error).__name__}: {error}). "
+                "If other programs open it, please report this as a bug, with the file."
+            ) from error
     if not count:
         note = "it has no records" if source.data.strip() else "the file is empty"
         yield make_document(source.uri, "", title=source.name, hash=source.hash, notes=(note,))

@@ -390,6 +390,8 @@ class Store:
 
     def document_vectors(self, document_ids: Sequence[str]) -> dict[tuple[str, str], Floats]:
         """Of each passage of these documents: (document id, text) → vector (dimension,)."""
+        if not document_ids:
+            return {}
         condition = f"document_id IN ({_quoted(document_ids)})"
         table = self._scan(["document_id", "text", "vector"], condition, with_row_id=True)
         keys = zip(table["document_id"].to_pylist(), table["text"].to_pylist(), strict=True)
