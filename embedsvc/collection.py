@@ -115,8 +115,9 @@ class Collection:
         self._refreshing = threading.Lock()
         self._on_disk: int | None = None
         """Version of the saved index that was found whole, or written, last."""
-        store = Store.open(directory, settings.durability)
-        self._snapshot = Snapshot(directory.name, store, self._index_for(store))
+        self._store = Store.open(directory, settings.durability)
+        self._snapshot: Snapshot | None = None
+        """None until somebody searches: much of what is done with a collection needs no vector index."""
 
     @classmethod
     def open(cls, name: str, settings: Settings) -> Collection:
@@ -148,23 +149,30 @@ class Collection:
 
     @property
     def contract(self) -> Contract:
-        return self._snapshot.store.contract
+        return self._store.contract
 
     @property
     def chunking(self) -> Chunking:
-        return self._snapshot.store.chunking
+        return self._store.chunking
+
+    def store(self) -> Store:
+        """The store at its newest version, whichever process committed it. Costs microseconds when nothing changed."""
+        newest = self._store.latest()
+        if newest.version > self._store.version:
+            self._store = newest
+        return newest
 
     def snapshot(self) -> Snapshot:
-        """The newest version, whichever process committed it. Costs microseconds when nothing changed."""
-        current = self._snapshot
-        store = current.store.latest()
-        if store.version == current.version:
+        """The newest version with its vector index, which is loaded or brought up to date where it has to be."""
+        store, current = self.store(), self._snapshot
+        if current is not None and store.version == current.version:
             return current
         with self._refreshing:
             current = self._snapshot
-            if store.version > current.version:
-                self._snapshot = Snapshot(self.name, store, self._index_for(store, current.index))
-            return self._snapshot
+            if current is None or store.version > current.version:
+                index = self._index_for(store, None if current is None else current.index)
+                self._snapshot = current = Snapshot(self.name, store, index)
+            return current
 
     def _index_for(self, store: Store, known: VectorIndex | None = None) -> VectorIndex:
         """The index of exactly this store version: the saved or the known one, and what has changed since."""
@@ -191,7 +199,7 @@ class Collection:
             StorageFailure: the data directory cannot be written.
         """
         with _locked(self._directory, self.settings.lock_timeout):
-            writer = Writer(self.snapshot().store)
+            writer = Writer(self.store())
             yield writer
             if writer.store.count() or writer.changed:
                 writer.store = writer.store.maintain()
@@ -208,13 +216,14 @@ class Collection:
         if not index.is_loose and not there:
             save_index(index, folder)
             self._on_disk = index.version
+            snapshot.store.keep(index.version)
         with self._refreshing:
-            if self._snapshot.version == snapshot.version:
+            if self._snapshot is snapshot:
                 self._snapshot = Snapshot(self.name, snapshot.store, index)
 
     def export(self, file: Path) -> int:
         """Writes the collection to one Parquet file (see :mod:`embedsvc.storage.portable`); returns its passages."""
-        return export_store(self.snapshot().store, file)
+        return export_store(self.store(), file)
 
 
 class Writer:

@@ -386,6 +386,7 @@ def test_a_damaged_saved_index_is_written_anew_by_the_next_writer(
     for file in (here.data_dir / "c" / "faiss").glob("*/index.faiss"):
         file.write_bytes(file.read_bytes()[:-7])
     damaged = Collection.open("c", here)
+    damaged.snapshot()
     assert "not usable" in caplog.text
     with damaged.writer():
         pass
@@ -404,3 +405,11 @@ def test_a_collection_is_written_to_and_opened_when_older_versions_are_gone(
             writer.replace([simple(f"more{at}", "another text")])
     snapshot = Collection.open("c", here).snapshot()
     assert len(snapshot.index) == snapshot.store.count() == 3
+
+
+def test_what_needs_no_vector_index_loads_none(here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection_of(here, "c", "one text")
+    monkeypatch.setattr("embedsvc.collection.load_index", lambda *_: pytest.fail("the index was loaded"))
+    collection = Collection.open("c", here)
+    assert collection.contract.dimension == collection.store().contract.dimension
+    assert collection.export(tmp_path / "c.parquet") == 1

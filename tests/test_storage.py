@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -501,3 +502,36 @@ def test_a_table_of_somebody_else_is_not_taken_for_ours(tmp_path: Path) -> None:
     lance.write_dataset(pa.table({"x": [1]}), str(tmp_path / "c" / "passages.lance"))
     with pytest.raises(DamagedCollection):
         Store.open(tmp_path / "c")
+
+
+def test_a_table_that_cannot_be_opened_just_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_store(tmp_path / "c")
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise OSError("LanceError(IO): Unable to open file: Too many open files (os error 24), /x/local.rs:1:2")
+
+    monkeypatch.setattr(lance, "dataset", refuse)
+    with pytest.raises(StorageFailure, match="Too many open files"):
+        Store.open(tmp_path / "c")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_kept_version_outlives_a_clean_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    monkeypatch.setattr("embedsvc.storage.store._KEEP_VERSIONS", timedelta(0))
+    earlier = put(new_store(tmp_path / "c"), simple("a", "one"))
+    old = put(earlier, simple("b", "two"))
+    store = put(put(old, simple("a", "other"), gone=("b",)), simple("c", "three")).maintain()
+    for version in (earlier.version, old.version) if kept else ():
+        store.keep(version)  # only the last one
+    store.clean_up()
+    assert contents(Store.open(tmp_path / "c")).keys() == {"a", "c"}
+    with pytest.raises((ValueError, OSError, RuntimeError)):
+        store.changes_since(earlier.version)
+    if kept:
+        changes = store.changes_since(old.version)
+        assert (len(changes.row_ids), len(changes.deleted)) == (2, 1)
+    else:
+        with pytest.raises((ValueError, OSError, RuntimeError)):
+            store.changes_since(old.version)

@@ -269,5 +269,5 @@ def import_file(
     from embedsvc.collection import import_collection
 
     collection = import_collection(name or file.stem, file, _settings(data_dir=data_dir))
-    rows = collection.snapshot().store.count()
+    rows = collection.store().count()
     output.message(f"Imported {rows} passages as {collection.name}.", {"name": collection.name, "passages": rows}, json)

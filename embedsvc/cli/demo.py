@@ -42,7 +42,7 @@ def run(settings: Settings, *, port_is_asked: bool, stay: bool | None) -> None:
             done += 1
             tokens += outcome.tokens
             status.update(f"{done} of {len(documents)} modules, {tokens:,} tokens")
-    passages = collection.snapshot().store.count()
+    passages = collection.store().count()
     console.print(f"{passages:,} passages, ready after {time.monotonic() - started:.1f} s.\n")
     port = settings.port if port_is_asked or _is_free(settings) else 0
     with _server(settings, port or _any_free_port(settings)) as url:

@@ -57,10 +57,10 @@ def run(
             elif outcome.reason or outcome.notes:
                 mentioned.append(outcome)
             advance(outcome)
-    snapshot = collection.snapshot()
+    store = collection.store()
     summary = {
         "collection": name,
-        "version": snapshot.version,
+        "version": store.version,
         "inputs": sum(counts.values()),
         **{status: counts[status] for status in _STATUSES},
         "passages": passages,
@@ -70,7 +70,7 @@ def run(
     if json_lines:
         print(json.dumps({"summary": summary}), flush=True)
     else:
-        _report(summary, mentioned, snapshot.store.count())
+        _report(summary, mentioned, store.count())
     return counts["quarantined"] > 0
 
 

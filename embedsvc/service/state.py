@@ -160,6 +160,10 @@ class Collections:
             raise
         return Opened(collection, encoder, folder, path)
 
+    def forget(self, name: str) -> None:
+        """Lets go of what is held of a collection that was deleted: its vectors and its files' space."""
+        self._opened.pop(name, None)
+
     def peek(self, name: str) -> Collection:
         """The collection, for looking at: neither kept open nor checked against an encoder."""
         opened = self._opened.get(name)

@@ -24,8 +24,6 @@ HNSW_FROM = 50_000
 _HNSW_LINKS = 32
 _HNSW_BUILD_DEPTH = 100
 _SEARCH_DEPTHS = (32, 64, 128, 256, 512)
-_EXACT_ROWS = 20_000
-"""A filter that passes no more rows than this is answered by exact search over just those rows."""
 _RECALL_SAMPLE = 200
 _FOLD_SHARE = 0.1
 
@@ -79,22 +77,18 @@ class VectorIndex:
     def search(self, query: Floats, k: int, among: RowIds | None = None) -> tuple[RowIds, Floats]:
         """The ``k`` nearest rows of one ``query`` (dimension,): row ids and cosines, best first.
 
-        ``among`` (sorted row ids) restricts the search. A selective restriction is answered by exact search.
+        ``among`` (sorted row ids) restricts the search, which is exact then: a graph loses recall where what the
+        filter passes lies together and far from the query (.61 recall@10 for half the rows, measured).
         """
         if among is None:
-            alive = None if not self.dead.any() else ~self.dead
-            found = [self._search_base(query, k, alive), _best(self.fresh_ids, self.fresh_vectors @ query, k)]
+            base = self._search_base(query, k, ~self.dead if self.dead.any() else None, self.kind)
+            fresh = _best(self.fresh_ids, self.fresh_vectors @ query, k)
         else:
-            allowed = np.isin(self.row_ids, among, assume_unique=False) & ~self.dead
-            fresh = np.isin(self.fresh_ids, among)
-            if self.kind == "flat" or allowed.sum() <= max(_EXACT_ROWS, len(self.row_ids) // 10):
-                positions = np.flatnonzero(allowed)
-                base = _best(self.row_ids[positions], self._base_vectors()[positions] @ query, k)
-            else:
-                base = self._search_base(query, k, allowed)
-            found = [base, _best(self.fresh_ids[fresh], self.fresh_vectors[fresh] @ query, k)]
-        ids, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return _best(ids, scores, k)
+            allowed = np.isin(self.row_ids, among) & ~self.dead
+            base = self._search_base(query, k, allowed, "flat")
+            passed = np.isin(self.fresh_ids, among)
+            fresh = _best(self.fresh_ids[passed], self.fresh_vectors[passed] @ query, k)
+        return _best(np.concatenate([base[0], fresh[0]]), np.concatenate([base[1], fresh[1]]), k)
 
     def scores(self, query: Floats, row_ids: RowIds) -> Floats:
         """Exact cosines of these rows with ``query`` (dimension,); NaN for a row that is not in the index."""
@@ -111,7 +105,9 @@ class VectorIndex:
                 scores[hit] = vectors[position[hit]] @ query
         return scores
 
-    def _search_base(self, query: Floats, k: int, allowed: npt.NDArray[np.bool_] | None) -> tuple[RowIds, Floats]:
+    def _search_base(
+        self, query: Floats, k: int, allowed: npt.NDArray[np.bool_] | None, kind: str
+    ) -> tuple[RowIds, Floats]:
         faiss = faiss_module()
         k = min(k, len(self.row_ids))
         if not k:
@@ -121,21 +117,24 @@ class VectorIndex:
         if allowed is not None:
             bitmap = np.packbits(allowed, bitorder="little")
             options["sel"] = faiss.IDSelectorBitmap(bitmap)
-        if self.kind == "hnsw":
-            parameters = faiss.SearchParametersHNSW(efSearch=max(self.depth, k), **options)
+        if kind == "hnsw":
+            base, parameters = self.base, faiss.SearchParametersHNSW(efSearch=max(self.depth, k), **options)
         else:
-            parameters = faiss.SearchParameters(**options)
-        scores, positions = self.base.search(query[None], k, params=parameters)
+            base, parameters = self._flat(), faiss.SearchParameters(**options)
+        scores, positions = base.search(query[None], k, params=parameters)
         found = positions[0] >= 0
         return self.row_ids[positions[0][found]], scores[0][found]
 
+    def _flat(self) -> Any:
+        """FAISS's exact index over the base's vectors: the base itself, or what its graph stands on."""
+        return faiss_module().downcast_index(self.base.storage) if self.kind == "hnsw" else self.base
+
     def _base_vectors(self) -> Floats:
         """The base's vectors (n, dimension) where FAISS holds them: a view, not a copy."""
-        faiss = faiss_module()
-        flat = faiss.downcast_index(self.base.storage) if self.kind == "hnsw" else self.base
+        flat = self._flat()
         if not flat.ntotal:
             return np.empty((0, self.dimension), np.float32)
-        view: Floats = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * self.dimension)
+        view: Floats = faiss_module().rev_swig_ptr(flat.get_xb(), flat.ntotal * self.dimension)
         return view.reshape(flat.ntotal, self.dimension)
 
     def _all(self) -> tuple[RowIds, Floats]:

@@ -124,5 +124,10 @@ async def put_collection(name: Name, request: Request) -> Response:
 )
 async def remove_collection(name: Name, request: Request) -> Response:
     state = state_of(request)
-    await run(state.errands, lambda: delete_collection(name, state.settings))
+
+    def work() -> None:
+        delete_collection(name, state.settings)
+        state.collections.forget(name)
+
+    await run(state.errands, work)
     return Response(status_code=204)

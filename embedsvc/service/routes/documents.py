@@ -195,7 +195,7 @@ async def list_documents(
     state = state_of(request)
 
     def work(opened: Opened) -> Response:
-        documents = opened.collection.snapshot().store.documents()
+        documents = opened.collection.store().documents()
         page = [asdict(document) for document in documents[offset : offset + limit]]
         return reply({"total": len(documents), "limit": limit, "offset": offset, "documents": page})
 
@@ -229,7 +229,7 @@ async def read_document(name: Name, id: Id, request: Request) -> Response:
     state = state_of(request)
 
     def work(opened: Opened) -> Response:
-        text, passages = opened.collection.snapshot().store.document_passages(id)
+        text, passages = opened.collection.store().document_passages(id)
         first = passages[0]
         spans = [
             {"id": span.id, "start": span.start, "end": span.end, "page": span.page, "heading": span.heading}
@@ -262,7 +262,7 @@ async def delete_document(name: Name, id: Id, request: Request) -> Response:
 
     def work(opened: Opened) -> None:
         collection = opened.collection
-        collection.snapshot().store.document_passages(id)  # NotFound, before anybody waits for the lock
+        collection.store().document_passages(id)  # NotFound, before anybody waits for the lock
         with collection.writer() as writer:
             writer.store.document_passages(id)
             writer.replace((), [id])
