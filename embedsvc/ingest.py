@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -78,11 +78,14 @@ class _Reading:
             self.by_source.setdefault(uri.partition("#")[0], []).append(id)
 
 
-def open_or_create(name: str, settings: Settings, asked: Set[str]) -> tuple[Collection, Encoder]:
+def open_or_create(
+    name: str, settings: Settings, asked: Set[str], load: Callable[[Settings], Encoder] = load_encoder
+) -> tuple[Collection, Encoder]:
     """The collection ``name`` and its encoder; made from ``settings`` where there is none yet.
 
     ``asked``: the settings that the caller insists on (of ``model``, ``dtype``, ``chunk_tokens``, ``overlap``); a
-    collection that was made with others is refused. Those not asked for follow the collection.
+    collection that was made with others is refused. Those not asked for follow the collection. ``load`` gives the
+    encoder that settings name.
 
     Raises:
         ContractMismatch: the collection has another model or dtype than asked for.
@@ -91,7 +94,7 @@ def open_or_create(name: str, settings: Settings, asked: Set[str]) -> tuple[Coll
     """
     if name not in collection_names(settings.data_dir):
         check_name(name)
-        encoder = load_encoder(settings)
+        encoder = load(settings)
         return Collection.create(name, encoder.contract, _chunking(encoder, settings, asked), settings), encoder
     collection = Collection.open(name, settings)
     contract, chunking = collection.contract, collection.chunking
@@ -103,7 +106,7 @@ def open_or_create(name: str, settings: Settings, asked: Set[str]) -> tuple[Coll
             )
     if not asked & {"model", "dtype"}:
         return collection, encoder_for(contract, settings)
-    encoder = load_encoder(settings if "model" in asked else replace(settings, model=contract.model))
+    encoder = load(settings if "model" in asked else replace(settings, model=contract.model))
     check_contract(encoder, contract)
     return collection, encoder
 

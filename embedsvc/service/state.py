@@ -56,6 +56,12 @@ class Encoders:
                     self._default = self._loaded.setdefault((encoder.model.name, encoder.dtype), encoder)
         return self._default
 
+    def load(self, settings: Settings) -> Encoder:
+        """The encoder that ``settings`` name: the default one where they name the same."""
+        own = self._settings
+        same = (settings.model, settings.runtime, settings.dtype) == (own.model, own.runtime, own.dtype)
+        return self.default() if same else load_encoder(settings)
+
     def warm(self) -> None:
         """Loads the default encoder and encodes once; a failure is logged, and kept for the readiness probe."""
         try:
@@ -183,13 +189,13 @@ class Collections:
         except NotFound:
             made = True
         try:
-            open_or_create(name, settings, asked.keys())
+            open_or_create(name, settings, asked.keys(), self._encoders.load)
         except Conflict:
             if not made:
                 raise
             # Another request made it in between.
             made = False
-            open_or_create(name, settings, asked.keys())
+            open_or_create(name, settings, asked.keys(), self._encoders.load)
         return made
 
     def call(self, name: str, work: Callable[[Opened], _T]) -> _T:
