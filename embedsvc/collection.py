@@ -97,6 +97,7 @@ def delete_collection(name: str, settings: Settings) -> None:
     """
     directory = collection_directory(name, settings)
     with _locked(directory, settings.lock_timeout):
+        collection_directory(name, settings)  # NotFound, where another process deleted it before we got the lock
         doomed = directory.with_name(f".{name}.{uuid.uuid4().hex}.deleted")
         try:
             directory.rename(doomed)

@@ -107,7 +107,7 @@ def load_settings(flags: Mapping[str, object] | None = None, *, directory: Path 
     """Settings from ``flags`` (None values mean "not given"), the environment and ``directory/embedsvc.toml``.
 
     Raises:
-        UsageError: an unknown key in the file, or a value that does not fit its setting.
+        UsageError: an unknown key in the file, a value that does not fit its setting, a data directory that is a file.
     """
     names = {field.name for field in fields(Settings)}
     values: dict[str, Any] = {}
@@ -124,4 +124,7 @@ def load_settings(flags: Mapping[str, object] | None = None, *, directory: Path 
         if (variable := f"EMBEDSVC_{name.upper()}") in os.environ:
             values[name] = _convert(name, os.environ[variable], variable)
     values |= {name: _convert(name, value, "flag") for name, value in (flags or {}).items() if value is not None}
-    return Settings(**values)
+    settings = Settings(**values)
+    if settings.data_dir.exists() and not settings.data_dir.is_dir():
+        raise UsageError(f"The data directory {settings.data_dir} is a file, not a folder. Choose another place.")
+    return settings

@@ -95,14 +95,19 @@ def open_or_create(
     if name not in collection_names(settings.data_dir):
         check_name(name)
         encoder = load(settings)
-        return Collection.create(name, encoder.contract, _chunking(encoder, settings, asked), settings), encoder
+        try:
+            return Collection.create(name, encoder.contract, _chunking(encoder, settings, asked), settings), encoder
+        except Conflict:
+            if name not in collection_names(settings.data_dir):
+                raise
+            # Another process made it in between: then it is there already, as for any later caller.
     collection = Collection.open(name, settings)
     contract, chunking = collection.contract, collection.chunking
     for key, value in (("chunk_tokens", chunking.window), ("overlap", chunking.overlap)):
         if key in asked and getattr(settings, key) != value:
             raise Conflict(
                 f"The collection {name!r} was made with {key} {value}, not {getattr(settings, key)}. "
-                "Leave the flag out, or index into a new collection."
+                "Leave it out, or index into a new collection."
             )
     if not asked & {"model", "dtype"}:
         return collection, encoder_for(contract, settings)

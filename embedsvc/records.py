@@ -23,6 +23,11 @@ Metadata = Mapping[str, Any]
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def without_surrogates(text: str) -> str:
+    """``text`` with U+FFFD in the place of each lone surrogate, which neither UTF-8 nor the store can carry."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One input before reading: a file's bytes, an upload or a web page, under the uri it is cited by.
@@ -107,13 +112,11 @@ def make_document(
     ``hash`` defaults to the sha256 of all that is stored of it; a file's reader passes that of the file's bytes.
     """
     text, replaced = _LONE_SURROGATE.subn("\ufffd", text)
-    title = _LONE_SURROGATE.sub("\ufffd", title)
-    uri = _LONE_SURROGATE.sub("\ufffd", uri)
+    title = without_surrogates(title)
+    uri = without_surrogates(uri)
     # A round trip through JSON drops every lone surrogate that a metadata value might carry.
-    metadata = json.loads(_LONE_SURROGATE.sub("\ufffd", json.dumps(dict(metadata or {}), ensure_ascii=False)))
-    headings = tuple(
-        Heading(heading.start, heading.level, _LONE_SURROGATE.sub("\ufffd", heading.title)) for heading in headings
-    )
+    metadata = json.loads(without_surrogates(json.dumps(dict(metadata or {}), ensure_ascii=False)))
+    headings = tuple(Heading(heading.start, heading.level, without_surrogates(heading.title)) for heading in headings)
     if replaced:
         notes = (*notes, f"{replaced} lone surrogate(s) replaced by U+FFFD")
     if hash is None:

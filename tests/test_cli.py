@@ -309,12 +309,61 @@ def test_an_unknown_collection_brings_the_nearest_name(run: Run, library: Path, 
         ("x", ("--filter", "metadata.year >"), "something is missing"),
         ("x", ("--filter", "tokens", "--mode", "lexical"), "Bad filter"),
         ("x", ("--on-overflow", "guess"), "error, truncate"),
+        ("x", ("--min-score", "nan"), "min_score is not a number"),
         ("planet " * 600, (), "600 tokens"),
     ],
 )
 def test_bad_searches(run: Run, library: Path, query: str, flags: tuple[str, ...], says: str) -> None:
     for json_flag in ((), ("--json",)):
         refused(run("search", query, "-c", "library", *flags, *json_flag, "--data-dir", library), 2, says)
+
+
+def test_a_query_that_is_not_utf8_is_asked_all_the_same(run: Run, library: Path) -> None:
+    done = run("search", "planets \udcff and stars", "-c", "library", "--json", "--data-dir", library)
+    assert done.code == 0
+    assert done.json["hits"]
+
+
+def test_output_that_cannot_be_written(library: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "embedsvc", "collections", "list", "--data-dir", str(library)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "embedsvc: The output cannot be written: No space left on device.\n"
+
+
+def test_what_is_indexed_does_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "\x1b[31mred.md").write_text("# \x1b[32mTitle\n\nSome \x1b[2Jtext about stones.")
+    (tmp_path / "t" / "bad\x1b[31m.pdf").write_text("junk")
+    report = run("index", tmp_path / "t", "-c", "x", "--data-dir", tmp_path / "d")
+    found = run("search", "stones", "-c", "x", "--data-dir", tmp_path / "d")
+    assert "red.md" in found.out
+    assert "\x1b" not in report.out + found.out
+
+
+@pytest.mark.parametrize("command", [("collections", "list"), ("search", "x", "-c", "x"), ("index", ".", "-c", "x")])
+def test_a_data_directory_that_is_a_file(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "file").write_text("x")
+    refused(run(*command, "--data-dir", tmp_path / "file"), 2, "is a file, not a folder")
+
+
+@pytest.mark.parametrize("how", ["altered", "gone"])
+@pytest.mark.parametrize("command", [("search", "planets"), ("export",), ("doctor",)])
+def test_damaged_data_files_are_said_to_be_damaged(
+    run: Run, library: Path, tmp_path: Path, how: str, command: tuple[str, ...]
+) -> None:
+    for folder in ("data", "_indices"):
+        for file in (library / "library" / "passages.lance" / folder).rglob("*.lance"):
+            file.unlink() if how == "gone" else file.write_bytes(bytes(255 - b for b in file.read_bytes()))
+    if command == ("export",):
+        done = run("collections", "export", "library", tmp_path / "x.parquet", "--data-dir", library)
+    elif command == ("doctor",):
+        done = run("doctor", "library", "--data-dir", library)
+    else:
+        done = run(*command, "-c", "library", "--data-dir", library)
+    assert done.code == 3
+    assert "cannot be read as a collection" in done.out + done.err
 
 
 def test_a_bad_filter_points_at_the_spot(run: Run, library: Path) -> None:

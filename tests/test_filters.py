@@ -186,6 +186,8 @@ def test_any_text_can_be_asked_for(
         ("SELECT 1", None, "not a condition"),
         ("tokens BETWEEN 3", None, ""),
         ("embedsvc('x') = ", None, ""),
+        ("(" * 3000 + "tokens > 1" + ")" * 3000, None, "nested too deep"),
+        ("NOT " * 3000 + "tokens > 1", None, "nested too deep"),
     ],
 )
 def test_a_bad_filter_is_refused_pointing_at_the_spot(store: Store, sql: str, spot: str | None, says: str) -> None:

@@ -497,6 +497,15 @@ def test_a_collection_is_opened_with_its_own_model_and_chunking(
     assert opened.dtype == "int8"
 
 
+def test_a_collection_that_another_process_makes_meanwhile_is_opened(here: Settings, encoder: Encoder) -> None:
+    def load(settings: Settings) -> Encoder:
+        Collection.create("c", encoder.contract, Chunking(64, 8), here)
+        return encoder
+
+    collection, _ = open_or_create("c", dataclasses.replace(here, runtime="onnx", dtype="fp32"), frozenset(), load)
+    assert collection.chunking == Chunking(64, 8)
+
+
 @pytest.mark.parametrize(("key", "value"), [("chunk_tokens", 100), ("overlap", 3)])
 def test_other_chunking_than_the_collection_has_is_a_conflict(library: Path, key: str, value: int) -> None:
     settings = Settings(**{"data_dir": library, "runtime": "onnx", key: value})  # type: ignore[arg-type]

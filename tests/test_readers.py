@@ -149,12 +149,20 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
 
 GERMAN = "Die Straße führt über die Brücke. Größere Änderungen müssen früher angekündigt werden – „sehr viel“."
 RUSSIAN = "Вчера вечером мы пошли в кино, потому что хотели посмотреть новый фильм о жизни в городе."
+FRENCH = "Café à la crème, déjà vu. Où est la bibliothèque?"
 JAPANESE = "昨日の夜、私たちは映画館に行きました。新しい映画を見たかったからです。とても面白かったです。"
 
 
 @pytest.mark.parametrize(
     ("text", "encoding"),
-    [(GERMAN, "cp1252"), (RUSSIAN, "cp1251"), (RUSSIAN, "koi8-r"), (JAPANESE, "shift_jis"), (JAPANESE, "euc_jp")]
+    [
+        (GERMAN, "cp1252"),
+        (FRENCH, "latin-1"),
+        (RUSSIAN, "cp1251"),
+        (RUSSIAN, "koi8-r"),
+        (JAPANESE, "shift_jis"),
+        (JAPANESE, "euc_jp"),
+    ]
     + [(text, encoding) for text in (GERMAN, JAPANESE) for encoding in ("utf-16-le", "utf-16-be")],
 )
 def test_an_undeclared_encoding_is_detected_and_noted(text: str, encoding: str) -> None:

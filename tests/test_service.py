@@ -761,8 +761,9 @@ def test_what_nobody_foresaw_is_a_500_that_tells_nothing(
 
 
 def test_a_data_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    app = create_app(load_settings({"data_dir": str(tmp_path / "file"), "runtime": "onnx"}))
     (tmp_path / "file").write_text("in the way")
-    with in_app(create_app(load_settings({"data_dir": str(tmp_path / "file"), "runtime": "onnx"}))) as client:
+    with in_app(app) as client:
         is_problem(client.put("/v1/collections/x", json={}), 507)
         is_problem(client.post("/v1/collections/x/documents", json={"documents": [{"text": "a"}]}), 507)
         assert client.get("/v1/collections").json() == {"collections": []}

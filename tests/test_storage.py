@@ -12,7 +12,7 @@ from typing import Any
 import lance
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from lance.dataset import MergeInsertBuilder
@@ -312,6 +312,39 @@ def test_restricting_a_lexical_search_keeps_its_scores(animals: Store) -> None:
     assert len(animals.lexical("running", 10, among=[])[0]) == 0
     # The restriction comes before the limit.
     assert names(animals, animals.lexical("running crow cat", 1, where="document_id = 'crow'")) == ["crow"]
+
+
+WORDS = ("river", "stone", "cloud", "tiger")
+PUT = st.dictionaries(
+    st.sampled_from("abcdefgh"), st.lists(st.sampled_from(WORDS), min_size=1).map(" ".join), min_size=1
+)
+REMOVE = st.sets(st.sampled_from("abcdefgh"), min_size=1, max_size=2)
+FIVE = {id: f"stone {id}" for id in "abcde"}
+
+
+@settings(max_examples=30)
+@given(st.lists(PUT | REMOVE | st.just("maintain"), max_size=12))
+@example([FIVE, "maintain", {"f": "river"}, {"b"}, "maintain"])
+@example([FIVE, "maintain", {"b": "cloud", "f": "river"}, {"a"}, "maintain", {"c"}, {"d": "stone"}, "maintain"])
+def test_lexical_search_finds_what_is_there_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[dict[str, str] | set[str] | str]
+) -> None:
+    store = new_store(tmp_path_factory.mktemp("lexical") / "c")
+    model: dict[str, str] = {}
+    for step in steps:
+        if isinstance(step, dict):
+            store = put(store, *(simple(id, text) for id, text in step.items()))
+            model |= step
+        elif isinstance(step, set):
+            store = remove(store, *step)
+            model = {id: text for id, text in model.items() if id not in step}
+        else:
+            store = store.maintain()
+    for word in WORDS:
+        ids, _ = store.lexical(word, 100)
+        assert {passage.document_id for passage in store.take(ids.tolist())} == {
+            id for id, text in model.items() if word in text
+        }
 
 
 # -- durability ---------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def index(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders.", readable=False)],
     name: Name,
     data_dir: DataDir = None,
     model: Annotated[str | None, typer.Option(help="Model id or folder (for a new collection).")] = None,

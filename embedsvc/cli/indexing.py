@@ -93,14 +93,14 @@ def _report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: int) 
     from rich.console import Console
     from rich.table import Table
 
-    from embedsvc.cli.output import shown_uri
+    from embedsvc.cli.output import printable, shown_uri
 
     console = Console(soft_wrap=True)
     for outcome in mentioned:
         style = {"quarantined": "red", "empty": "yellow"}.get(outcome.status, "dim")
         why = (outcome.reason or "; ".join(outcome.notes)).replace(f"{outcome.uri}: ", "")
         console.print(f"{outcome.status:<12}", style=style, end="")
-        console.print(f"{shown_uri(outcome.uri)}  {why}", markup=False, highlight=False)
+        console.print(f"{shown_uri(outcome.uri)}  {printable(why)}", markup=False, highlight=False)
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
     for status in _STATUSES:
         if summary[status]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as _json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from embedsvc.search import Answer
 
 _SHOWN_CHARACTERS = 400
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def _print_json(value: Any) -> None:
@@ -29,15 +31,20 @@ def _console() -> Any:
     return Console(soft_wrap=True, highlight=False)
 
 
+def printable(text: str) -> str:
+    """``text`` without control characters: what is indexed must not steer the terminal that shows it."""
+    return _CONTROL.sub("\ufffd", text)
+
+
 def shown_uri(uri: str) -> str:
     """A file's uri as the path that a shell understands, below the working directory where it lies there."""
     parts = urlsplit(uri)
     if parts.scheme != "file":
-        return uri
+        return printable(uri)
     path = Path(unquote(parts.path))
     if path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
-    return f"{path}#{unquote(parts.fragment)}" if parts.fragment else str(path)
+    return printable(f"{path}#{unquote(parts.fragment)}" if parts.fragment else str(path))
 
 
 def answer(answer: Answer, json: bool) -> None:
@@ -53,14 +60,14 @@ def answer(answer: Answer, json: bool) -> None:
         place = f"[{hit.start}:{hit.end}]" + (f" page {hit.page}" if hit.page else "")
         line = Text.assemble(
             (f"{rank}. ", "bold"),
-            (hit.title, "bold"),
+            (printable(hit.title), "bold"),
             f"  {hit.score:.3f}  ",
             (f"{shown_uri(hit.uri)} {place}", "cyan"),
         )
         console.print(line)
         if hit.heading:
-            console.print(Text(f"   {hit.heading}", "magenta"))
-        text = " ".join(hit.text.split())
+            console.print(Text(f"   {printable(hit.heading)}", "magenta"))
+        text = printable(" ".join(hit.text.split()))
         more = " …" if len(text) > _SHOWN_CHARACTERS else ""
         console.print(Text("   " + text[:_SHOWN_CHARACTERS] + more), soft_wrap=False)
     count = len(answer.hits)

@@ -149,9 +149,10 @@ class Encoder:
         cut = tuple(max(0, len(ids) - room) for ids in token_ids)
         if on_overflow == "error" and any(cut):
             at = next(position for position, lost in enumerate(cut) if lost)
+            which = f"The {kind}" if len(texts) == 1 else f"Text {at}"
             raise QueryTooLong(
-                f"Text {at} has {len(token_ids[at])} tokens; {self.model.name} takes {room} besides special tokens and "
-                "prompt. Shorten it, or ask for on_overflow=truncate."
+                f"{which} has {len(token_ids[at])} tokens; {self.model.name} takes {room} besides special tokens "
+                "and prompt. Shorten it, or ask for on_overflow=truncate."
             )
         kept: list[Ids] = [ids[:room] for ids in token_ids]
         counts = tuple(len(ids) + self.reserved(kind) for ids in kept)

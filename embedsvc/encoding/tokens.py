@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from embedsvc.encoding.models import Model
 from embedsvc.errors import ModelError, UsageError
+from embedsvc.records import without_surrogates
 
 Kind = Literal["query", "passage"]
 Ids = npt.NDArray[np.int32]
@@ -42,7 +43,7 @@ class Tokens:
         for position, text in enumerate(texts):
             if not isinstance(text, str):
                 raise UsageError(f"Text {position} is of type {type(text).__name__}; pass strings.")
-        valid = [_valid(text) for text in texts]
+        valid = [without_surrogates(text) for text in texts]
         if len(valid) == 1:  # without the hand-over to the tokenizer's thread pool
             encodings = [self.tokenizer.encode(valid[0], add_special_tokens=False)]
         else:
@@ -101,12 +102,3 @@ def _prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
         if ids(form) + ids("a") == joined:
             return ids(form)
     return ids(prompt)
-
-
-def _valid(text: str) -> str:
-    """``text`` with lone surrogates, which UTF-8 (and so the tokenizer) cannot carry, replaced by U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from string import ascii_letters
 
 from embedsvc.errors import BinaryJunk, WrongEncoding
 
@@ -43,6 +44,7 @@ _MOST_REPLACED = 0.01
 """Share of characters that may be replaced before the encoding is called wrong."""
 _NON_ASCII = re.compile(rb"[\x80-\xff]")
 _AROUND = 64
+_BESIDE_ASCII = re.compile(r"[a-zA-Z][^\W\d_a-zA-Z]|[^\W\d_a-zA-Z](?=[a-zA-Z])")
 _NOT_OF_FILES = frozenset({"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined", "utf-7"})
 """Python codecs (by their canonical names) that are no file's encoding; some are slow or take any input."""
 
@@ -137,7 +139,17 @@ def _detect(data: bytes, uri: str) -> str:
         known = False
     if guess is None or not known:
         raise WrongEncoding(f"{uri}: its text encoding cannot be told. Save it as UTF-8, then index it again.")
-    return guess
+    return "cp1252" if _mixes_scripts(sample.decode(guess, "replace")) else guess
+
+
+def _mixes_scripts(text: str) -> bool:
+    """Whether most letters beyond ASCII stand in one word with ASCII letters, but are not Latin: "Cafй".
+
+    No language writes so. It is Western text that a detector took for Cyrillic or Greek.
+    """
+    beside = [pair.strip(ascii_letters) for pair in _BESIDE_ASCII.findall(text)]
+    foreign = sum(not unicodedata.name(letter, "").startswith("LATIN") for letter in beside)
+    return 2 * foreign > sum(character.isalpha() and not character.isascii() for character in text)
 
 
 def _foreign_stretches(data: bytes) -> Iterator[bytes]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from embedsvc.collection import Snapshot
 from embedsvc.encoding import Encoder
 from embedsvc.errors import UsageError
-from embedsvc.records import Metadata
+from embedsvc.records import Metadata, without_surrogates
 from embedsvc.search.fusion import convex_combination
 from embedsvc.storage import Store, StoredPassage
 
@@ -117,6 +118,7 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
     """
     started = time.perf_counter()
     check_query(query)
+    query = replace(query, text=without_surrogates(query.text))
     candidates, tokens_cut = _retrieve(snapshot, encoder, query)
     hits = _merge_and_cite(snapshot.store, candidates, query)
     took = round((time.perf_counter() - started) * 1000, 3)
@@ -127,6 +129,8 @@ def check_query(query: Query) -> None:
     """Raise UsageError for what is wrong with ``query`` whatever collection it is for."""
     if not 1 <= query.k <= MAX_K:
         raise UsageError(f"k is {query.k}; ask for 1 to {MAX_K} hits.")
+    if query.min_score is not None and math.isnan(query.min_score):
+        raise UsageError("min_score is not a number.")
     if query.mode not in get_args(Mode):
         raise UsageError(f"mode is {query.mode!r}; choose {', '.join(get_args(Mode))}.")
     if query.vector is None:

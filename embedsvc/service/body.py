@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel
 
+from embedsvc.records import without_surrogates
 from embedsvc.service.problems import InvalidBody, UnsupportedMedia
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _M = TypeVar("_M", bound=BaseModel)
 
 
 async def read_json(request: Request) -> Any:
-    """The body as JSON. Lone surrogates are left as they are; see :func:`without_surrogates`.
+    """The body as JSON. Lone surrogates are left as they are; see :func:`clean`.
 
     Raises:
         UnsupportedMedia: the content type says that it is something else.
@@ -50,13 +49,13 @@ def _finite(digits: str) -> float:
     return value
 
 
-def without_surrogates(value: Any) -> Any:
-    """``value`` with U+FFFD in the place of each lone surrogate, which neither UTF-8 nor the store can carry."""
+def clean(value: Any) -> Any:
+    """``value`` without the lone surrogates that any of its strings might carry."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:
-        return json.loads(_LONE_SURROGATE.sub("\ufffd", text))
+        return json.loads(without_surrogates(text))
     return value
 
 
@@ -64,4 +63,4 @@ async def read_model(request: Request, model: type[_M], *, empty: Any = None) ->
     """The body as ``model``; ValidationError where it does not fit. ``empty`` stands for a body of no bytes."""
     if empty is not None and not await request.body():
         return model.model_validate(empty)
-    return model.model_validate(without_surrogates(await read_json(request)))
+    return model.model_validate(clean(await read_json(request)))

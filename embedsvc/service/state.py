@@ -16,9 +16,10 @@ from fastapi import Request
 
 from embedsvc.collection import Collection, collection_directory
 from embedsvc.config import Settings
+from embedsvc.describe import describe
 from embedsvc.encoding import Encoder, check_contract, encoder_for, load_encoder
 from embedsvc.encoding.canaries import CANARY_TEXTS
-from embedsvc.errors import Conflict, DamagedCollection, EmbedsvcError, ModelError, NotFound
+from embedsvc.errors import DamagedCollection, EmbedsvcError, ModelError, NotFound
 from embedsvc.ingest import open_or_create
 from embedsvc.records import Contract
 from embedsvc.service.problems import NotReady
@@ -175,6 +176,18 @@ class Collections:
         opened = self._opened.get(name)
         return opened.collection if opened and opened.is_current() else Collection.open(name, self._settings)
 
+    def describe(self, name: str) -> dict[str, Any]:
+        """What is told about it.
+
+        Raises:
+            NotFound: there is none, or it was deleted while it was looked at. DamagedCollection: it cannot be read.
+        """
+        try:
+            return describe(self.peek(name).snapshot())
+        except DamagedCollection:
+            collection_directory(name, self._settings)
+            raise
+
     def make(self, name: str, asked: dict[str, Any]) -> bool:
         """Makes the collection with the settings ``asked`` unless it is there with these; whether it was made.
 
@@ -188,14 +201,7 @@ class Collections:
             made = False
         except NotFound:
             made = True
-        try:
-            open_or_create(name, settings, asked.keys(), self._encoders.load)
-        except Conflict:
-            if not made:
-                raise
-            # Another request made it in between.
-            made = False
-            open_or_create(name, settings, asked.keys(), self._encoders.load)
+        open_or_create(name, settings, asked.keys(), self._encoders.load)
         return made
 
     def call(self, name: str, work: Callable[[Opened], _T]) -> _T:
@@ -203,10 +209,10 @@ class Collections:
         opened = self.open(name)
         try:
             return work(opened)
-        except EmbedsvcError:
-            raise
-        except Exception:
-            if opened.is_current():
+        except Exception as error:
+            # A collection that is deleted under a search looks damaged.
+            expected = isinstance(error, EmbedsvcError) and not isinstance(error, DamagedCollection)
+            if expected or opened.is_current():
                 raise
         return work(self.open(name))
 

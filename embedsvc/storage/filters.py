@@ -53,6 +53,8 @@ def compile_filter(sql: str) -> str:
         if problem.startswith("Required keyword"):
             problem = "something is missing after this"
         raise BadFilter(_pointed(sql, spot, problem)) from None
+    except RecursionError:
+        raise BadFilter(_pointed(sql, 0, "nested too deep; write it with fewer parentheses or NOTs")) from None
     except (SqlglotError, ValueError) as error:
         raise BadFilter(_pointed(sql, len(sql), str(error).splitlines()[0])) from None
     if len(statements) != 1 or not isinstance(statements[0], exp.Expression):

@@ -35,7 +35,7 @@ def export_store(store: Store, file: Path) -> int:
     with writing(file):
         try:
             with pq.ParquetWriter(temporary, plain, compression="zstd") as writer:
-                for batch in store.dataset.scanner(batch_size=_ROWS_PER_GROUP).to_batches():
+                for batch in store.batches(_ROWS_PER_GROUP):
                     columns = [_plain(batch[name]) if name == "metadata" else batch[name] for name in plain.names]
                     writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=plain))
                     rows += len(batch)

@@ -11,7 +11,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -174,6 +174,23 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what Lance says of files that are not what was written into DamagedCollection."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        problem = _RUST_PLACE.sub("", str(error))
+        if _NOT_NOW.search(problem):
+            raise StorageFailure(
+                f"{path} cannot be read now: {problem}. Check permissions, disk and the limit of open files."
+            ) from error
+        raise DamagedCollection(
+            f"{path} cannot be read as a collection: {problem}. "
+            "Restore the folder from a backup, or delete it and index again."
+        ) from error
+
+
+@contextmanager
 def _evaluating(condition: str) -> Iterator[None]:
     """Turns what Lance finds wrong with the user's SQL ``condition`` into BadFilter."""
     try:
@@ -242,8 +259,9 @@ class Store:
             StorageFailure: it may be whole, but this process may not read it (permissions, open files, memory).
         """
         path = directory / TABLE
-        try:
+        with _reading(path):
             dataset = lance.dataset(str(path))
+        try:
             metadata = {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
             written, contract, chunking = (metadata[key] for key in KEYS)
             if written != FORMAT:
@@ -253,14 +271,9 @@ class Store:
             return cls(
                 path, dataset, durability, Contract.from_dict(json.loads(contract)), Chunking(**json.loads(chunking))
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if _NOT_NOW.search(str(error)):
-                raise StorageFailure(
-                    f"{path} cannot be read now: {_RUST_PLACE.sub('', str(error))}. "
-                    "Check its permissions, and this process's limit of open files."
-                ) from error
+        except (ValueError, KeyError, TypeError) as error:
             raise DamagedCollection(
-                f"{path} cannot be read as a collection: {_RUST_PLACE.sub('', str(error))}. "
+                f"{path} cannot be read as a collection: it lacks {error} or has another layout. "
                 "Restore the folder from a backup, or delete it and index again."
             ) from error
 
@@ -270,8 +283,9 @@ class Store:
 
     def latest(self) -> Store:
         """The newest version; this very Store when nothing was committed since."""
-        newest = self.dataset.latest_version
-        return self if newest == self.version else self._at(self.dataset.checkout_version(newest))
+        with _reading(self.path):
+            newest = self.dataset.latest_version
+            return self if newest == self.version else self._at(self.dataset.checkout_version(newest))
 
     def _at(self, dataset: lance.LanceDataset) -> Store:
         return Store(self.path, dataset, self.durability, self.contract, self.chunking)
@@ -305,6 +319,10 @@ class Store:
         def work(dataset: lance.LanceDataset) -> None:
             rows = [fragment.count_rows() for fragment in dataset.get_fragments()]
             if len(rows) > _MANY_FRAGMENTS or sum(rows) - max(rows, default=0) > _TAIL_SHARE * sum(rows):
+                if any(fragment.num_deletions for fragment in dataset.get_fragments()):
+                    # Compaction forgets which rows were deleted, and the text index would find them again
+                    # (github.com/lance-format/lance/issues/6262). One that is built anew never saw them.
+                    dataset.create_scalar_index("text", "INVERTED", replace=True, **_TEXT_INDEX)
                 dataset.optimize.compact_files()
             dataset.optimize.optimize_indices()
 
@@ -381,12 +399,18 @@ class Store:
 
     def take(self, row_ids: Sequence[int]) -> list[StoredPassage]:
         """The passages of these row ids, in this order."""
-        table = self.dataset._take_rows(list(row_ids), columns=list(_PASSAGE_COLUMNS))
+        with _reading(self.path):
+            table = self.dataset._take_rows(list(row_ids), columns=list(_PASSAGE_COLUMNS))
         return _stored(table.append_column("_rowid", pa.array(row_ids, pa.uint64())))
+
+    def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """All passages with all columns, at most ``rows`` at a time."""
+        with _reading(self.path):
+            yield from self.dataset.scanner(batch_size=rows).to_batches()
 
     def vectors(self) -> tuple[RowIds, Floats]:
         """All row ids (n,) and their vectors (n, dimension)."""
-        return _vectors(self.dataset.scanner(columns=["vector"], with_row_id=True).to_table())
+        return _vectors(self._scan(["vector"], None, with_row_id=True))
 
     def document_vectors(self, document_ids: Sequence[str]) -> dict[tuple[str, str], Floats]:
         """Of each passage of these documents: (document id, text) → vector (dimension,)."""
@@ -417,9 +441,9 @@ class Store:
         Raises:
             BadFilter: it is not SQL, or the store cannot evaluate it.
         """
-        compiled = compile_filter(condition)
+        scanner = self.dataset.scanner(columns=[], filter=compile_filter(condition), with_row_id=True)
         with _evaluating(condition):
-            table = self._scan([], compiled, with_row_id=True)
+            table = scanner.to_table()
         return np.sort(table["_rowid"].to_numpy().astype(np.int64))
 
     def lexical(
@@ -445,14 +469,15 @@ class Store:
             filter=condition,
             prefilter=condition is not None,
         )
-        with _evaluating(where) if where is not None else nullcontext():
+        with _evaluating(where) if where is not None else _reading(self.path):
             table = scanner.to_table()
         ids, scores = table["_rowid"].to_numpy().astype(np.int64), table["_score"].to_numpy().astype(np.float32)
         order = np.lexsort((ids, -scores))  # Lance leaves equal scores in any order
         return ids[order], scores[order]
 
     def _scan(self, columns: list[str], condition: str | None, with_row_id: bool = False) -> pa.Table:
-        return self.dataset.scanner(columns=columns, filter=condition, with_row_id=with_row_id).to_table()
+        with _reading(self.path):
+            return self.dataset.scanner(columns=columns, filter=condition, with_row_id=with_row_id).to_table()
 
 
 _PASSAGE_COLUMNS = ("id", "document_id", "uri", "title", "start", "end", "page", "heading", "metadata", "text")

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from embedsvc.collection import collection_names, delete_collection
-from embedsvc.describe import describe
 from embedsvc.errors import EmbedsvcError, ModelError, NotFound, UsageError
 from embedsvc.service.body import read_model
 from embedsvc.service.routes.common import Name, faults, reply, takes
@@ -57,7 +56,7 @@ async def list_collections(request: Request) -> Response:
 
     def look(name: str) -> dict[str, Any] | None:
         try:
-            return describe(state.collections.peek(name).snapshot())
+            return state.collections.describe(name)
         except NotFound:
             return None
         except EmbedsvcError as error:
@@ -79,7 +78,7 @@ async def list_collections(request: Request) -> Response:
 )
 async def show_collection(name: Name, request: Request) -> Response:
     state = state_of(request)
-    return await run(state.errands, lambda: reply(describe(state.collections.peek(name).snapshot())))
+    return await run(state.errands, lambda: reply(state.collections.describe(name)))
 
 
 @router.put(
@@ -108,7 +107,7 @@ async def put_collection(name: Name, request: Request) -> Response:
             if body.model is None:
                 raise
             raise UsageError(str(error)) from error
-        value = describe(state.collections.peek(name).snapshot())
+        value = state.collections.describe(name)
         return reply(value, 201 if made else 200, {"location": f"/v1/collections/{name}"} if made else None)
 
     return await run(state.errands, work)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from embedsvc.errors import FileTooLarge, NotFound, UsageError
 from embedsvc.readers import FieldChoice, Rejected
 from embedsvc.records import Document, Source, document_id, make_document
-from embedsvc.service.body import read_json, without_surrogates
+from embedsvc.service.body import clean, read_json
 from embedsvc.service.problems import UnsupportedMedia
 from embedsvc.service.routes.common import Name, faults, reply, takes
 from embedsvc.service.schemas import DocumentList, DocumentOut, DocumentsRequest, JobOut, UploadRequest
@@ -94,7 +94,7 @@ async def add_documents(name: Name, request: Request) -> Response:
 
 async def _sent(request: Request) -> tuple[list[Source | Document | Rejected], int]:
     raw = await read_json(request)
-    checked = DocumentsRequest.model_validate(without_surrogates(raw))
+    checked = DocumentsRequest.model_validate(clean(raw))
     items: list[Source | Document | Rejected] = []
     for document, own in zip(checked.documents, raw["documents"], strict=True):
         id = document.id or document_id(document.uri or f"text:{hashlib.sha256(document.text.encode()).hexdigest()}")

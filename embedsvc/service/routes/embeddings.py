@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from embedsvc.encoding import Encoder
-from embedsvc.service.body import read_json, without_surrogates
+from embedsvc.service.body import clean, read_json
 from embedsvc.service.problems import OpenAIError
 from embedsvc.service.routes.common import reference, reply, takes
 from embedsvc.service.schemas import EmbeddingsOut, EmbeddingsRequest, OpenAIErrorOut
@@ -65,7 +65,7 @@ def _fault(message: str, param: str | None, code: str | None = None) -> dict[str
 )
 async def embeddings(request: Request) -> Response:
     state = state_of(request)
-    raw = without_surrogates(await read_json(request))
+    raw = clean(await read_json(request))
     texts = _texts(raw)
     body = EmbeddingsRequest.model_validate(raw)
 
