@@ -19,7 +19,7 @@ from embedsvc.config import Settings
 from embedsvc.describe import describe
 from embedsvc.encoding import Encoder, check_contract, encoder_for, load_encoder
 from embedsvc.encoding.canaries import CANARY_TEXTS
-from embedsvc.errors import DamagedCollection, EmbedsvcError, ModelError, NotFound
+from embedsvc.errors import Conflict, DamagedCollection, EmbedsvcError, ModelError, NotFound
 from embedsvc.ingest import open_or_create
 from embedsvc.records import Contract
 from embedsvc.service.problems import NotReady
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _LEAST_CANARY_COSINE = 0.99
+_TRIES = 5
 
 
 class Encoders:
@@ -182,11 +183,7 @@ class Collections:
         Raises:
             NotFound: there is none, or it was deleted while it was looked at. DamagedCollection: it cannot be read.
         """
-        try:
-            return describe(self.peek(name).snapshot())
-        except DamagedCollection:
-            collection_directory(name, self._settings)
-            raise
+        return self.steadily(name, lambda: describe(self.peek(name).snapshot()))
 
     def make(self, name: str, asked: dict[str, Any]) -> bool:
         """Makes the collection with the settings ``asked`` unless it is there with these; whether it was made.
@@ -205,16 +202,30 @@ class Collections:
         return made
 
     def call(self, name: str, work: Callable[[Opened], _T]) -> _T:
-        """``work`` on the collection; once more if it was deleted or made anew in the middle of it."""
-        opened = self.open(name)
+        """``work`` on the open collection, see :meth:`steadily`."""
+        return self.steadily(name, lambda: work(self.open(name)))
+
+    def steadily(self, name: str, work: Callable[[], _T]) -> _T:
+        """``work``; again, a few times, where it failed while somebody deleted the collection or made it anew."""
+        for _ in range(_TRIES - 1):
+            before = self._identity(name)
+            try:
+                return work()
+            except Exception as error:
+                now = self._identity(name)
+                # Where there was none before and there is none now, it may have been made and deleted in between.
+                meant = isinstance(error, EmbedsvcError) and not isinstance(error, DamagedCollection | Conflict)
+                if now == before and (now is not None or meant):
+                    raise
+        return work()
+
+    def _identity(self, name: str) -> tuple[int, int] | None:
+        """Tells one table from the next of the same name, whose folder may get the same inode number."""
         try:
-            return work(opened)
-        except Exception as error:
-            # A collection that is deleted under a search looks damaged.
-            expected = isinstance(error, EmbedsvcError) and not isinstance(error, DamagedCollection)
-            if expected or opened.is_current():
-                raise
-        return work(self.open(name))
+            table = os.stat(self._settings.data_dir / name / TABLE)  # noqa: PTH116 - on every request
+        except (OSError, ValueError):
+            return None
+        return table.st_ino, table.st_mtime_ns
 
 
 @dataclass(frozen=True)

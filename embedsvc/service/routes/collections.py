@@ -102,7 +102,7 @@ async def put_collection(name: Name, request: Request) -> Response:
 
     def work() -> Response:
         try:
-            made = state.collections.make(name, asked)
+            made = state.collections.steadily(name, lambda: state.collections.make(name, asked))
         except ModelError as error:
             if body.model is None:
                 raise

@@ -81,11 +81,14 @@ async def add_documents(name: Name, request: Request) -> Response:
     else:
         raise UnsupportedMedia(f"The content type is {kind}; send application/json or multipart/form-data.")
 
-    def work() -> Response:
+    def make_sure() -> None:
         try:
             state.collections.open(name)
         except NotFound:
             state.collections.make(name, {})
+
+    def work() -> Response:
+        state.collections.steadily(name, make_sure)
         job = state.jobs.submit(name, items, fields, size)
         return reply(job, 202, {"location": f"/v1/jobs/{job['job']}"})
 
