@@ -22,10 +22,14 @@ import httpx
 import numpy as np
 import pytest
 
-from embedsvc.config import load_settings
-from embedsvc.errors import Conflict, UsageError
+from embedsvc.collection import Collection, delete_collection
+from embedsvc.config import Settings, load_settings
+from embedsvc.encoding import Encoder
+from embedsvc.errors import Conflict, NotFound, UsageError
+from embedsvc.records import Chunking
 from embedsvc.service import create_app, serve
 from embedsvc.service.jobs import Jobs
+from embedsvc.service.state import Collections, Encoders
 
 DEADLINE = 60.0
 MODEL = "all-MiniLM-L6-v2"
@@ -758,6 +762,33 @@ def test_what_nobody_foresaw_is_a_500_that_tells_nothing(
     id = response.headers["x-request-id"]
     assert id in body["detail"]
     assert any(id in record.getMessage() and record.exc_info for record in caplog.records)
+
+
+def test_work_that_a_delete_disturbs_is_done_again(here: Settings, encoder: Encoder) -> None:
+    collections = Collections(here, Encoders(here))
+    tries: list[int] = []
+
+    def disturbed() -> int:
+        tries.append(1)
+        if len(tries) < 3:
+            if len(tries) == 2:
+                delete_collection("c", here)
+            Collection.create("c", encoder.contract, Chunking(64, 8), here)
+            raise OSError("a file is gone")
+        return Collection.open("c", here).store().count()
+
+    assert collections.steadily("c", disturbed) == 0
+    assert len(tries) == 3
+
+    def broken() -> None:
+        tries.append(1)
+        raise OSError("a fault of its own")
+
+    with pytest.raises(OSError, match="of its own"):
+        collections.steadily("c", broken)
+    assert len(tries) == 4
+    with pytest.raises(NotFound):
+        collections.describe("never-there")
 
 
 def test_a_data_directory_that_cannot_be_written(tmp_path: Path) -> None:
