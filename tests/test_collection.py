@@ -333,7 +333,7 @@ def test_a_damaged_export_is_refused_and_leaves_no_collection(here: Settings, tm
         damaged = {"cut short": data[:-20], "not parquet": b"hello " * 100, "empty": b"",
                    "altered": data[:at] + bytes(200) + data[at + 200 :]}  # fmt: skip
         file.write_bytes(damaged[how])
-    with pytest.raises(DamagedFile, match="Export the collection again"):
+    with pytest.raises(DamagedFile, match="Export the collection again|not one that"):
         import_collection("copy", file, here)
     assert collection_names(here.data_dir) == ["c"]
     assert [path.name for path in here.data_dir.iterdir() if path.is_dir()] == ["c"]

@@ -244,12 +244,12 @@ class Jobs:
             except Conflict:
                 # Another process writes: the job waits for its turn, however long that takes.
                 log.info("job %s waits: another process writes to %s", job.id, job.collection)
-            except EmbedsvcError as error:
-                return "failed", str(error)
-            except Exception:
-                if opened is None or opened.is_current():
+            except Exception as error:
+                if opened is not None and not opened.is_current():
+                    return "failed", f"The collection {job.collection!r} was deleted while the job ran."
+                if not isinstance(error, EmbedsvcError):
                     raise
-                return "failed", f"The collection {job.collection!r} was deleted while the job ran."
+                return "failed", str(error)
         return "interrupted", _INTERRUPTED
 
     def _start(self, job: _Job) -> Iterator[Item]:

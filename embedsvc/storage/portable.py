@@ -69,7 +69,9 @@ def read_exported(file: Path) -> tuple[Contract, Chunking, Iterator[pa.Table]]:
         if written != FORMAT:
             raise ValueError(f"it has layout {written}, this embedsvc reads layout {FORMAT}")
         parsed = Contract.from_dict(json.loads(contract)), Chunking(**json.loads(chunking))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError:
+        raise DamagedFile(f"{file} is a Parquet file, but not one that `embedsvc collections export` wrote.") from None
+    except (OSError, ValueError, TypeError) as error:
         raise DamagedFile(
             f"{file} is not a whole export of a collection: {error}. Export the collection again."
         ) from error
