@@ -196,10 +196,14 @@ class Collection:
         """The right to write, held by one process at a time. Leaving without an error saves the vector index.
 
         Raises:
-            Conflict: another process writes, and did not end within ``lock_timeout`` seconds.
+            Conflict: another process writes, and did not end within ``lock_timeout`` seconds; or the collection was
+                deleted and made anew since it was opened.
             StorageFailure: the data directory cannot be written.
         """
         with _locked(self._directory, self.settings.lock_timeout):
+            # Opened afresh: version numbers alone do not tell a collection from one made later under its name.
+            if Store.open(self._directory, self.settings.durability).identity != self._store.identity:
+                raise Conflict(f"The collection {self.name!r} was deleted and made anew meanwhile. Open it again.")
             writer = Writer(self.store())
             yield writer
             if writer.store.count() or writer.changed:

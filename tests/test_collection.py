@@ -333,7 +333,7 @@ def test_a_damaged_export_is_refused_and_leaves_no_collection(here: Settings, tm
         damaged = {"cut short": data[:-20], "not parquet": b"hello " * 100, "empty": b"",
                    "altered": data[:at] + bytes(200) + data[at + 200 :]}  # fmt: skip
         file.write_bytes(damaged[how])
-    with pytest.raises(DamagedFile, match="Export the collection again|not one that"):
+    with pytest.raises(DamagedFile, match=r"Export the collection again|not one that"):
         import_collection("copy", file, here)
     assert collection_names(here.data_dir) == ["c"]
     assert [path.name for path in here.data_dir.iterdir() if path.is_dir()] == ["c"]
@@ -413,3 +413,16 @@ def test_what_needs_no_vector_index_loads_none(here: Settings, tmp_path: Path, m
     collection = Collection.open("c", here)
     assert collection.contract.dimension == collection.store().contract.dimension
     assert collection.export(tmp_path / "c.parquet") == 1
+
+
+@pytest.mark.parametrize("commits", [0, 1, 5])
+def test_a_collection_that_was_made_anew_is_not_written_to(here: Settings, commits: int) -> None:
+    stale = collection_of(here, "c", "one text")
+    delete_collection("c", here)
+    anew = Collection.create("c", stale.contract, stale.chunking, here)
+    for at in range(commits):
+        with anew.writer() as writer:
+            writer.replace([simple(f"new{at}", "another text")])
+    with pytest.raises(Conflict, match="made anew"), stale.writer() as writer:
+        writer.replace([simple("stale", "what belongs to the old one")])
+    assert Collection.open("c", here).store().hashes().keys() == {f"new{at}" for at in range(commits)}

@@ -31,6 +31,8 @@ from embedsvc.storage.filters import compile_filter
 TABLE = "passages.lance"
 FORMAT = "1"
 """Version of the table layout, kept in the table's metadata."""
+_IDENTITY = "embedsvc.identity"
+"""Key of a random id that tells a table from another one made later under its name."""
 KEYS = ("embedsvc.format", "embedsvc.contract", "embedsvc.chunking")
 _TEXT_INDEX: dict[str, Any] = {"language": "English", "stem": True, "remove_stop_words": True, "ascii_folding": True}
 _MANY_FRAGMENTS = 64
@@ -227,7 +229,8 @@ class Store:
             Conflict: ``directory`` exists and is not empty.
         """
         values = (FORMAT, json.dumps(contract.to_dict()), json.dumps(_chunking_dict(chunking)))
-        schema = passage_schema(contract.dimension, dict(zip(KEYS, values, strict=True)))
+        metadata = {**dict(zip(KEYS, values, strict=True)), _IDENTITY: uuid.uuid4().hex}
+        schema = passage_schema(contract.dimension, metadata)
         temporary = directory.parent / f".{directory.name}.{uuid.uuid4().hex}.tmp"
         with writing(directory):
             try:
@@ -285,7 +288,18 @@ class Store:
         """The newest version; this very Store when nothing was committed since."""
         with _reading(self.path):
             newest = self.dataset.latest_version
-            return self if newest == self.version else self._at(self.dataset.checkout_version(newest))
+            if newest == self.version:
+                return self
+            newer = self._at(self.dataset.checkout_version(newest))
+        if newer.identity != self.identity:
+            raise Conflict(f"{self.path.parent} was deleted and made anew meanwhile. Open it again.")
+        return newer
+
+    @property
+    def identity(self) -> str | None:
+        """Differs between two tables that were made one after the other at the same place."""
+        found = (self.dataset.schema.metadata or {}).get(_IDENTITY.encode())
+        return None if found is None else str(found.decode())
 
     def _at(self, dataset: lance.LanceDataset) -> Store:
         return Store(self.path, dataset, self.durability, self.contract, self.chunking)
