@@ -313,7 +313,7 @@ class Store:
         commit is durable.
 
         Raises:
-            StorageFailure: nothing was committed.
+            StorageFailure: nothing is acknowledged; where the manifest alone could not be synced, readers may see it.
         """
 
         def work(dataset: lance.LanceDataset) -> None:
