@@ -15,7 +15,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from embedsvc.config import Settings
 from embedsvc.errors import Conflict, NotFound, StorageFailure, UsageError
 from embedsvc.records import Chunking, Contract, Document, Passage
 from embedsvc.storage import Store, export_store, passage_table, read_exported
-from embedsvc.storage.store import TABLE, Floats
+from embedsvc.storage.store import TABLE, Floats, check_free, move_into_place
 from embedsvc.vectors import IndexPlan, VectorIndex, apply_changes, build_index, fold, load_index, save_index
 
 log = logging.getLogger(__name__)
@@ -273,15 +273,20 @@ def import_collection(name: str, file: Path, settings: Settings) -> Collection:
     """Makes the collection ``name`` of what :meth:`Collection.export` wrote to ``file``.
 
     Raises:
+        UsageError: no collection can be called that.
         Conflict: there is one already. DamagedFile: the file is cut short. Then no collection is left behind.
+        StorageFailure: the data directory cannot be written.
     """
     contract, chunking, tables = read_exported(file)
-    collection = Collection.create(name, contract, chunking, settings)
+    directory = settings.data_dir / check_name(name)
+    check_free(directory)
+    # Made out of sight, so that it appears whole or not at all, also to whoever looks on and after a kill -9.
+    staging = settings.data_dir / f".{name}.{uuid.uuid4().hex}.tmp"
     try:
-        with collection.writer() as writer:
+        with Collection.create(name, contract, chunking, replace(settings, data_dir=staging)).writer() as writer:
             for table in tables:
                 writer.replace_rows(table, np.unique(table["document_id"].to_numpy(zero_copy_only=False)).tolist())
-    except BaseException:
-        delete_collection(name, settings)
-        raise
-    return collection
+        move_into_place(staging / name, directory, settings.durability)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Collection.open(name, settings)

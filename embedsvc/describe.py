@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,7 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         "passages": store.count(),
         "version": snapshot.version,
         "contract": contract,
-        "chunking": {
-            "window": store.chunking.window,
-            "overlap": store.chunking.overlap,
-            "whole": store.chunking.whole,
-        },
+        "chunking": asdict(store.chunking),
         "index": {
             "kind": index.kind,
             "bytes_per_vector": index.bytes_per_vector,

@@ -25,7 +25,7 @@ from embedsvc.errors import Conflict, ReadError, UsageError
 from embedsvc.readers import FieldChoice, FoundFile, Rejected, absolute, discover, read
 from embedsvc.records import Chunking, Document, Passage, Source, document_id
 from embedsvc.storage import Store
-from embedsvc.storage.store import Floats
+from embedsvc.storage.store import Floats, Known
 
 Status = Literal["indexed", "unchanged", "replaced", "removed", "quarantined", "empty"]
 Input = FoundFile | Source | Document | Rejected
@@ -64,8 +64,8 @@ class _Chunked:
 class _Reading:
     """What the reading thread has learnt so far; read by others only after it has ended."""
 
-    known: dict[str, tuple[str, str]]
-    """Document id → (uri, hash), as stored before."""
+    known: dict[str, Known]
+    """By document id, as stored before."""
     by_source: dict[str, list[str]] = field(default_factory=dict)
     """Source uri → ids of the stored documents that came out of it (a JSONL file has many)."""
     seen: set[str] = field(default_factory=set)
@@ -74,8 +74,13 @@ class _Reading:
     """(document id, uri) of stored records that their re-read file no longer has."""
 
     def __post_init__(self) -> None:
-        for id, (uri, _) in self.known.items():
-            self.by_source.setdefault(uri.partition("#")[0], []).append(id)
+        for id, document in self.known.items():
+            if document.source is not None:
+                self.by_source.setdefault(document.source, []).append(id)
+
+    def hash_of(self, id: str) -> str | None:
+        """As stored before; None for a document that was not there."""
+        return self.known[id].hash if id in self.known else None
 
 
 def open_or_create(
@@ -147,7 +152,7 @@ def ingest_paths(
     whose files are not there any more.
 
     Raises:
-        NotFound: one of ``paths`` does not exist; nothing was done.
+        NotFound: none of ``paths`` exists; nothing was done.
         ContractMismatch, Conflict, StorageFailure: what was yielded before is committed, the rest is not.
     """
     found = discover(paths, max_file_bytes=max_file_mb * _MEGABYTE)
@@ -168,7 +173,7 @@ def _ingest(
     check_contract(encoder, collection.contract)
     commit_tokens = max(1, collection.settings.commit_tokens)
     with collection.writer() as writer:
-        reading = _Reading(known=writer.store.hashes())
+        reading = _Reading(known=writer.store.known_documents())
         ahead: queue.Queue[_Chunked | Outcome | BaseException | None] = queue.Queue(maxsize=256)
         room = _Room(2 * commit_tokens)
         stop = threading.Event()
@@ -208,8 +213,9 @@ def _read_all(
                 documents: Iterable[Document | Rejected] = (item,)
             else:
                 source = item.load() if isinstance(item, FoundFile) else item
-                if reading.known.get(document_id(uri), (None, None))[1] == source.hash:
-                    reading.seen.add(document_id(uri))
+                id = document_id(uri)
+                if id not in reading.seen and reading.hash_of(id) == source.hash:
+                    reading.seen.add(id)
                     yield Outcome(uri, "unchanged", seconds=time.perf_counter() - started)
                     continue
                 documents = read(source, fields)
@@ -224,7 +230,7 @@ def _read_all(
                     yield Outcome(document.uri, "quarantined", reason=_DUPLICATE.format(document.id))
                     continue
                 reading.seen.add(document.id)
-                hash = reading.known.get(document.id, (None, None))[1]
+                hash = reading.hash_of(document.id)
                 if hash == document.hash:
                     yield Outcome(document.uri, "unchanged", seconds=time.perf_counter() - started)
                 else:
@@ -235,7 +241,7 @@ def _read_all(
                 for id in reading.by_source.get(uri, ()):
                     if id not in reading.seen:
                         reading.seen.add(id)
-                        reading.gone.append((id, reading.known[id][0]))
+                        reading.gone.append((id, reading.known[id].uri))
         except ReadError as error:
             # The file is there, only not readable now: what was stored of it stays, also with --exact.
             reading.seen.update(reading.by_source.get(uri, ()))
@@ -333,11 +339,12 @@ def _committed(future: Future[None], batch: Sequence[_Chunked]) -> Iterator[Outc
 def _remove(writer: Writer, reading: _Reading, within: Sequence[str]) -> Iterator[Outcome]:
     gone = list(reading.gone)
     unreadable = tuple(reading.unreadable)
-    for id, (uri, _) in reading.known.items():
-        if uri.startswith(unreadable):
+    for id, document in reading.known.items():
+        source = document.source
+        if id in reading.seen or source is None or source.startswith(unreadable):
             continue
-        if id not in reading.seen and any(uri == top or uri.startswith((f"{top}/", f"{top}#")) for top in within):
-            gone.append((id, uri))
+        if any(source == top or source.startswith(f"{top}/") for top in within):
+            gone.append((id, document.uri))
     if gone:
         writer.replace((), [id for id, _ in gone])
     for _, uri in gone:

@@ -61,6 +61,8 @@ class Document:
     ``page_starts[i]`` is the offset at which page ``i + 1`` begins; empty for formats without pages.
     ``headings`` are in text order. ``hash`` changes whenever a re-read would give another document.
     ``notes`` say what reading had to change (lone surrogates, a guessed encoding …).
+    ``source`` is the uri of the file or upload that it was read from, which may hold many documents; None for one
+    that was handed over ready-made.
     """
 
     id: str
@@ -72,6 +74,7 @@ class Document:
     headings: tuple[Heading, ...] = ()
     metadata: Metadata = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    source: str | None = None
 
     def page_at(self, offset: int) -> int | None:
         """1-based page that holds the character at ``offset``; None where there are no pages."""

@@ -15,6 +15,7 @@ import pytest
 
 from embedsvc.collection import (
     Collection,
+    Writer,
     check_name,
     collection_directory,
     collection_names,
@@ -261,9 +262,35 @@ def test_export_and_import_bring_everything_back(here: Settings, tmp_path: Path)
     copy = import_collection("copy", file, here)
     assert contents(copy.snapshot().store) == contents(original)
     assert (copy.contract, copy.chunking) == (FAKE, Chunking(64, 8))
-    assert copy.snapshot().store.hashes() == original.hashes()
+    assert copy.snapshot().store.known_documents() == original.known_documents()
     assert copy.snapshot().store.lexical("number", 9)[0].tolist()
     assert len(copy.snapshot().index) == 3
+
+
+def test_an_import_appears_whole_or_not_at_all(here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = exported(here, tmp_path)
+    replace_rows, seen = Writer.replace_rows, []
+
+    def looking(self: Writer, rows: pa.Table, ids: Any) -> None:
+        replace_rows(self, rows, ids)
+        seen.append(collection_names(here.data_dir))
+
+    monkeypatch.setattr(Writer, "replace_rows", looking)
+    import_collection("copy", file, here)
+    assert seen and all(names == ["c"] for names in seen)
+    commits = len(seen)
+    assert collection_names(here.data_dir) == ["c", "copy"]
+    with pytest.raises(Conflict, match="exists already"):
+        import_collection("copy", file, here)
+    assert len(seen) == commits, "told before the work, not after"
+    assert [path.name for path in here.data_dir.iterdir() if path.is_dir() and path.name.startswith(".")] == []
+
+
+def test_the_version_that_the_saved_index_stands_at_is_kept(here: Settings) -> None:
+    collection = collection_of(here, "c", "text")
+    tags = collection.store().dataset.tags.list()
+    (saved,) = (collection_directory("c", here) / "faiss").iterdir()
+    assert [tag["version"] for tag in tags.values()] == [int(saved.name)]
 
 
 def test_a_document_larger_than_a_batch_of_rows_stays_whole(
@@ -317,7 +344,7 @@ def test_an_export_to_where_nothing_can_be_written(here: Settings, tmp_path: Pat
         with pytest.raises(NotFound, match="There is no folder"):
             collection.export(place)
     (tmp_path / "taken.parquet").mkdir()
-    with pytest.raises(StorageFailure):
+    with pytest.raises(UsageError, match="is a folder"):
         collection.export(tmp_path / "taken.parquet")
     assert not list(tmp_path.glob(".*"))
 
@@ -425,4 +452,4 @@ def test_a_collection_that_was_made_anew_is_not_written_to(here: Settings, commi
             writer.replace([simple(f"new{at}", "another text")])
     with pytest.raises(Conflict, match="made anew"), stale.writer() as writer:
         writer.replace([simple("stale", "what belongs to the old one")])
-    assert Collection.open("c", here).store().hashes().keys() == {f"new{at}" for at in range(commits)}
+    assert Collection.open("c", here).store().known_documents().keys() == {f"new{at}" for at in range(commits)}

@@ -196,7 +196,7 @@ def differences(one: Path, other: Path) -> list[str]:
     collections = [_open(one), _open(other)]
     stores = [collection.snapshot().store for collection in collections]
     faults = []
-    if stores[0].hashes() != stores[1].hashes():
+    if stores[0].known_documents() != stores[1].known_documents():
         faults.append("documents or hashes differ")
     passages = [_passages(store) for store in stores]
     if passages[0].keys() != passages[1].keys():

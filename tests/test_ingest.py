@@ -368,11 +368,49 @@ def test_tokens_that_no_vector_sees_are_noted(here: Settings, fake: FakeEncoder)
     assert "22 of 30 tokens" in " ".join(outcome.notes)
 
 
-def test_a_missing_path_is_refused_before_anything_is_done(here: Settings, fake: FakeEncoder, tree: Path) -> None:
+def test_a_missing_path_is_quarantined_and_what_was_stored_of_it_stays(
+    here: Settings, fake: FakeEncoder, tree: Path
+) -> None:
     collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
-    with pytest.raises(NotFound, match="tree/missing does not exist"):
-        run(collection, fake, tree, tree / "missing")
-    assert collection.snapshot().store.count() == 0
+    run(collection, fake, tree)
+    (tree / "sub").rename(tree.parent / "unmounted")
+    outcomes = run(collection, fake, tree / "a.txt", tree / "sub", exact=True)
+    assert statuses(outcomes) == {"a.txt": "unchanged", "sub": "quarantined"}
+    assert "tree/sub does not exist" in str(outcomes["sub"].reason)
+    assert set(texts(collection)) == NAMES
+    with pytest.raises(NotFound, match="tree/sub does not exist"):
+        run(collection, fake, tree / "sub", exact=True)
+
+
+def test_a_document_that_only_looks_as_if_it_came_from_a_file_is_not_removed_with_it(
+    here: Settings, fake: FakeEncoder, tmp_path: Path
+) -> None:
+    """Origin is what was read, not how a uri is written."""
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    file = tmp_path / "manual.md"
+    file.write_text("red")
+    own = [
+        make_document("manual.md#intro", "green", id="of an upload"),
+        make_document(f"{file.as_uri()}#intro", "blue", id="of a file"),
+        make_document(f"{tmp_path.as_uri()}/sub/x.md", "white", id="below the folder"),
+    ]
+    list(ingest_items(collection, fake, own, FieldChoice()))  # type: ignore[arg-type]
+    list(ingest_items(collection, fake, [Source("manual.md", "manual.md", b"red")], FieldChoice()))  # type: ignore[arg-type]
+    run(collection, fake, tmp_path, exact=True)
+    assert {document.id for document in own} < collection.store().known_documents().keys()
+
+
+def test_of_two_inputs_with_one_name_only_the_first_is_taken(here: Settings, fake: FakeEncoder) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+
+    def put(*texts: bytes) -> list[str]:
+        items = [Source("a.txt", "a.txt", text) for text in texts]
+        return [outcome.status for outcome in ingest_items(collection, fake, items, FieldChoice())]  # type: ignore[arg-type]
+
+    assert put(b"red") == ["indexed"]
+    # The second is what the store had before, but not what it has now.
+    assert Counter(put(b"blue", b"red")) == {"replaced": 1, "quarantined": 1}
+    assert texts(collection) == {"a.txt": "blue"}
 
 
 # -- durable before it is told ------------------------------------------------------------------------------------

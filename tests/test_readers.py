@@ -87,9 +87,19 @@ def test_the_bytes_are_read_when_asked_for(tmp_path: Path) -> None:
         item.load()
 
 
-def test_a_missing_path_is_told_before_any_other_is_walked(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=f"{tmp_path}/no/such.*{tmp_path} is there"):
-        discover([tmp_path, tmp_path / "no/such"], max_file_bytes=LIMIT)
+def test_where_no_path_exists_each_is_named_with_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=f"{tmp_path}/no/such.*{tmp_path} is there.*{tmp_path}/other does not exist"):
+        discover([tmp_path / "no/such", tmp_path / "other"], max_file_bytes=LIMIT)
+
+
+def test_a_missing_path_does_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    missing, there = found(tmp_path / "no/such", tmp_path / "a.txt")
+    assert isinstance(missing, Rejected)
+    assert (missing.uri, str(missing.error).partition(". ")[0]) == (
+        (tmp_path / "no/such").as_uri(), f"{tmp_path}/no/such does not exist",
+    )  # fmt: skip
+    assert isinstance(there, FoundFile)
 
 
 def test_a_loop_of_links_ends_and_is_reported_and_a_linked_folder_keeps_its_own_path(tmp_path: Path) -> None:

@@ -438,6 +438,13 @@ def test_files_are_read_by_their_format_and_junk_does_not_stop_the_rest(http: ht
     assert again["counts"] == {"unchanged": 1}
 
 
+def test_file_names_that_look_like_records_or_escapes_stay_apart(http: httpx.Client) -> None:
+    files = {"r.jsonl": b'{"id": "1", "text": "A record."}\n', "r.jsonl#1": b"A file.", "r.jsonl%231": b"Another."}
+    assert finished(http, upload(http, "apart", files).json())["counts"] == {"indexed": 3}
+    listed = http.get("/v1/collections/apart/documents").json()["documents"]
+    assert [document["uri"] for document in listed] == ["r.jsonl#1", "r.jsonl%231", "r.jsonl%25231"]
+
+
 def test_a_bad_form_is_refused(http: httpx.Client) -> None:
     path = "/v1/collections/never/documents"
     is_problem(upload(http, "never", {"a.txt": b"a"}, text_filed="x"), 400, "text_filed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 from collections import deque
@@ -67,15 +68,18 @@ def discover(paths: Sequence[str | Path], *, max_file_bytes: int) -> Iterator[Fo
     Inside folders, hidden entries, version-control folders, editors' backup files and collections are left out; a
     file that is named itself is always taken. Symbolic links are followed; a folder is walked once however many links
     lead to it, under its own path where that lies in the same tree (linked folders come after the tree's own).
-    What cannot be a document (unreadable, too large, a FIFO, a link that loops) is an item of its own.
+    What cannot be a document (unreadable, too large, a FIFO, a link that loops) is an item of its own, and so is one of
+    several ``paths`` that does not exist.
 
     Raises:
-        NotFound: one of ``paths`` does not exist. Nothing has been walked then.
+        NotFound: none of ``paths`` exists.
     """
     tops = [absolute(path) for path in paths]
-    for path in tops:
-        _check_exists(path)
-    return _walk(tops, max_file_bytes)
+    missing = {path: why for path in tops if (why := _why_missing(path))}
+    if tops and len(missing) == len(set(tops)):
+        raise NotFound(" ".join(missing.values()))
+    rejected = (Rejected(path.as_uri(), ReadError(why)) for path, why in missing.items())
+    return itertools.chain(rejected, _walk([path for path in tops if path not in missing], max_file_bytes))
 
 
 def absolute(path: str | Path) -> Path:
@@ -86,14 +90,16 @@ def absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 (Path.absolute leaves '..' in, Path.resolve follows links)
 
 
-def _check_exists(path: Path) -> None:
+def _why_missing(path: Path) -> str | None:
     try:
         path.stat()
-    except OSError as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError):
-            why = "is a symbolic link to nothing" if path.is_symlink() else "does not exist"
-            near = next(parent for parent in path.parents if parent.is_dir())
-            raise NotFound(f"{_shown(path)} {why}. Check the spelling; {_shown(near)} is there.") from None
+    except (FileNotFoundError, NotADirectoryError):
+        why = "is a symbolic link to nothing" if path.is_symlink() else "does not exist"
+        near = next(parent for parent in path.parents if parent.is_dir())
+        return f"{_shown(path)} {why}. Check the spelling; {_shown(near)} is there."
+    except OSError:
+        return None  # it is there, but not readable: the walk says so
+    return None
 
 
 def _walk(tops: list[Path], max_file_bytes: int) -> Iterator[FoundFile | Rejected]:

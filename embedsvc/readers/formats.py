@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from io import BytesIO
 
@@ -50,7 +51,7 @@ def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
         try:
             for item in _reader(source)(source, fields):
                 count += 1
-                yield item
+                yield item if isinstance(item, Rejected) else replace(item, source=source.uri)
         except EmbedsvcError:
             raise
         except Exception as error:  # parsers fail in ways of their own, and one file must not end the batch
@@ -61,7 +62,8 @@ def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
             ) from error
     if not count:
         note = "it has no records" if source.data.strip() else "the file is empty"
-        yield make_document(source.uri, "", title=source.name, hash=source.hash, notes=(note,))
+        empty = make_document(source.uri, "", title=source.name, hash=source.hash, notes=(note,))
+        yield replace(empty, source=source.uri)
 
 
 def _reader(source: Source) -> Reader:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsvc.errors import DamagedFile, NotFound
+from embedsvc.errors import DamagedFile, NotFound, UsageError
 from embedsvc.records import Chunking, Contract
 from embedsvc.storage.durability import fsync_path
 from embedsvc.storage.store import FORMAT, KEYS, Store, passage_schema, writing
@@ -22,9 +22,11 @@ def export_store(store: Store, file: Path) -> int:
     """Writes all passages of ``store`` to ``file``, which appears whole or not at all; returns their number.
 
     Raises:
-        NotFound: there is no folder to hold it.
+        UsageError: ``file`` is a folder. NotFound: there is no folder to hold it.
         StorageFailure: the place cannot be written, or is full.
     """
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder. Name the file in it to export to.")
     if not file.absolute().parent.is_dir():
         raise NotFound(f"There is no folder {file.absolute().parent} to write {file.name} to. Make it first.")
     schema = store.dataset.schema

@@ -12,10 +12,10 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import lance
 import numpy as np
@@ -29,7 +29,7 @@ from embedsvc.storage.durability import DurableCommits, fsync_path, fsync_tree
 from embedsvc.storage.filters import compile_filter
 
 TABLE = "passages.lance"
-FORMAT = "1"
+FORMAT = "2"
 """Version of the table layout, kept in the table's metadata."""
 _IDENTITY = "embedsvc.identity"
 """Key of a random id that tells a table from another one made later under its name."""
@@ -54,6 +54,7 @@ def passage_schema(dimension: int, metadata: Mapping[str, str] | None = None) ->
             pa.field("id", pa.string(), nullable=False),
             pa.field("document_id", pa.string(), nullable=False),
             pa.field("uri", pa.string(), nullable=False),
+            pa.field("source", pa.string()),
             pa.field("title", pa.string(), nullable=False),
             pa.field("document_hash", pa.string(), nullable=False),
             pa.field("ordinal", pa.int32(), nullable=False),
@@ -102,6 +103,14 @@ class StoredDocument:
     characters: int
 
 
+class Known(NamedTuple):
+    """What is compared to tell whether a document has changed, and which input it came from (see ``Document``)."""
+
+    uri: str
+    source: str | None
+    hash: str
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What has to happen to a vector index to go from one store version to the next.
@@ -124,6 +133,7 @@ def passage_table(documents: Sequence[tuple[Document, Sequence[Passage], Floats]
             rows["id"].append(f"{document.id}:{passage.ordinal}")
             rows["document_id"].append(document.id)
             rows["uri"].append(document.uri)
+            rows["source"].append(document.source)
             rows["title"].append(document.title)
             rows["document_hash"].append(document.hash)
             rows["ordinal"].append(passage.ordinal)
@@ -164,7 +174,7 @@ def writing(path: Path) -> Iterator[None]:
         message = str(error)
         if _NO_SPACE.search(message):
             raise StorageFailure(
-                f"The disk that holds {path} is full. The last commit stands; free some space and run again."
+                f"The disk that holds {path} is full. What was there before stands; free some space and run again."
             ) from error
         if _NOT_WRITABLE.search(message):
             raise StorageFailure(
@@ -202,6 +212,28 @@ def _evaluating(condition: str) -> Iterator[None]:
         raise BadFilter(f"Bad filter: {problem}\n  {condition}") from None
 
 
+def check_free(directory: Path) -> None:
+    """Raise Conflict where ``directory`` is there already and holds something."""
+    if directory.exists() and any(directory.iterdir()):
+        raise Conflict(f"{directory} exists already. Choose another name, or delete it first.")
+
+
+def move_into_place(made: Path, directory: Path, durability: Literal["fsync", "os"]) -> None:
+    """Gives a table's folder, finished out of sight, the name it is found by.
+
+    Raises:
+        Conflict: somebody else has made ``directory`` meanwhile.
+        OSError: the place cannot be written.
+    """
+    try:
+        made.rename(directory)
+    except OSError:
+        check_free(directory)
+        raise
+    if durability == "fsync":
+        fsync_path(directory.parent)
+
+
 def _quoted(values: Sequence[str]) -> str:
     return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
 
@@ -228,7 +260,7 @@ class Store:
             StorageFailure: the place cannot be written.
             Conflict: ``directory`` exists and is not empty.
         """
-        values = (FORMAT, json.dumps(contract.to_dict()), json.dumps(_chunking_dict(chunking)))
+        values = (FORMAT, json.dumps(contract.to_dict()), json.dumps(asdict(chunking)))
         metadata = {**dict(zip(KEYS, values, strict=True)), _IDENTITY: uuid.uuid4().hex}
         schema = passage_schema(contract.dimension, metadata)
         temporary = directory.parent / f".{directory.name}.{uuid.uuid4().hex}.tmp"
@@ -243,13 +275,7 @@ class Store:
                 dataset.create_scalar_index("text", "INVERTED", **_TEXT_INDEX)
                 if durability == "fsync":
                     fsync_tree(temporary)
-                temporary.rename(directory)
-                if durability == "fsync":
-                    fsync_path(directory.parent)
-            except OSError as error:
-                if directory.exists() and any(directory.iterdir()):
-                    raise Conflict(f"{directory} exists already. Choose another name, or delete it first.") from error
-                raise
+                move_into_place(temporary, directory, durability)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
 
@@ -370,11 +396,17 @@ class Store:
         """Number of passages."""
         return int(self.dataset.count_rows())
 
-    def hashes(self) -> dict[str, tuple[str, str]]:
-        """Of every document: id → (uri, hash)."""
-        rows = self._scan(["document_id", "uri", "document_hash"], "ordinal = 0")
-        columns = (rows[name].to_pylist() for name in ("document_id", "uri", "document_hash"))
-        return {id: (uri, hash) for id, uri, hash in zip(*columns, strict=True)}
+    def known_documents(self) -> dict[str, Known]:
+        """Every document by its id."""
+        names = ["document_id", "uri", "source", "document_hash"]
+        rows = self._scan(names, "ordinal = 0")
+        ids, *columns = (rows[name].to_pylist() for name in names)
+        return dict(zip(ids, map(Known, *columns), strict=True))
+
+    def check_document(self, document_id: str) -> None:
+        """Raise NotFound unless there is such a document."""
+        if not self.dataset.count_rows(filter=f"document_id = {_quoted([document_id])}"):
+            raise _no_document(document_id)
 
     def count_documents(self) -> int:
         return int(self.dataset.count_rows(filter="ordinal = 0"))
@@ -402,7 +434,7 @@ class Store:
         columns = [*_PASSAGE_COLUMNS, "ordinal", "gap"]
         table = self._scan(columns, f"document_id = {_quoted([document_id])}", with_row_id=True).sort_by("ordinal")
         if not table.num_rows:
-            raise NotFound(f"No document has the id {document_id!r}. List them to see the ids there are.")
+            raise _no_document(document_id)
         pieces: list[str] = []
         end = 0
         passages = _stored(table)
@@ -497,6 +529,10 @@ class Store:
 _PASSAGE_COLUMNS = ("id", "document_id", "uri", "title", "start", "end", "page", "heading", "metadata", "text")
 
 
+def _no_document(id: str) -> NotFound:
+    return NotFound(f"No document has the id {id!r}. List them to see the ids there are.")
+
+
 def _stored(table: pa.Table) -> list[StoredPassage]:
     return [
         StoredPassage(row_id=row.pop("_rowid"), metadata=json.loads(row.pop("metadata")), **row)
@@ -510,7 +546,3 @@ def _vectors(table: pa.Table) -> tuple[RowIds, Floats]:
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
     return table["_rowid"].to_numpy().astype(np.int64), np.ascontiguousarray(vectors, np.float32)
-
-
-def _chunking_dict(chunking: Chunking) -> dict[str, Any]:
-    return {"window": chunking.window, "overlap": chunking.overlap, "whole": chunking.whole}

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from embedsvc.collection import collection_names, delete_collection
 from embedsvc.errors import EmbedsvcError, ModelError, NotFound, UsageError
 from embedsvc.service.body import read_model
-from embedsvc.service.routes.common import Name, faults, reply, takes
+from embedsvc.service.routes.common import Name, faults, reply, shows, takes
 from embedsvc.service.schemas import CollectionList, CollectionOut, CollectionRequest
 from embedsvc.service.state import run, state_of
 
@@ -39,17 +39,13 @@ _COLLECTION = {
 }
 
 
-def _shows(description: str, example: Any) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"example": example}}}
-
-
 @router.get(
     "/v1/collections",
     summary="List the collections",
     description="Every collection in the data directory, in the order of the names. One that cannot be opened is "
     "listed with its `error`.",
     response_class=Response,
-    responses={200: {"model": CollectionList, **_shows("The collections.", {"collections": [_COLLECTION]})}},
+    responses={200: {"model": CollectionList, **shows("The collections.", {"collections": [_COLLECTION]})}},
 )
 async def list_collections(request: Request) -> Response:
     state = state_of(request)
@@ -74,7 +70,7 @@ async def list_collections(request: Request) -> Response:
     summary="Look at a collection",
     description="Counts, embedding contract, chunking, and the vector index with its measured recall.",
     response_class=Response,
-    responses={200: {"model": CollectionOut, **_shows("The collection.", _COLLECTION)}, **faults(400, 404, 500)},
+    responses={200: {"model": CollectionOut, **shows("The collection.", _COLLECTION)}, **faults(400, 404, 500)},
 )
 async def show_collection(name: Name, request: Request) -> Response:
     state = state_of(request)
@@ -89,8 +85,8 @@ async def show_collection(name: Name, request: Request) -> Response:
     "with any that a collection has.",
     response_class=Response,
     responses={
-        200: {"model": CollectionOut, **_shows("It was there.", _COLLECTION)},
-        201: {"model": CollectionOut, **_shows("It was made.", _COLLECTION)},
+        200: {"model": CollectionOut, **shows("It was there.", _COLLECTION)},
+        201: {"model": CollectionOut, **shows("It was made.", _COLLECTION)},
         **faults(400, 409, 413, 415, 422, 500, 503, 507),
     },
     openapi_extra=takes(CollectionRequest, {"defaults": {}, "small passages": {"chunk_tokens": 128, "overlap": 16}}),

@@ -22,7 +22,7 @@ _CASES = {
     422: ("Invalid request", "k: Input should be a valid integer."),
     500: ("Damaged collection", "indexes/handbook/passages.lance cannot be read as a collection."),
     503: ("Model not available", "Unknown model 'mini': neither a known id nor an existing folder."),
-    507: ("Storage failure", "The disk that holds indexes is full. The last commit stands."),
+    507: ("Storage failure", "The disk that holds indexes is full. What was there before stands."),
 }
 
 
@@ -47,6 +47,11 @@ def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "content": {"application/problem+json": {"schema": reference(Problem), "example": example}},
         }
     return described
+
+
+def shows(description: str, example: Any) -> dict[str, Any]:
+    """OpenAPI's description of a JSON response by an example."""
+    return {"description": description, "content": {"application/json": {"example": example}}}
 
 
 def takes(model: type[BaseModel], examples: dict[str, Any], **other: type[BaseModel]) -> dict[str, Any]:

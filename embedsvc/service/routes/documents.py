@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.datastructures import UploadFile
@@ -15,7 +15,7 @@ from embedsvc.readers import FieldChoice, Rejected
 from embedsvc.records import Document, Source, document_id, make_document
 from embedsvc.service.body import clean, read_json
 from embedsvc.service.problems import UnsupportedMedia
-from embedsvc.service.routes.common import Name, faults, reply, takes
+from embedsvc.service.routes.common import Name, faults, reply, shows, takes
 from embedsvc.service.schemas import DocumentList, DocumentOut, DocumentsRequest, JobOut, UploadRequest
 from embedsvc.service.state import Opened, run, state_of
 
@@ -41,10 +41,6 @@ _JOB = {
 }
 
 
-def _shows(description: str, example: Any) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"example": example}}}
-
-
 @router.post(
     "/v1/collections/{name}/documents",
     summary="Add or replace documents",
@@ -59,7 +55,7 @@ def _shows(description: str, example: Any) -> dict[str, Any]:
     responses={
         202: {
             "model": JobOut,
-            **_shows("Taken; `Location` is the job's address.", {**_JOB, "status": "queued", "started": None}),
+            **shows("Taken; `Location` is the job's address.", {**_JOB, "status": "queued", "started": None}),
             "headers": {"Location": {"schema": {"type": "string"}, "description": "`/v1/jobs/{id}`"}},
         },
         **faults(400, 409, 413, 415, 422, 500, 503, 507),
@@ -111,7 +107,7 @@ async def _sent(request: Request) -> tuple[list[Source | Document | Rejected], i
                 metadata=document.metadata,
             )
         )
-    return items, sum(len(document.text) for document in checked.documents)
+    return items, len(await request.body())
 
 
 async def _uploaded(request: Request, max_file_mb: int) -> tuple[list[Source | Document | Rejected], FieldChoice, int]:
@@ -139,8 +135,8 @@ async def _uploaded(request: Request, max_file_mb: int) -> tuple[list[Source | D
 
 async def _file(file: UploadFile, max_file_mb: int) -> Source | Rejected:
     name = (file.filename or "").replace("\\", "/").replace("\0", "") or "unnamed"
-    # '#' sets the record apart from its file in a uri.
-    uri = name.replace("#", "%23")
+    # '#' sets the record apart from its file in a uri; '%' escapes it.
+    uri = name.replace("%", "%25").replace("#", "%23")
     if (file.size or 0) > max_file_mb * 1_000_000:
         return Rejected(uri, FileTooLarge(f"{uri}: {file.size} bytes, more than {max_file_mb} MB (max_file_mb)."))
     return Source(uri, name.rpartition("/")[2], await file.read())
@@ -152,7 +148,7 @@ async def _file(file: UploadFile, max_file_mb: int) -> Source | Rejected:
     description="Any server process answers, also after a restart. A job whose process is gone is `interrupted`: what "
     "it committed stays, and sending the same again does only the rest. The newest 1,000 jobs are kept.",
     response_class=Response,
-    responses={200: {"model": JobOut, **_shows("The job's state.", _JOB)}, **faults(404)},
+    responses={200: {"model": JobOut, **shows("The job's state.", _JOB)}, **faults(404)},
 )
 async def show_job(id: Annotated[str, Path(description="The job's id.")], request: Request) -> Response:
     state = state_of(request)
@@ -167,7 +163,7 @@ async def show_job(id: Annotated[str, Path(description="The job's id.")], reques
     responses={
         200: {
             "model": DocumentList,
-            **_shows(
+            **shows(
                 "A page of documents.",
                 {
                     "total": 120,
@@ -213,7 +209,7 @@ async def list_documents(
     responses={
         200: {
             "model": DocumentOut,
-            **_shows(
+            **shows(
                 "The document.",
                 {
                     "id": "faq-1",
@@ -265,9 +261,9 @@ async def delete_document(name: Name, id: Id, request: Request) -> Response:
 
     def work(opened: Opened) -> None:
         collection = opened.collection
-        collection.store().document_passages(id)  # NotFound, before anybody waits for the lock
+        collection.store().check_document(id)  # before anybody waits for the lock
         with collection.writer() as writer:
-            writer.store.document_passages(id)
+            writer.store.check_document(id)
             writer.replace((), [id])
 
     await run(state.errands, lambda: state.collections.call(name, work))
