@@ -156,6 +156,11 @@ class Collection:
     def chunking(self) -> Chunking:
         return self._store.chunking
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there is a snapshot already, of whatever version: a newer one is made of it quickly."""
+        return self._snapshot is not None
+
     def store(self) -> Store:
         """The store at its newest version, whichever process committed it. Costs microseconds when nothing changed."""
         newest = self._store.latest()

@@ -277,7 +277,8 @@ def test_an_import_appears_whole_or_not_at_all(here: Settings, tmp_path: Path, m
 
     monkeypatch.setattr(Writer, "replace_rows", looking)
     import_collection("copy", file, here)
-    assert seen and all(names == ["c"] for names in seen)
+    assert seen
+    assert all(names == ["c"] for names in seen)
     commits = len(seen)
     assert collection_names(here.data_dir) == ["c", "copy"]
     with pytest.raises(Conflict, match="exists already"):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import base64
+import gc
 import json
 import os
 import re
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -771,6 +774,63 @@ def test_what_nobody_foresaw_is_a_500_that_tells_nothing(
     assert any(id in record.getMessage() and record.exc_info for record in caplog.records)
 
 
+def test_while_one_collection_is_opened_the_others_are_searched(
+    here: Settings, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("slow", "other"):
+        Collection.create(name, encoder.contract, Chunking(64, 8), here)
+    index_for, go, opened = Collection._index_for, threading.Event(), []
+
+    def held(self: Collection, *arguments: Any) -> Any:
+        opened.append(self.name)
+        if self.name == "slow":
+            assert go.wait(DEADLINE)
+        return index_for(self, *arguments)
+
+    monkeypatch.setattr(Collection, "_index_for", held)
+    app = create_app(here)
+
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here") as client:
+
+            async def search(name: str) -> int:
+                return (await client.post(f"/v1/collections/{name}/search", json={"query": "x"})).status_code
+
+            waiting = [asyncio.ensure_future(search("slow")) for _ in range(50)]
+            try:
+                while "slow" not in opened:
+                    await asyncio.sleep(0.01)
+                other = await asyncio.wait_for(search("other"), DEADLINE / 2)
+            finally:
+                go.set()
+            return [other, *await asyncio.gather(*waiting)]
+
+    assert asyncio.run(ask()) == [200] * 51
+    assert sorted(opened) == ["other", "slow"]
+
+
+def test_a_deleted_collection_is_let_go_of(here: Settings, encoder: Encoder) -> None:
+    collections = Collections(here, Encoders(here))
+    Collection.create("c", encoder.contract, Chunking(64, 8), here)
+    held = weakref.ref(collections.open("c").collection)
+    assert held() is not None
+    delete_collection("c", here)  # by another process
+    with pytest.raises(NotFound):
+        collections.open("c")
+    gc.collect()
+    assert held() is None
+
+
+def test_put_makes_collections_with_the_encoder_that_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(load_settings({"data_dir": str(tmp_path), "runtime": "onnx"}))
+    default = app.state.embedsvc.encoders.default()
+    monkeypatch.setattr("embedsvc.service.state.load_encoder", lambda settings: pytest.fail("loaded once more"))
+    with in_app(app) as client:
+        made = client.put("/v1/collections/c", json={"model": MODEL})
+    assert made.status_code == 201
+    assert made.json()["contract"]["dtype"] == default.dtype
+
+
 def test_work_that_a_delete_disturbs_is_done_again(here: Settings, encoder: Encoder) -> None:
     collections = Collections(here, Encoders(here))
     tries: list[int] = []
@@ -810,8 +870,6 @@ def test_a_data_directory_that_cannot_be_written(tmp_path: Path) -> None:
 @contextmanager
 def in_app(app: Any) -> Iterator[httpx.Client]:
     """The application without a server, behind a synchronous client."""
-    import asyncio
-
     loop = asyncio.new_event_loop()
 
     class Transport(httpx.BaseTransport):

@@ -523,9 +523,9 @@ def test_a_damaged_table_is_said_to_be_damaged(tmp_path: Path, damage: Callable[
 
 def test_a_table_of_another_layout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as later:
-        later.setattr("embedsvc.storage.store.FORMAT", "2")
+        later.setattr("embedsvc.storage.store.FORMAT", "999")
         new_store(tmp_path / "c")
-    with pytest.raises(DamagedCollection, match="has layout 2"):
+    with pytest.raises(DamagedCollection, match="has layout 999"):
         Store.open(tmp_path / "c")
 
 

@@ -19,7 +19,7 @@ from embedsvc.errors import ContractMismatch, ModelError
 from embedsvc.records import Contract
 
 # int8 and fp16 kernels differ a little from one CPU or GPU to another.
-_LEAST_CANARY_COSINE = {"fp32": 0.999, "int8": 0.99, "fp16": 0.99}
+LEAST_CANARY_COSINE = {"fp32": 0.999, "int8": 0.99, "fp16": 0.99}
 
 # Arithmetic that only one runtime has.
 _RUNTIME_OF: dict[str, Literal["onnx", "torch"]] = {"int8": "onnx", "fp16": "torch"}
@@ -79,7 +79,7 @@ def check_contract(encoder: Encoder, stored: Contract) -> None:
             "version of embedsvc. Index the collection again."
         )
     cosine = float((ours * theirs).sum(axis=1).min())
-    least = _LEAST_CANARY_COSINE[own.dtype]
+    least = LEAST_CANARY_COSINE[own.dtype]
     if not cosine >= least:
         raise ContractMismatch(
             f"canary_vectors: the encoder at hand ({own.model}) gives the canary texts other vectors than the "

@@ -19,6 +19,7 @@ from embedsvc.config import Settings
 from embedsvc.describe import describe
 from embedsvc.encoding import Encoder, check_contract, encoder_for, load_encoder
 from embedsvc.encoding.canaries import CANARY_TEXTS
+from embedsvc.encoding.contract import LEAST_CANARY_COSINE
 from embedsvc.errors import Conflict, DamagedCollection, EmbedsvcError, ModelError, NotFound
 from embedsvc.ingest import open_or_create
 from embedsvc.records import Contract
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_LEAST_CANARY_COSINE = 0.99
 _TRIES = 5
 
 
@@ -97,7 +97,7 @@ class Encoders:
         except ModelError as error:
             raise NotReady(str(error)) from error
         cosine = float(np.dot(vector, encoder.contract.canary_vectors[1]))
-        if not cosine >= _LEAST_CANARY_COSINE:
+        if not cosine >= LEAST_CANARY_COSINE[encoder.dtype]:
             raise NotReady(f"The encoder gives a canary text another vector than before (cosine {cosine:.4f}).")
         return encoder
 
@@ -134,7 +134,7 @@ class Collections:
         self._settings = settings
         self._encoders = encoders
         self._opened: dict[str, Opened] = {}
-        self._opening = threading.Lock()
+        self._opening: dict[str, threading.Lock] = {}
 
     def open(self, name: str) -> Opened:
         """The collection as it is on disk now; opened anew where it was deleted and made again.
@@ -145,12 +145,22 @@ class Collections:
         opened = self._opened.get(name)
         if opened is not None and opened.is_current():
             return opened
-        with self._opening:
+        try:
+            collection_directory(name, self._settings)
+        except NotFound:
+            self.forget(name)
+            raise
+        with self._opening.setdefault(name, threading.Lock()):
             opened = self._opened.get(name)
             if opened is None or not opened.is_current():
                 self._opened.pop(name, None)
                 opened = self._opened[name] = self._open(name)
             return opened
+
+    def is_ready(self, name: str) -> bool:
+        """Whether it is open with its vector index, so that a search of it waits for nothing."""
+        opened = self._opened.get(name)
+        return opened is not None and opened.collection.is_loaded and opened.is_current()
 
     def _open(self, name: str) -> Opened:
         path = str(collection_directory(name, self._settings) / TABLE)
@@ -242,6 +252,23 @@ class State:
     """Searches and embeddings."""
     errands: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="errand"))
     """All else that blocks, waiting for another writer included, so that no search waits behind it."""
+    opening: dict[str, asyncio.Future[object]] = field(default_factory=dict)
+
+    async def ready(self, name: str) -> None:
+        """Opens the collection with its vector index, where it is not: once for all who ask, and not among the
+        searches, which go on for the other collections.
+
+        Raises:
+            As :meth:`Collections.open`.
+        """
+        if self.collections.is_ready(name):
+            return
+        opening = self.opening.get(name)
+        if opening is None:
+            work = run(self.errands, lambda: self.collections.call(name, lambda opened: opened.collection.snapshot()))
+            opening = self.opening[name] = asyncio.ensure_future(work)
+            opening.add_done_callback(lambda _: self.opening.pop(name, None))
+        await asyncio.shield(opening)
 
 
 def state_of(request: Request) -> State:

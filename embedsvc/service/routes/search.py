@@ -87,6 +87,7 @@ async def search_collection(name: Name, request: Request) -> Response:
         return reply(answers[0] if body.queries is None else {"results": answers})
 
     asked = _queries(body, body.on_overflow or state.settings.on_overflow)
+    await state.ready(name)
     return await run(state.queries, lambda: state.collections.call(name, work))
 
 
