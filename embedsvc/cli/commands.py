@@ -91,7 +91,10 @@ def search(
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
     mode: Mode = "hybrid",
     filter: Annotated[str | None, typer.Option(help="SQL, such as: metadata.year >= 2020 AND uri LIKE '%.md'")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Leave out hits below this score.")] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(help="Leave out hits below it; in hybrid 1 is the best."),
+    ] = None,
     on_overflow: Annotated[str | None, typer.Option(help="A query longer than the window: error or truncate.")] = None,
     data_dir: DataDir = None,
     json: Json = False,

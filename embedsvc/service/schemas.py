@@ -31,7 +31,11 @@ class SearchRequest(_Request):
         description="SQL condition over the built-in fields and `metadata.KEY`.",
         examples=["metadata.year >= 2024 AND uri LIKE '%manual%'"],
     )
-    min_score: float | None = Field(None, description="Hits with a lower score are left out.")
+    min_score: float | None = Field(
+        None,
+        description="Hits with a lower score are left out. In hybrid mode a score is relative: 1 would be best on both "
+        "sides; in dense mode it is the cosine.",
+    )
     on_overflow: Literal["error", "truncate"] | None = Field(
         None, description="A query longer than the model's window: refuse it, or cut it and say so in `tokens_cut`."
     )
