@@ -9,6 +9,10 @@ import numpy.typing as npt
 
 from embedsvc.errors import ModelError
 
+_SLOW_FUSIONS = ["SkipLayerNormFusion"]
+"""The fused kernel takes several times as long as the addition and the normalisation that it stands for: without it
+int8 ran 1.08 times as fast on one short text, 1.10 to 1.18 times on batches (docs/performance.md)."""
+
 
 class OnnxRuntime:
     """One single-threaded session, run by ``parallel`` Python threads at once (onnxruntime drops the GIL).
@@ -29,7 +33,9 @@ class OnnxRuntime:
         options.enable_mem_pattern = False
         options.log_severity_level = 3  # errors reach us as exceptions; its warnings would go to the user's terminal
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                str(file), options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
+            )
         except Exception as error:  # onnxruntime's own classes derive from Exception alone
             raise ModelError(
                 f"{file}: onnxruntime cannot load it: {error}. Delete its folder to export anew."
