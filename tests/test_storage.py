@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -519,6 +521,33 @@ def test_a_damaged_table_is_said_to_be_damaged(tmp_path: Path, damage: Callable[
     with pytest.raises(DamagedCollection, match="cannot be read") as raised:
         Store.open(tmp_path / "c")
     assert ".rs:" not in str(raised.value)
+
+
+def test_maintenance_and_reading_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Other threads go on searching through the very store that is being maintained."""
+    rows = passage_table([simple(f"d{at}", f"word {at}") for at in range(50)], DIMENSION)
+    store = new_store(tmp_path / "c").replace(rows, ["none"])
+    done = threading.Event()
+
+    def read() -> int:
+        rounds = 0
+        while not done.is_set():
+            ids = store.lexical("word", 100)[0]
+            assert len(store.take(ids.tolist())) == store.latest().count() == 50
+            rounds += 1
+        return rounds
+
+    with ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(read) for _ in range(4)]
+        try:
+            for _ in range(30):
+                store.keep(store.version)
+                store.clean_up()
+                for tag in store.dataset.tags.list():  # the first time is what Lance does otherwise
+                    lance.dataset(str(store.path)).tags.delete(tag)
+        finally:
+            done.set()
+        assert all(reader.result() for reader in readers)
 
 
 def test_a_table_of_another_layout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ version. Only one process may write at a time; the collection's lock sees to tha
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -215,7 +216,11 @@ def _evaluating(condition: str) -> Iterator[None]:
 def check_free(directory: Path) -> None:
     """Raise Conflict where ``directory`` is there already and holds something."""
     if directory.exists() and any(directory.iterdir()):
-        raise Conflict(f"{directory} exists already. Choose another name, or delete it first.")
+        raise _taken(directory)
+
+
+def _taken(directory: Path) -> Conflict:
+    return Conflict(f"{directory} exists already. Choose another name, or delete it first.")
 
 
 def move_into_place(made: Path, directory: Path, durability: Literal["fsync", "os"]) -> None:
@@ -227,8 +232,9 @@ def move_into_place(made: Path, directory: Path, durability: Literal["fsync", "o
     """
     try:
         made.rename(directory)
-    except OSError:
-        check_free(directory)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # whether or not it is still there by now
+            raise _taken(directory) from error
         raise
     if durability == "fsync":
         fsync_path(directory.parent)
@@ -371,24 +377,24 @@ class Store:
     def keep(self, version: int) -> None:
         """Keeps ``version``, in place of the one kept before, from being cleaned up."""
         with writing(self.path):
-            tags = self.dataset.tags
+            tags = self._handle().tags
             (tags.update if _KEPT in tags.list() else tags.create)(_KEPT, version)
 
     def clean_up(self) -> None:
         """Removes versions older than an hour, but for the kept one, and their files."""
         with writing(self.path):
-            self.dataset.cleanup_old_versions(older_than=_KEEP_VERSIONS, error_if_tagged_old_versions=False)
+            self._handle().cleanup_old_versions(older_than=_KEEP_VERSIONS, error_if_tagged_old_versions=False)
 
     def _committed(self, work: Callable[[lance.LanceDataset], None]) -> Store:
         with writing(self.path):
-            dataset = lance.dataset(
-                str(self.path),
-                self.version,
-                session=self.dataset.session(),
-                commit_lock=DurableCommits(self.path) if self.durability == "fsync" else None,
-            )
+            dataset = self._handle(DurableCommits(self.path) if self.durability == "fsync" else None)
             work(dataset)
         return self._at(dataset)
+
+    def _handle(self, commit_lock: DurableCommits | None = None) -> lance.LanceDataset:
+        """An object of its own for what changes something: Lance refuses that ("Already borrowed") on one that another
+        thread reads through."""
+        return lance.dataset(str(self.path), self.version, session=self.dataset.session(), commit_lock=commit_lock)
 
     # -- read ----------------------------------------------------------------------------------------------------
 
