@@ -498,6 +498,11 @@ def test_a_read_only_disk(small_disk: Path) -> None:
     assert contents(Store.open(small_disk / "c"))["a"][1] == "text"
 
 
+def test_a_place_where_no_folder_can_be_made() -> None:
+    with pytest.raises(StorageFailure, match="/proc/nowhere cannot be made"):
+        new_store(Path("/proc/nowhere/c"))
+
+
 # -- damage -------------------------------------------------------------------------------------------------------
 
 

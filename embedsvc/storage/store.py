@@ -272,7 +272,12 @@ class Store:
         temporary = directory.parent / f".{directory.name}.{uuid.uuid4().hex}.tmp"
         with writing(directory):
             try:
-                temporary.mkdir(parents=True)
+                try:
+                    temporary.mkdir(parents=True)
+                except FileNotFoundError as error:  # how /proc, or a mount that went away, says no
+                    raise StorageFailure(
+                        f"{directory.parent} cannot be made. Choose another place with --data-dir."
+                    ) from error
                 dataset = lance.write_dataset(
                     schema.empty_table(), str(temporary / TABLE), schema=schema, enable_stable_row_ids=True
                 )
