@@ -23,7 +23,7 @@ from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, check_contract, encoder_for, load_encoder
 from embedsvc.errors import Conflict, ReadError, UsageError
 from embedsvc.readers import FieldChoice, FoundFile, Rejected, absolute, discover, read
-from embedsvc.records import Chunking, Document, Passage, Source, document_id
+from embedsvc.records import Chunking, Contract, Document, Passage, Source, document_id
 from embedsvc.storage import Store
 from embedsvc.storage.store import Floats, Known
 
@@ -84,13 +84,17 @@ class _Reading:
 
 
 def open_or_create(
-    name: str, settings: Settings, asked: Set[str], load: Callable[[Settings], Encoder] = load_encoder
+    name: str,
+    settings: Settings,
+    asked: Set[str],
+    load: Callable[[Settings], Encoder] = load_encoder,
+    load_for: Callable[[Contract, Settings], Encoder] = encoder_for,
 ) -> tuple[Collection, Encoder]:
     """The collection ``name`` and its encoder; made from ``settings`` where there is none yet.
 
     ``asked``: the settings that the caller insists on (of ``model``, ``dtype``, ``chunk_tokens``, ``overlap``); a
     collection that was made with others is refused. Those not asked for follow the collection. ``load`` gives the
-    encoder that settings name.
+    encoder that settings name, ``load_for`` the one that made a collection.
 
     Raises:
         ContractMismatch: the collection has another model or dtype than asked for.
@@ -115,7 +119,7 @@ def open_or_create(
                 "Leave it out, or index into a new collection."
             )
     if not asked & {"model", "dtype"}:
-        return collection, encoder_for(contract, settings)
+        return collection, load_for(contract, settings)
     encoder = load(settings if "model" in asked else replace(settings, model=contract.model))
     check_contract(encoder, contract)
     return collection, encoder
@@ -237,11 +241,11 @@ def _read_all(
                     chunks = chunk(document, encoder.tokenizer, collection.chunking, reserved=reserved)
                     yield _Chunked(document, chunks, hash is not None, time.perf_counter() - started)
                 started = time.perf_counter()
-            if whole and not isinstance(item, Document):
-                for id in reading.by_source.get(uri, ()):
-                    if id not in reading.seen:
-                        reading.seen.add(id)
-                        reading.gone.append((id, reading.known[id].uri))
+            if not isinstance(item, Document):
+                left = [id for id in reading.by_source.get(uri, ()) if id not in reading.seen]
+                reading.seen.update(left)
+                if whole:
+                    reading.gone += [(id, reading.known[id].uri) for id in left]
         except ReadError as error:
             # The file is there, only not readable now: what was stored of it stays, also with --exact.
             reading.seen.update(reading.by_source.get(uri, ()))
@@ -343,7 +347,7 @@ def _remove(writer: Writer, reading: _Reading, within: Sequence[str]) -> Iterato
         source = document.source
         if id in reading.seen or source is None or source.startswith(unreadable):
             continue
-        if any(source == top or source.startswith(f"{top}/") for top in within):
+        if any(source == top or source.startswith(f"{top.rstrip('/')}/") for top in within):  # "/" ends with its slash
             gone.append((id, document.uri))
     if gone:
         writer.replace((), [id for id, _ in gone])

@@ -287,6 +287,19 @@ def test_an_import_appears_whole_or_not_at_all(here: Settings, tmp_path: Path, m
     assert [path.name for path in here.data_dir.iterdir() if path.is_dir() and path.name.startswith(".")] == []
 
 
+def test_a_small_change_does_not_write_the_saved_index_anew(here: Settings) -> None:
+    collection = collection_of(here, "c", *map(str, range(40)))
+    saved = [(file.name, file.stat().st_ino) for file in (collection_directory("c", here) / "faiss").iterdir()]
+    with collection.writer() as writer:
+        writer.replace([simple("more", "text")], ["d7"])
+    assert saved == [(file.name, file.stat().st_ino) for file in (collection_directory("c", here) / "faiss").iterdir()]
+    for opened in (collection, Collection.open("c", here)):
+        row_ids, vectors = opened.store().vectors()
+        index = opened.snapshot().index
+        assert len(index) == len(row_ids) == 40
+        assert np.array_equal(index.scores(vectors[0], row_ids), vectors @ vectors[0])
+
+
 def test_the_version_that_the_saved_index_stands_at_is_kept(here: Settings) -> None:
     collection = collection_of(here, "c", "text")
     tags = collection.store().dataset.tags.list()

@@ -19,7 +19,7 @@ from embedsvc.config import Settings
 from embedsvc.encoding import Encoder
 from embedsvc.errors import Conflict, ContractMismatch, NotFound, StorageFailure, UsageError
 from embedsvc.ingest import Outcome, ingest_items, ingest_paths, open_or_create
-from embedsvc.readers import FieldChoice
+from embedsvc.readers import FieldChoice, discover
 from embedsvc.records import Chunking, Document, Source, make_document
 from tests.conftest import write_tree
 from tests.fakes import FakeEncoder
@@ -220,6 +220,17 @@ def test_exact_removes_what_vanished_below_the_given_paths_only(
     assert len(collection.snapshot().index) == 2
 
 
+def test_exact_from_the_root(
+    here: Settings, fake: FakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    tree = write_tree(tmp_path / "t", {"keep.txt": "red", "gone.txt": "green"})
+    run(collection, fake, tree)
+    (tree / "gone.txt").unlink()
+    monkeypatch.setattr("embedsvc.ingest.discover", lambda paths, **limits: discover([tree], **limits))
+    assert statuses(run(collection, fake, Path("/"), exact=True)) == {"keep.txt": "unchanged", "gone.txt": "removed"}
+
+
 def test_exact_with_one_file_touches_no_other(here: Settings, fake: FakeEncoder, tmp_path: Path) -> None:
     collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
     files = write_tree(tmp_path / "t", {"a.jsonl": '{"id": "1", "text": "red"}\n', "a.jsonl.txt": "green"})
@@ -246,15 +257,16 @@ def test_a_record_goes_when_its_file_comes_without_it(here: Settings, fake: Fake
     assert texts(collection) == {"r.jsonl#2": "green", "r.jsonl#3": "white"}
 
 
+@pytest.mark.parametrize("exact", [False, True])
 def test_while_a_record_cannot_be_read_none_of_its_file_is_removed(
-    here: Settings, fake: FakeEncoder, tmp_path: Path
+    here: Settings, fake: FakeEncoder, tmp_path: Path, exact: bool
 ) -> None:
     collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
     file = tmp_path / "r.jsonl"
     file.write_text('{"id": "1", "text": "red"}\n{"id": "2", "text": "green"}\n')
     run(collection, fake, file)
     file.write_text('{"id": "1", "text": \n{"id": "2", "text": "blue"}\n')
-    outcomes = statuses(run(collection, fake, file))
+    outcomes = statuses(run(collection, fake, file, exact=exact))
     assert Counter(outcomes.values()) == {"quarantined": 1, "replaced": 1}
     assert texts(collection) == {"r.jsonl#1": "red", "r.jsonl#2": "blue"}
 

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ from embedsvc.encoding import Encoder
 from embedsvc.errors import Conflict, NotFound, UsageError
 from embedsvc.records import Chunking
 from embedsvc.service import create_app, serve
+from embedsvc.service.encoders import Encoders
 from embedsvc.service.jobs import Jobs
-from embedsvc.service.state import Collections, Encoders
+from embedsvc.service.opened import Collections
 
 DEADLINE = 60.0
 MODEL = "all-MiniLM-L6-v2"
@@ -824,11 +825,30 @@ def test_a_deleted_collection_is_let_go_of(here: Settings, encoder: Encoder) -> 
 def test_put_makes_collections_with_the_encoder_that_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(load_settings({"data_dir": str(tmp_path), "runtime": "onnx"}))
     default = app.state.embedsvc.encoders.default()
-    monkeypatch.setattr("embedsvc.service.state.load_encoder", lambda settings: pytest.fail("loaded once more"))
+    monkeypatch.setattr("embedsvc.service.encoders.load_encoder", lambda settings: pytest.fail("loaded once more"))
     with in_app(app) as client:
         made = client.put("/v1/collections/c", json={"model": MODEL})
     assert made.status_code == 201
     assert made.json()["contract"]["dtype"] == default.dtype
+
+
+def test_a_model_that_put_loaded_serves_its_collection(
+    here: Settings, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoders = Encoders(here)
+    collections = Collections(here, encoders)
+    loaded: list[Settings] = []
+
+    def load(settings: Settings) -> Encoder:
+        loaded.append(settings)
+        return replace(encoder, model=replace(encoder.model, name=settings.model))
+
+    monkeypatch.setattr("embedsvc.service.encoders.load_encoder", load)
+    monkeypatch.setattr("embedsvc.service.encoders.encoder_for", lambda *_: pytest.fail("loaded once more"))
+    assert collections.make("c", {"model": "another"})
+    assert not collections.make("c", {})
+    assert collections.open("c").encoder.model.name == "another"
+    assert len(loaded) == 1
 
 
 def test_work_that_a_delete_disturbs_is_done_again(here: Settings, encoder: Encoder) -> None:

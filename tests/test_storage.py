@@ -528,6 +528,17 @@ def test_a_damaged_table_is_said_to_be_damaged(tmp_path: Path, damage: Callable[
     assert ".rs:" not in str(raised.value)
 
 
+@pytest.mark.parametrize("read", [
+    lambda store: store.matching("uri = 'a'"), lambda store: store.lexical("text", 5, where="tokens > 1"),
+])  # fmt: skip
+def test_damage_is_not_taken_for_a_bad_filter(tmp_path: Path, read: Callable[[Store], object]) -> None:
+    store = put(new_store(tmp_path / "c"), simple("a", "text"))
+    for file in (store.path / "data").iterdir():
+        file.unlink()
+    with pytest.raises(DamagedCollection, match="backup"):
+        read(Store.open(tmp_path / "c"))
+
+
 def test_maintenance_and_reading_do_not_disturb_each_other(tmp_path: Path) -> None:
     """Other threads go on searching through the very store that is being maintained."""
     rows = passage_table([simple(f"d{at}", f"word {at}") for at in range(50)], DIMENSION)

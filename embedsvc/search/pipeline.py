@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ _SPARE = 1.5
 """Survivors read per hit wanted: some of them merge into one."""
 
 # The lexical side runs in Lance, outside the GIL, while this thread encodes the query.
-_lexical_pool = ThreadPoolExecutor(4, thread_name_prefix="lexical")
+_lexical_pool = ThreadPoolExecutor(max(4, 2 * (os.cpu_count() or 1)), thread_name_prefix="lexical")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,8 @@ class Scores:
 class Hit:
     """A finished answer: its text is ``text`` of the document from ``start`` to ``end``, to the letter.
 
-    Where overlapping passages of one document answered, they are one hit over their joint span; ``id`` and ``scores``
-    are then those of the best of them, ``page`` and ``heading`` those at ``start``.
+    Hits never share text. A passage that overlaps a better one answers as part of its hit, so a hit spans at most a
+    passage and those that overlap it; all else (``id``, ``scores``, ``page``, ``heading`` …) is that passage's own.
     """
 
     id: str
@@ -199,52 +200,81 @@ def _lookup(ids: RowIds, known_ids: RowIds, known_scores: Floats) -> Floats:
     return scores
 
 
+@dataclass(slots=True)
+class _Span:
+    """A hit in the making: ``best`` and what was joined to it."""
+
+    rank: int
+    best: StoredPassage
+    start: int
+    end: int
+    text: str
+
+
 def _merge_and_cite(store: Store, candidates: _Candidates, query: Query) -> list[Hit]:
     """The first ``k`` hits, overlapping passages of one document joined; text is read for the survivors only."""
     count = len(candidates.row_ids)
     if query.min_score is not None:
         count = int((candidates.scores >= query.min_score).sum())
-    groups: list[list[tuple[int, StoredPassage]]] = []
+    spans: list[_Span] = []
     taken = 0
-    while taken < count and len(groups) < query.k:
+    while taken < count and len(spans) < query.k:
         upto = min(count, max(int(query.k * _SPARE) + 1, 2 * taken))
         for rank, passage in enumerate(store.take(candidates.row_ids[taken:upto].tolist()), start=taken):
-            touching = [group for group in groups if any(_overlap(passage, member) for _, member in group)]
-            if touching:
-                # The best ranked group keeps its place; others that this passage links to it move into it.
-                touching[0].append((rank, passage))
-                for other in touching[1:]:
-                    touching[0].extend(other)
-                    groups.remove(other)
-            elif len(groups) < query.k:
-                groups.append([(rank, passage)])
-            else:
+            start, end = _left_over(passage, spans)
+            if start == end or _join(passage, start, end, spans):
+                continue
+            if len(spans) == query.k:
                 break
+            spans.append(_Span(rank, passage, start, end, passage.text[start - passage.start : end - passage.start]))
         taken = upto
-    return [_cite(group, candidates) for group in groups]
+    return [_cite(span, candidates) for span in spans]
+
+
+def _join(passage: StoredPassage, start: int, end: int, spans: Sequence[_Span]) -> bool:
+    """Whether a span took ``passage``'s part from ``start`` to ``end``: one whose best passage it overlaps."""
+    text = passage.text[start - passage.start : end - passage.start]
+    for span in spans:
+        if _overlap(passage, span.best):
+            if end == span.start:
+                span.start, span.text = start, text + span.text
+                return True
+            if start == span.end:
+                span.end, span.text = end, span.text + text
+                return True
+    return False
+
+
+def _left_over(passage: StoredPassage, spans: Sequence[_Span]) -> tuple[int, int]:
+    """The longest part of ``passage`` that no span has; empty where that is only white space."""
+    taken = sorted((span.start, span.end) for span in spans if span.best.document_id == passage.document_id)
+    longest, start = (passage.start, passage.start), passage.start
+    for low, high in (*taken, (passage.end, passage.end)):
+        end = min(low, passage.end)
+        if end - start > longest[1] - longest[0]:
+            longest = start, end
+        start = max(start, high)
+    start, end = longest
+    blank = passage.text[start - passage.start : end - passage.start].isspace()
+    return (start, start) if blank else longest
 
 
 def _overlap(one: StoredPassage, other: StoredPassage) -> bool:
     return one.document_id == other.document_id and one.start < other.end and other.start < one.end
 
 
-def _cite(group: Sequence[tuple[int, StoredPassage]], candidates: _Candidates) -> Hit:
-    rank, best = min(group, key=lambda member: member[0])
-    passages = sorted((passage for _, passage in group), key=lambda passage: passage.start)
-    first = passages[0]
-    text, end = first.text, first.end
-    for passage in passages[1:]:
-        text, end = text + passage.text[end - passage.start :], max(end, passage.end)
+def _cite(span: _Span, candidates: _Candidates) -> Hit:
+    best, rank = span.best, span.rank
     return Hit(
         id=best.id,
         document_id=best.document_id,
         uri=best.uri,
         title=best.title,
-        text=text,
-        start=first.start,
-        end=end,
-        page=first.page,
-        heading=first.heading,
+        text=span.text,
+        start=span.start,
+        end=span.end,
+        page=best.page,
+        heading=best.heading,
         score=float(candidates.scores[rank]),
         scores=Scores(_at(candidates.dense, rank), _at(candidates.lexical, rank)),
         metadata=best.metadata,

@@ -16,10 +16,12 @@ from embedsvc import __version__
 from embedsvc.config import Settings, load_settings
 from embedsvc.logs import set_up_logging
 from embedsvc.service import problems, schemas
+from embedsvc.service.encoders import Encoders
 from embedsvc.service.jobs import Jobs
 from embedsvc.service.middleware import Front
+from embedsvc.service.opened import Collections
 from embedsvc.service.routes import collections, documents, embeddings, health, search
-from embedsvc.service.state import Collections, Encoders, State, run
+from embedsvc.service.state import State, run
 
 DRAIN_SECONDS = 10
 """How long a stopping server waits for requests in flight, and again for a job's current commit."""

@@ -31,8 +31,8 @@ from embedsvc.errors import Conflict, EmbedsvcError, NotFound, StorageFailure
 from embedsvc.ingest import Outcome, ingest_items
 from embedsvc.readers import FieldChoice, Rejected
 from embedsvc.records import Document, Source
+from embedsvc.service.opened import Opened
 from embedsvc.service.problems import Busy, NotReady, json_bytes
-from embedsvc.service.state import Opened
 
 log = logging.getLogger(__name__)
 
@@ -244,6 +244,7 @@ class Jobs:
             except Conflict:
                 # Another process writes: the job waits for its turn, however long that takes.
                 log.info("job %s waits: another process writes to %s", job.id, job.collection)
+                self._stopping.wait(0.5)
             except Exception as error:
                 if opened is not None and not opened.is_current():
                     return "failed", f"The collection {job.collection!r} was deleted while the job ran."

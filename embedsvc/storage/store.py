@@ -12,7 +12,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -163,6 +163,7 @@ def passage_table(documents: Sequence[tuple[Document, Sequence[Passage], Floats]
 _NO_SPACE = re.compile("no space left|disk quota|os error 28", re.IGNORECASE)
 _NOT_WRITABLE = re.compile("permission denied|read-only file system|os error (13|30)", re.IGNORECASE)
 _NOT_NOW = re.compile(r"permission denied|too many open files|input/output error|os error (5|12|13|23|24)\b", re.I)
+_USERS_FAULT = re.compile("invalid user input|query execution error", re.IGNORECASE)
 _RUST_PLACE = re.compile(r",?\s*/[\w./-]+\.rs:\d+:\d+")
 
 
@@ -209,6 +210,8 @@ def _evaluating(condition: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
+        if not _USERS_FAULT.search(str(error)):
+            raise
         problem = _RUST_PLACE.sub("", str(error)).splitlines()[0].removeprefix("Invalid user input: ")
         raise BadFilter(f"Bad filter: {problem}\n  {condition}") from None
 
@@ -479,18 +482,11 @@ class Store:
         return dict(zip(keys, _vectors(table)[1], strict=True))
 
     def changes_since(self, version: int) -> Changes:
-        """The difference between ``version`` and this one, as Lance's own delta tells it."""
-        delta = self.dataset.delta(compared_against=version)
-        wanted = ["_rowid", "vector"]
-        batches = [
-            batch.select(wanted)  # batch by batch: the readers bring every column, all the text included
-            for reader in (delta.get_inserted_rows(), delta.get_updated_rows())
-            for batch in reader
-        ]
-        schema = pa.schema([pa.field("_rowid", pa.uint64()), self.dataset.schema.field("vector")])
-        row_ids, vectors = _vectors(pa.Table.from_batches([b.cast(schema) for b in batches], schema))
-        deleted = delta.get_deleted_row_ids().read_all()["_rowid"].to_numpy().astype(np.int64)
-        return Changes(row_ids, vectors, deleted)
+        """The difference between ``version`` and this one, as Lance keeps it with every row."""
+        deleted = self.dataset.delta(compared_against=version).get_deleted_row_ids().read_all()["_rowid"]
+        # The delta's own readers of inserted and updated rows bring every column, all the text included.
+        changed = self._scan(["vector"], f"_row_last_updated_at_version > {version}", with_row_id=True)
+        return Changes(*_vectors(changed), deleted.to_numpy().astype(np.int64))
 
     def matching(self, condition: str) -> RowIds:
         """Sorted row ids of the passages for which the user's SQL ``condition`` holds (see :mod:`.filters`).
@@ -499,7 +495,7 @@ class Store:
             BadFilter: it is not SQL, or the store cannot evaluate it.
         """
         scanner = self.dataset.scanner(columns=[], filter=compile_filter(condition), with_row_id=True)
-        with _evaluating(condition):
+        with _reading(self.path), _evaluating(condition):
             table = scanner.to_table()
         return np.sort(table["_rowid"].to_numpy().astype(np.int64))
 
@@ -526,7 +522,7 @@ class Store:
             filter=condition,
             prefilter=condition is not None,
         )
-        with _evaluating(where) if where is not None else _reading(self.path):
+        with _reading(self.path), _evaluating(where) if where is not None else nullcontext():
             table = scanner.to_table()
         ids, scores = table["_rowid"].to_numpy().astype(np.int64), table["_score"].to_numpy().astype(np.float32)
         order = np.lexsort((ids, -scores))  # Lance leaves equal scores in any order

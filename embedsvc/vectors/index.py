@@ -225,6 +225,6 @@ def apply_changes(index: VectorIndex, row_ids: RowIds, vectors: Floats, deleted:
 def fold(index: VectorIndex, plan: IndexPlan) -> VectorIndex:
     """One base of base, fresh and dead, when there is enough of them to be worth a build; else ``index`` itself."""
     loose = len(index.fresh_ids) + int(index.dead.sum())
-    if not loose or (index.kind == "hnsw" and loose < _FOLD_SHARE * len(index.row_ids)):
+    if not loose or loose < _FOLD_SHARE * len(index.row_ids):
         return index
     return build_index(*index._all(), index.version, plan)

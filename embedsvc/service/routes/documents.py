@@ -14,10 +14,11 @@ from embedsvc.errors import FileTooLarge, NotFound, UsageError
 from embedsvc.readers import FieldChoice, Rejected
 from embedsvc.records import Document, Source, document_id, make_document
 from embedsvc.service.body import clean, read_json
+from embedsvc.service.opened import Opened
 from embedsvc.service.problems import UnsupportedMedia
 from embedsvc.service.routes.common import Name, faults, reply, shows, takes
 from embedsvc.service.schemas import DocumentList, DocumentOut, DocumentsRequest, JobOut, UploadRequest
-from embedsvc.service.state import Opened, run, state_of
+from embedsvc.service.state import run, state_of
 
 router = APIRouter(tags=["documents"])
 

@@ -9,9 +9,10 @@ from embedsvc.describe import answer_dict
 from embedsvc.errors import UsageError
 from embedsvc.search import Query, check_query, search
 from embedsvc.service.body import read_model
+from embedsvc.service.opened import Opened
 from embedsvc.service.routes.common import Name, faults, reply, takes
 from embedsvc.service.schemas import SearchRequest
-from embedsvc.service.state import Opened, run, state_of
+from embedsvc.service.state import run, state_of
 
 router = APIRouter(tags=["search"])
 

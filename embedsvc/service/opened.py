@@ -1,0 +1,161 @@
+"""The open collections that requests share, and what becomes of requests while somebody deletes one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from embedsvc.collection import Collection, collection_directory
+from embedsvc.config import Settings
+from embedsvc.describe import describe
+from embedsvc.encoding import Encoder
+from embedsvc.errors import Conflict, DamagedCollection, EmbedsvcError, NotFound
+from embedsvc.ingest import open_or_create
+from embedsvc.service.encoders import Encoders
+from embedsvc.storage.store import TABLE
+
+_T = TypeVar("_T")
+_TRIES = 5
+
+
+class Hold:
+    """A table's folder, held open. Until it is let go of, no other folder can get the same inode number: that is how
+    a collection that was deleted and made anew is told from this one."""
+
+    def __init__(self, path: str) -> None:
+        """Raises FileNotFoundError where there is none."""
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def is_current(self) -> bool:
+        """Whether what is found at the path is still what was found there then."""
+        try:
+            there = os.stat(self._path)  # noqa: PTH116 - on every request
+        except OSError:
+            return False
+        here = os.fstat(self._descriptor)
+        return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open collection with the encoder that made it."""
+
+    collection: Collection
+    encoder: Encoder
+    hold: Hold
+
+    def is_current(self) -> bool:
+        """False once it was deleted, or deleted and made anew."""
+        return self.hold.is_current()
+
+
+class Collections:
+    """The open collections by name, opened when first used."""
+
+    def __init__(self, settings: Settings, encoders: Encoders) -> None:
+        self._settings = settings
+        self._encoders = encoders
+        self._opened: dict[str, Opened] = {}
+        self._opening: dict[str, threading.Lock] = {}
+
+    def open(self, name: str) -> Opened:
+        """The collection as it is on disk now; opened anew where it was deleted and made again.
+
+        Raises:
+            UsageError, NotFound, DamagedCollection, ContractMismatch, ModelError: as when opening it.
+        """
+        opened = self._opened.get(name)
+        if opened is not None and opened.is_current():
+            return opened
+        try:
+            collection_directory(name, self._settings)
+        except NotFound:
+            self.forget(name)
+            raise
+        with self._opening.setdefault(name, threading.Lock()):
+            opened = self._opened.get(name)
+            if opened is None or not opened.is_current():
+                self._opened.pop(name, None)
+                opened = self._opened[name] = self._open(name)
+            return opened
+
+    def is_ready(self, name: str) -> bool:
+        """Whether it is open with its vector index, so that a search of it waits for nothing."""
+        opened = self._opened.get(name)
+        return opened is not None and opened.collection.is_loaded and opened.is_current()
+
+    def _open(self, name: str) -> Opened:
+        hold = self._hold(name)
+        if hold is None:
+            raise NotFound(f"The collection {name!r} was deleted just now.")
+        try:
+            collection = Collection.open(name, self._settings)
+            return Opened(collection, self._encoders.of(collection.contract), hold)
+        except DamagedCollection:
+            collection_directory(name, self._settings)  # NotFound, where it was deleted in between
+            raise
+
+    def _hold(self, name: str) -> Hold | None:
+        try:
+            return Hold(str(self._settings.data_dir / name / TABLE))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+
+    def forget(self, name: str) -> None:
+        """Lets go of what is held of a collection that was deleted: its vectors and its files' space."""
+        self._opened.pop(name, None)
+
+    def peek(self, name: str) -> Collection:
+        """The collection, for looking at: neither kept open nor checked against an encoder."""
+        opened = self._opened.get(name)
+        return opened.collection if opened and opened.is_current() else Collection.open(name, self._settings)
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """What is told about it.
+
+        Raises:
+            NotFound: there is none, or it was deleted while it was looked at. DamagedCollection: it cannot be read.
+        """
+        return self.steadily(name, lambda: describe(self.peek(name).snapshot()))
+
+    def make(self, name: str, asked: dict[str, Any]) -> bool:
+        """Makes the collection with the settings ``asked`` unless it is there with these; whether it was made.
+
+        Raises:
+            Conflict, ContractMismatch: it is there with others.
+            UsageError: a bad name or setting. ModelError: no such model.
+        """
+        settings = replace(self._settings, **asked)
+        try:
+            collection_directory(name, settings)
+            made = False
+        except NotFound:
+            made = True
+        open_or_create(name, settings, asked.keys(), self._encoders.load, lambda made_by, _: self._encoders.of(made_by))
+        return made
+
+    def call(self, name: str, work: Callable[[Opened], _T]) -> _T:
+        """``work`` on the open collection, see :meth:`steadily`."""
+        return self.steadily(name, lambda: work(self.open(name)))
+
+    def steadily(self, name: str, work: Callable[[], _T]) -> _T:
+        """``work``; again, a few times, where it failed while somebody deleted the collection or made it anew."""
+        for _ in range(_TRIES - 1):
+            hold = self._hold(name)
+            try:
+                return work()
+            except Exception as error:
+                unchanged = self._hold(name) is None if hold is None else hold.is_current()
+                # Where there was none before and there is none now, it may have been made and deleted in between.
+                meant = isinstance(error, EmbedsvcError) and not isinstance(error, DamagedCollection | Conflict)
+                if unchanged and (meant or hold is not None):
+                    raise
+        return work()
