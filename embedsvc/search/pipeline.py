@@ -226,7 +226,9 @@ def _merge_and_cite(store: Store, candidates: _Candidates, query: Query) -> list
                 continue
             if len(spans) == query.k:
                 break
-            spans.append(_Span(rank, passage, start, end, passage.text[start - passage.start : end - passage.start]))
+            text = passage.text[start - passage.start : end - passage.start]
+            start += len(text) - len(text.lstrip())
+            spans.append(_Span(rank, passage, start, start + len(text.strip()), text.strip()))
         taken = upto
     return [_cite(span, candidates) for span in spans]
 
