@@ -19,7 +19,7 @@ from embedsvc.errors import ModelError, ParityError
 
 log = logging.getLogger(__name__)
 
-RECIPE = f"2-opset{OPSET}"
+RECIPE = f"3-opset{OPSET}"
 """Raise the number whenever the export would give another graph."""
 
 _MANIFEST = "manifest.json"
