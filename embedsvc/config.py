@@ -48,8 +48,9 @@ class Settings:
     """Tokens that neighbouring passages share, at most, for new collections."""
     max_file_mb: int = 100
     """Larger input files are quarantined (reason ``too_large``)."""
-    on_overflow: Literal["error", "truncate"] = "error"
-    """A query longer than the model's window: refuse it, or cut it and say so."""
+    on_overflow: Literal["error", "split", "truncate"] = "error"
+    """A query or API text longer than the model's window: refuse it, take the mean of several windows, or cut it and
+    say so."""
     durability: Literal["fsync", "os"] = "fsync"
     """``fsync``: a commit is acknowledged only once it is on the disk. ``os``: leave that to the kernel."""
     lock_timeout: float = 10.0

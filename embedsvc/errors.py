@@ -38,6 +38,17 @@ class ContractMismatch(EmbedsvcError):
     """The encoder at hand is not the one that made the collection's vectors."""
 
 
+class Overloaded(EmbedsvcError):
+    """More work is waiting than is taken. ``retry_after``: seconds after which there should be room."""
+
+    def __init__(self, waiting: int, seconds: float) -> None:
+        super().__init__(
+            f"{waiting} tokens of other requests are waiting already. Ask again in {max(1, round(seconds))} s, or send "
+            "less at once."
+        )
+        self.retry_after = max(1, round(seconds))
+
+
 # -- one input could not be read: it is quarantined, the rest goes on -----------------------------------------------
 
 

@@ -22,6 +22,7 @@ from embedsvc.config import Settings, load_settings
 from embedsvc.encoding import Encoder, check_contract, load_encoder, parity, resolve_model
 from embedsvc.encoding.batches import pad, plan
 from embedsvc.encoding.exports import ensure_export, export_folder
+from embedsvc.encoding.windows import fit
 from embedsvc.errors import ContractMismatch, ModelError, ParityError, QueryTooLong, UsageError
 from tests.tiny_models import make_bert, write
 
@@ -146,11 +147,36 @@ def test_window_is_512_and_nothing_is_cut_silently(fp32: Encoder) -> None:
 
 def test_overflow_is_refused_or_told(fp32: Encoder) -> None:
     long = "word " * 600
-    with pytest.raises(QueryTooLong, match=r"Text 1 has 600 tokens; .* takes 510"):
+    with pytest.raises(QueryTooLong, match=r"Text 1 has 600 tokens; .* takes 510 .*on_overflow=split or truncate"):
         fp32.encode_texts(["short", long], kind="query")
     encoded = fp32.encode_texts(["short", long], kind="query", on_overflow="truncate")
     assert encoded.token_counts == (3, 512)
     assert encoded.cut_tokens == (0, 90)
+
+
+def test_split_takes_the_mean_of_the_windows(fp32: Encoder) -> None:
+    long = "word " * 300 + "bone density " * 250
+    encoded = fp32.encode_texts(["short", long], kind="query", on_overflow="split")
+    ids = fp32.tokens.of_texts([long])[0]
+    halves = fp32.encode([ids[:400], ids[400:]], kind="query")
+    assert len(ids) == 800
+    assert encoded.token_counts == (3, 804)
+    assert encoded.cut_tokens == (0, 0)
+    mean = halves.sum(axis=0)
+    assert np.abs(encoded.vectors[1] - mean / np.linalg.norm(mean)).max() < 1e-5
+    assert np.abs(encoded.vectors[0] - fp32.encode_texts(["short"], kind="query").vectors[0]).max() < 1e-5
+
+
+@given(st.lists(st.integers(0, 60), max_size=8), st.integers(1, 12))
+def test_windows_lose_nothing_when_split_and_tell_what_they_cut(lengths: list[int], room: int) -> None:
+    texts = [np.arange(length, dtype=np.int32) for length in lengths]
+    split, cut = fit(texts, room, 2, split=True), fit(texts, room, 2, split=False)
+    assert np.array_equal(np.concatenate([*split.token_ids, []]), np.concatenate([*texts, []]))
+    assert all(len(ids) <= room for ids in (*split.token_ids, *cut.token_ids))
+    assert split.counts == tuple(max(1, -(-length // room)) for length in lengths)
+    assert set(split.cut_tokens) <= {0}
+    assert cut.cut_tokens == tuple(max(0, length - room) for length in lengths)
+    assert cut.token_counts == tuple(min(length, room) + 2 for length in lengths)
 
 
 def test_odd_texts(fp32: Encoder) -> None:

@@ -95,7 +95,9 @@ def search(
         float | None,
         typer.Option(help="Leave out hits below it; in hybrid 1 is the best."),
     ] = None,
-    on_overflow: Annotated[str | None, typer.Option(help="A query longer than the window: error or truncate.")] = None,
+    on_overflow: Annotated[
+        str | None, typer.Option(help="A query longer than the window: error, split or truncate.")
+    ] = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:

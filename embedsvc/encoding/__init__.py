@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from embedsvc.encoding.contract import Parity, check_contract, encoder_for, parity
-    from embedsvc.encoding.encoder import EncodedTexts, Encoder, load_encoder
+    from embedsvc.encoding.encoder import EncodedTexts, Encoder, OnOverflow, load_encoder
     from embedsvc.encoding.models import Model, resolve_model
 
 __all__ = [
     "EncodedTexts",
     "Encoder",
     "Model",
+    "OnOverflow",
     "Parity",
     "check_contract",
     "encoder_for",
@@ -29,6 +30,7 @@ _MODULES = {
     "EncodedTexts": "encoder",
     "Encoder": "encoder",
     "Model": "models",
+    "OnOverflow": "encoder",
     "Parity": "contract",
     "check_contract": "contract",
     "encoder_for": "contract",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
@@ -15,13 +13,15 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from embedsvc.config import Settings
-from embedsvc.encoding.batches import pad, plan
+from embedsvc.encoding.batches import pad
 from embedsvc.encoding.canaries import CANARY_TEXTS
 from embedsvc.encoding.exports import ensure_export
 from embedsvc.encoding.models import Model, resolve_model
 from embedsvc.encoding.onnx_runtime import OnnxRuntime
+from embedsvc.encoding.scheduler import Scheduler, Ticket
 from embedsvc.encoding.tokens import Ids, Kind, Tokens, load_tokens
 from embedsvc.encoding.torch_runtime import TorchRuntime, cuda_available
+from embedsvc.encoding.windows import Windows, fit
 from embedsvc.errors import ModelError, ParityError, QueryTooLong, UsageError
 from embedsvc.records import Contract
 
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 RuntimeName = Literal["onnx", "torch"]
 Dtype = Literal["fp32", "int8", "fp16"]
+OnOverflow = Literal["error", "split", "truncate"]
 Vectors = npt.NDArray[np.float32]
 
 
@@ -65,8 +66,11 @@ class Encoder:
     tokens: Tokens
     runtime: Runtime
     batch_tokens: int
-    _pool: ThreadPoolExecutor = field(repr=False)
-    _slots: threading.BoundedSemaphore = field(repr=False)
+    _scheduler: Scheduler = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        scheduler = Scheduler(self._run, self.runtime.dimension, self.runtime.parallel, self.batch_tokens)
+        object.__setattr__(self, "_scheduler", scheduler)
 
     @property
     def dimension(self) -> int:
@@ -86,76 +90,77 @@ class Encoder:
         """Tokens of the window taken by special tokens and the prompt."""
         return self.tokens.reserved(kind)
 
-    def encode(self, token_ids: Sequence[npt.NDArray[np.int32]], *, kind: Kind) -> Vectors:
+    def encode(self, token_ids: Sequence[Ids], *, kind: Kind) -> Vectors:
         """Unit vectors, float32 ``(len(token_ids), dimension)``, in the order given.
 
         ``token_ids`` are the texts' own tokens: special tokens and the prompt of ``kind`` are added here. A text
-        without tokens is allowed.
+        without tokens is allowed. Texts of other callers may share a batch with them (:mod:`.scheduler`).
 
         Raises:
             UsageError: a text does not fit the window. Nothing is ever cut here.
             ModelError: the model gave numbers that are not finite, or failed.
         """
-        vectors: Vectors = np.empty((len(token_ids), self.dimension), dtype=np.float32)
+        return self._scheduler.encode(self._whole(token_ids, kind), keep=kind == "query")
+
+    def submit(self, token_ids: Sequence[Ids], *, kind: Kind, limit: int) -> Ticket:
+        """As :meth:`encode`, without waiting: the ticket's future gives the vectors, or the ModelError.
+
+        Raises:
+            UsageError: as :meth:`encode`.
+            Overloaded: more than ``limit`` tokens would be waiting.
+        """
+        return self._scheduler.submit(self._whole(token_ids, kind), keep=kind == "query", limit=limit)
+
+    def _whole(self, token_ids: Sequence[Ids], kind: Kind) -> list[Ids]:
+        """With special tokens and prompt."""
         before, after = self.tokens.before[kind], self.tokens.after
-        reserved = self.reserved(kind)
-        lengths = [len(ids) + reserved for ids in token_ids]
-        if lengths and (longest := max(lengths)) > self.max_length:
-            raise UsageError(
-                f"Text {lengths.index(longest)} has {longest} tokens with its special tokens and prompt; "
-                f"{self.model.name} takes {self.max_length}. Split it into passages of at most "
-                f"{self.max_length - reserved} tokens."
-            )
-
-        def run(batch: list[int]) -> None:
-            ids, mask = pad([np.concatenate([before, token_ids[at], after]) for at in batch], self.tokens.pad_id)
-            # However many threads call: no more batches at once than cores, which also bounds the memory.
-            with self._slots:
-                rows = self.runtime.run(ids, mask)
-            if not np.isfinite(rows).all():
-                raise ModelError(
-                    f"{self.model.name} ({self.runtime_name}, {self.dtype}) gave a vector with NaN or infinity. Its "
-                    "weights are damaged, or too large for this dtype: fetch the model again or use --dtype fp32."
+        room = self.max_length - self.reserved(kind)
+        for at, ids in enumerate(token_ids):
+            if len(ids) > room:
+                raise UsageError(
+                    f"Text {at} has {len(ids) + self.reserved(kind)} tokens with its special tokens and prompt; "
+                    f"{self.model.name} takes {self.max_length}. Split it into passages of at most {room} tokens."
                 )
-            vectors[batch] = rows
+        return [np.concatenate([before, ids, after]) for ids in token_ids]
 
-        batches = plan(lengths, self.batch_tokens)
-        if len(batches) == 1 or self.runtime.parallel == 1:
-            for batch in batches:
-                run(batch)
-        else:
-            futures = [self._pool.submit(run, batch) for batch in batches]
-            try:
-                for future in futures:
-                    future.result()
-            finally:
-                for future in futures:
-                    future.cancel()
-        return vectors
+    def _run(self, texts: Sequence[Ids]) -> Vectors:
+        rows = self.runtime.run(*pad(texts, self.tokens.pad_id))
+        if not np.isfinite(rows).all():
+            raise ModelError(
+                f"{self.model.name} ({self.runtime_name}, {self.dtype}) gave a vector with NaN or infinity. Its "
+                "weights are damaged, or too large for this dtype: fetch the model again or use --dtype fp32."
+            )
+        return rows
 
-    def encode_texts(
-        self, texts: Sequence[str], *, kind: Kind, on_overflow: Literal["error", "truncate"] = "error"
-    ) -> EncodedTexts:
-        """Tokenise and encode. A text longer than the window is refused (``error``) or cut and counted (``truncate``).
+    def prepare(self, token_ids: Sequence[Ids], *, kind: Kind, on_overflow: OnOverflow = "error") -> Windows:
+        """Brings texts, as their own tokens, into the model's window.
+
+        Raises:
+            QueryTooLong: a text does not fit and ``on_overflow`` is ``error``.
+        """
+        room = self.max_length - self.reserved(kind)
+        if on_overflow == "error":
+            for at, ids in enumerate(token_ids):
+                if len(ids) > room:
+                    which = f"The {kind}" if len(token_ids) == 1 else f"Text {at}"
+                    raise QueryTooLong(
+                        f"{which} has {len(ids)} tokens; {self.model.name} takes {room} besides special tokens "
+                        "and prompt. Shorten it, or ask for on_overflow=split or truncate."
+                    )
+        return fit(token_ids, room, self.reserved(kind), split=on_overflow == "split")
+
+    def encode_texts(self, texts: Sequence[str], *, kind: Kind, on_overflow: OnOverflow = "error") -> EncodedTexts:
+        """Tokenise and encode. A text longer than the window is refused (``error``), cut and counted (``truncate``), or
+        encoded in several windows whose mean is its vector (``split``).
 
         Raises:
             QueryTooLong: a text does not fit and ``on_overflow`` is ``error``.
             UsageError: something in ``texts`` is not a string.
             ModelError: as :meth:`encode`.
         """
-        token_ids = self.tokens.of_texts(texts)
-        room = self.max_length - self.reserved(kind)
-        cut = tuple(max(0, len(ids) - room) for ids in token_ids)
-        if on_overflow == "error" and any(cut):
-            at = next(position for position, lost in enumerate(cut) if lost)
-            which = f"The {kind}" if len(texts) == 1 else f"Text {at}"
-            raise QueryTooLong(
-                f"{which} has {len(token_ids[at])} tokens; {self.model.name} takes {room} besides special tokens "
-                "and prompt. Shorten it, or ask for on_overflow=truncate."
-            )
-        kept: list[Ids] = [ids[:room] for ids in token_ids]
-        counts = tuple(len(ids) + self.reserved(kind) for ids in kept)
-        return EncodedTexts(self.encode(kept, kind=kind), counts, cut)
+        windows = self.prepare(self.tokens.of_texts(texts), kind=kind, on_overflow=on_overflow)
+        vectors = windows.combine(self.encode(windows.token_ids, kind=kind))
+        return EncodedTexts(vectors, windows.token_counts, windows.cut_tokens)
 
     @cached_property
     def contract(self) -> Contract:
@@ -217,8 +222,6 @@ def load_encoder(settings: Settings) -> Encoder:
         tokens=tokens,
         runtime=runtime,
         batch_tokens=settings.batch_tokens,
-        _pool=ThreadPoolExecutor(runtime.parallel, thread_name_prefix="encoder"),
-        _slots=threading.BoundedSemaphore(runtime.parallel),
     )
 
 

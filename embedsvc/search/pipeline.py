@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsvc.collection import Snapshot
-from embedsvc.encoding import Encoder
+from embedsvc.encoding import Encoder, OnOverflow
 from embedsvc.errors import UsageError
 from embedsvc.records import Metadata, without_surrogates
 from embedsvc.search.fusion import convex_combination
@@ -50,7 +50,7 @@ class Query:
     mode: Mode = "hybrid"
     filter: str | None = None
     min_score: float | None = None
-    on_overflow: Literal["error", "truncate"] = "error"
+    on_overflow: OnOverflow = "error"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,10 @@ class SearchRequest(_Request):
         description="Hits with a lower score are left out. In hybrid mode a score is relative: 1 would be best on both "
         "sides; in dense mode it is the cosine.",
     )
-    on_overflow: Literal["error", "truncate"] | None = Field(
-        None, description="A query longer than the model's window: refuse it, or cut it and say so in `tokens_cut`."
+    on_overflow: Literal["error", "split", "truncate"] | None = Field(
+        None,
+        description="A query longer than the model's window: refuse it, take the mean of several windows, or cut "
+        "it and say so in `tokens_cut`.",
     )
 
 

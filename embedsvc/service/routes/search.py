@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from embedsvc.describe import answer_dict
+from embedsvc.encoding import OnOverflow
 from embedsvc.errors import UsageError
 from embedsvc.search import Query, check_query, search
 from embedsvc.service.body import read_model
@@ -92,7 +93,7 @@ async def search_collection(name: Name, request: Request) -> Response:
     return await run(state.queries, lambda: state.collections.call(name, work))
 
 
-def _queries(body: SearchRequest, on_overflow: str) -> list[Query]:
+def _queries(body: SearchRequest, on_overflow: OnOverflow) -> list[Query]:
     given = [field for field in ("query", "queries", "vector") if getattr(body, field) is not None]
     if len(given) != 1:
         raise UsageError(f"Send exactly one of query, queries and vector; {' and '.join(given) or 'none'} was sent.")
@@ -107,7 +108,7 @@ def _queries(body: SearchRequest, on_overflow: str) -> list[Query]:
             mode=body.mode or ("hybrid" if body.vector is None else "dense"),
             filter=body.filter,
             min_score=body.min_score,
-            on_overflow="truncate" if on_overflow == "truncate" else "error",
+            on_overflow=on_overflow,
         )
         for text in texts
     ]
