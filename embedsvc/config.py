@@ -58,6 +58,14 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
+    models: str = ""
+    """More models that the service embeds with when a request names them: ids or folders, separated by commas. Each is
+    loaded on first use."""
+    model_memory_mb: int = 2000
+    """Megabytes of weights that the service keeps loaded: above it, the model unused for longest is unloaded. The one
+    named by ``model`` always stays."""
+    queue_tokens: int = 200_000
+    """Tokens of requests that may be waiting for the encoder; then the service answers 429."""
     max_body_mb: int = 100
     """Larger request bodies are refused with 413."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

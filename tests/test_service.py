@@ -14,10 +14,10 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,71 +34,12 @@ from embedsvc.service import create_app, serve
 from embedsvc.service.encoders import Encoders
 from embedsvc.service.jobs import Jobs
 from embedsvc.service.opened import Collections
+from tests.server import DEADLINE, Server, server, until
 
-DEADLINE = 60.0
 MODEL = "all-MiniLM-L6-v2"
 RESTART = "Restart the service: after a power failure, start the store first and the service second."
 BREAD = "Bread needs flour, water, salt and patience. Butter goes on top."
 JSON = {"content-type": "application/json"}
-
-_SERVE = """
-import json, os, sys
-from embedsvc.config import load_settings
-from embedsvc.service import serve
-from embedsvc.logs import set_up_logging
-set_up_logging("info")
-serve(load_settings(json.loads(sys.argv[1])))
-print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
-"""
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[str]
-    http: httpx.Client
-    url: str
-    log: list[str]
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(DEADLINE)
-
-
-@contextmanager
-def server(data_dir: Path, **flags: object) -> Iterator[Server]:
-    flags = {"host": "127.0.0.1", "port": 0, "runtime": "onnx", "data_dir": str(data_dir), **flags}
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SERVE, json.dumps(flags)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stderr
-    log: list[str] = []
-    found = None
-    for line in process.stderr:
-        log.append(line)
-        if found := re.search(r"listening on (http://\S+),", line):
-            break
-    assert found, "".join(log)
-    reading = threading.Thread(target=log.extend, args=(process.stderr,))
-    reading.start()
-    try:
-        with httpx.Client(base_url=found[1], timeout=DEADLINE) as client:
-            until(lambda: client.get("/readyz").status_code == 200)
-            yield Server(process, client, found[1], log)
-    finally:
-        process.kill()
-        process.wait()
-        reading.join()
-        assert process.stdout
-        process.stdout.close()
-        process.stderr.close()
-
-
-def until(holds: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE
-    while not (value := holds()):
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
-    return value
 
 
 def finished(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
@@ -694,13 +635,19 @@ def test_embeddings_in_openai_shape(http: httpx.Client) -> None:
         ({"input": None}, 400, "input", None, "missing"),
         ({"input": {"a": 1}}, 400, "input", None, "not a string"),
         ({"input": [True]}, 400, "input", None, "not a string"),
-        ({"input": [1, 2]}, 400, "input", None, "tokens"),
-        ({"input": [[1, 2]]}, 400, "input", None, "tokens"),
-        ({"input": "word " * 600}, 400, "input", "context_length_exceeded", "602 tokens"),
+        ({"input": [1, 40_000]}, 400, None, None, "40000"),
+        ({"input": [[1], [-2]]}, 400, None, None, "-2"),
+        ({"input": [[1], "a"]}, 400, "input", None, "input[1] is not a list of tokens"),
+        ({"input": ["a", [1]]}, 400, "input", None, "input[1] is not a string"),
+        ({"input": [[1, "a"]]}, 400, "input", None, "not a token"),
+        ({"input": [[]]}, 400, "input", None, "empty"),
+        ({"input": "word " * 600}, 400, "input", "context_length_exceeded", "600 tokens"),
         ({"input": "a", "model": "gpt-4"}, 404, "model", "model_not_found", MODEL),
         ({"input": "a", "model": 4}, 400, "model", None, "string"),
-        ({"input": "a", "dimensions": 100}, 400, "dimensions", None, "384"),
+        ({"input": "a", "dimensions": 385}, 400, "dimensions", None, "384"),
         ({"input": "a", "dimensions": 0}, 400, "dimensions", None, "384"),
+        ({"input": "a", "dimensions": -3}, 400, "dimensions", None, "384"),
+        ({"input": "a", "on_overflow": "drop"}, 400, "on_overflow", None, "split"),
         ({"input": "a", "encoding_format": "int8"}, 400, "encoding_format", None, "base64"),
         ({"input": "a", "inputs": "b"}, 400, "inputs", None, "no such field"),
     ],
@@ -743,7 +690,7 @@ def test_not_ready_without_a_model(tmp_path: Path) -> None:
         body = is_problem(client.get("/readyz"), 503)
         assert "no-such-model" in body["detail"] or "loaded" in body["detail"]
         assert client.get("/healthz").status_code == 200
-        error = client.post("/v1/embeddings", json={"model": "m", "input": "a"})
+        error = client.post("/v1/embeddings", json={"model": "no-such-model", "input": "a"})
         assert (error.status_code, error.json()["error"]["type"]) == (503, "server_error")
         is_problem(client.put("/v1/collections/x", json={}), 503, "no-such-model")
 
@@ -929,6 +876,9 @@ def test_openapi_describes_every_route(http: httpx.Client) -> None:
         *((method, "/v1/collections/{name}/documents/{id}") for method in ("GET", "DELETE")),
         ("GET", "/v1/jobs/{id}"),
         ("POST", "/v1/embeddings"),
+        ("GET", "/v1/models"),
+        *(("POST", f"/{name}") for name in ("embed", "similarity", "tokenize", "decode")),
+        *(("GET", f"/{name}") for name in ("info", "health")),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
     }

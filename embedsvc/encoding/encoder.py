@@ -66,6 +66,7 @@ class Encoder:
     tokens: Tokens
     runtime: Runtime
     batch_tokens: int
+    weight_bytes: int
     _scheduler: Scheduler = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -132,8 +133,10 @@ class Encoder:
             )
         return rows
 
-    def prepare(self, token_ids: Sequence[Ids], *, kind: Kind, on_overflow: OnOverflow = "error") -> Windows:
-        """Brings texts, as their own tokens, into the model's window.
+    def prepare(
+        self, token_ids: Sequence[Ids], *, kind: Kind, on_overflow: OnOverflow = "error", keep_end: bool = False
+    ) -> Windows:
+        """Brings texts, as their own tokens, into the model's window. ``keep_end``: what is cut is the beginning.
 
         Raises:
             QueryTooLong: a text does not fit and ``on_overflow`` is ``error``.
@@ -147,7 +150,7 @@ class Encoder:
                         f"{which} has {len(ids)} tokens; {self.model.name} takes {room} besides special tokens "
                         "and prompt. Shorten it, or ask for on_overflow=split or truncate."
                     )
-        return fit(token_ids, room, self.reserved(kind), split=on_overflow == "split")
+        return fit(token_ids, room, self.reserved(kind), split=on_overflow == "split", keep_end=keep_end)
 
     def encode_texts(self, texts: Sequence[str], *, kind: Kind, on_overflow: OnOverflow = "error") -> EncodedTexts:
         """Tokenise and encode. A text longer than the window is refused (``error``), cut and counted (``truncate``), or
@@ -213,8 +216,10 @@ def load_encoder(settings: Settings) -> Encoder:
             dtype = "fp32"
             export = ensure_export(model, dtype, settings.cache)
         runtime = OnnxRuntime(export.file, export.dimension, settings.encoder_threads)
+        weight_bytes = export.file.stat().st_size
     else:
         runtime = TorchRuntime(model, dtype, "cuda" if on_cuda else "cpu")
+        weight_bytes = sum(file.stat().st_size for file in model.transformer.glob("*.safetensors"))
     return Encoder(
         model=model,
         runtime_name=name,
@@ -222,6 +227,7 @@ def load_encoder(settings: Settings) -> Encoder:
         tokens=tokens,
         runtime=runtime,
         batch_tokens=settings.batch_tokens,
+        weight_bytes=weight_bytes,
     )
 
 

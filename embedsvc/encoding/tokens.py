@@ -22,10 +22,12 @@ Ids = npt.NDArray[np.int32]
 class Tokens:
     """The tokenizer (truncation and padding off) with the ids that the model expects around a text.
 
-    ``before[kind]`` are the leading special tokens and that kind's prompt, ``after`` the trailing special tokens.
+    ``leading`` are the special tokens before a text, ``before[kind]`` these and that kind's prompt, ``after`` the
+    special tokens behind it.
     """
 
     tokenizer: Tokenizer
+    leading: Ids
     before: dict[Kind, Ids]
     after: Ids
     pad_id: int
@@ -33,6 +35,13 @@ class Tokens:
     def reserved(self, kind: Kind) -> int:
         """Tokens of the window that are not the text's own: special tokens and the prompt."""
         return len(self.before[kind]) + len(self.after)
+
+    def without_special(self, ids: Ids) -> Ids:
+        """``ids`` without the special tokens around a text, where they are there whole."""
+        before, after = len(self.leading), len(self.after)
+        inner = ids[before : len(ids) - after]
+        whole = len(ids) >= before + after and np.array_equal(ids, np.concatenate([self.leading, inner, self.after]))
+        return inner if whole else ids
 
     def of_texts(self, texts: Sequence[str]) -> list[Ids]:
         """Each text's own token ids, whole, without special tokens and prompt.
@@ -68,7 +77,9 @@ def load_tokens(model: Model) -> Tokens:
         "passage": np.array([*leading, *_prompt_ids(tokenizer, model.passage_prompt)], dtype=np.int32),
     }
     pad_id = model.pad_id if model.pad_id is not None else (padding or {}).get("pad_id", 0)
-    tokens = Tokens(tokenizer, before, np.array(trailing, dtype=np.int32), int(pad_id))
+    tokens = Tokens(
+        tokenizer, np.array(leading, dtype=np.int32), before, np.array(trailing, dtype=np.int32), int(pad_id)
+    )
     for kind in before:
         if tokens.reserved(kind) >= model.max_length:
             raise ModelError(

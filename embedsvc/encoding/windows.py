@@ -41,15 +41,19 @@ class Windows:
         return means
 
 
-def fit(token_ids: Sequence[Ids], room: int, reserved: int, *, split: bool) -> Windows:
+def fit(token_ids: Sequence[Ids], room: int, reserved: int, *, split: bool, keep_end: bool = False) -> Windows:
     """Texts, as their own tokens, in windows of at most ``room`` tokens, to each of which ``reserved`` are added.
 
-    ``split``: a longer text becomes as few windows as it needs, of like length, so none is a scrap; else it is cut.
+    ``split``: a longer text becomes as few windows as it needs, of like length, so none is a scrap; else it is cut,
+    at its end or, with ``keep_end``, at its beginning.
     """
     windows: list[Ids] = []
     counts, token_counts, cut_tokens = [], [], []
     for ids in token_ids:
-        parts = np.array_split(ids, -(-len(ids) // room)) if split and len(ids) > room else [ids[:room]]
+        if split and len(ids) > room:
+            parts = np.array_split(ids, -(-len(ids) // room))
+        else:
+            parts = [ids[max(0, len(ids) - room) :] if keep_end else ids[:room]]
         kept = sum(map(len, parts))
         windows += parts
         counts.append(len(parts))

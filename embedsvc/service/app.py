@@ -20,7 +20,7 @@ from embedsvc.service.encoders import Encoders
 from embedsvc.service.jobs import Jobs
 from embedsvc.service.middleware import Front
 from embedsvc.service.opened import Collections
-from embedsvc.service.routes import collections, documents, embeddings, health, search
+from embedsvc.service.routes import collections, documents, embeddings, health, search, tei
 from embedsvc.service.state import State, run
 
 DRAIN_SECONDS = 10
@@ -28,13 +28,14 @@ DRAIN_SECONDS = 10
 
 _DESCRIPTION = """Semantic search over your own documents: the passages that answer, each with a citation.
 
-Errors are RFC 9457 problem+json; on the OpenAI route they are OpenAI's error objects. Every response carries an
+Errors are RFC 9457 problem+json; on routes in the shape of others they are theirs. Every response carries an
 `X-Request-ID`, which the service's log lines carry too."""
 _TAGS = [
     {"name": "search", "description": "Ask."},
     {"name": "documents", "description": "Put in, list, read, take out."},
     {"name": "collections", "description": "Make, look at, delete."},
     {"name": "embeddings", "description": "Vectors for other programs."},
+    {"name": "text-embeddings-inference", "description": "The same for clients of TEI."},
     {"name": "health", "description": "For those who watch over the service."},
 ]
 _COMPONENTS = (
@@ -43,6 +44,10 @@ _COMPONENTS = (
     schemas.DocumentsRequest,
     schemas.UploadRequest,
     schemas.EmbeddingsRequest,
+    schemas.EmbedRequest,
+    schemas.SimilarityRequest,
+    schemas.TokenizeRequest,
+    schemas.DecodeRequest,
     schemas.Problem,
     schemas.OpenAIErrorOut,
     schemas.Answer,
@@ -78,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.embedsvc = state
     app.add_middleware(Front, max_body=settings.max_body_mb * 1_000_000)
     problems.install(app)
-    for routes in (search, documents, collections, embeddings, health):
+    for routes in (search, documents, collections, embeddings, tei, health):
         app.include_router(routes.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,22 +15,30 @@ from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, check_contract, encoder_for, load_encoder
 from embedsvc.encoding.canaries import CANARY_TEXTS
 from embedsvc.encoding.contract import LEAST_CANARY_COSINE
-from embedsvc.errors import EmbedsvcError, ModelError
+from embedsvc.errors import EmbedsvcError, ModelError, NotFound
 from embedsvc.records import Contract
 from embedsvc.service.problems import NotReady
 
 log = logging.getLogger(__name__)
 
+_Key = tuple[str, str]
+_PREFIX = "sentence-transformers/"
+
 
 class Encoders:
-    """Encoders by (model, dtype), each loaded once."""
+    """Encoders by (model, dtype), each loaded once and kept while the weights of all fit ``model_memory_mb``."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._loaded: dict[tuple[str, str], Encoder] = {}
+        self._loaded: OrderedDict[_Key, Encoder] = OrderedDict()  # the one unused for longest comes first
         self._default: Encoder | None = None
         self._failure: EmbedsvcError | None = None
         self._loading = threading.Lock()
+        self._order = threading.Lock()
+        self._served = _served(settings)
+        self._keys: dict[str, _Key] = {}
+        self.on_unload: Callable[[Encoder], None] = lambda encoder: None
+        """Called with an encoder that was dropped, so that others let go of it."""
 
     def default(self) -> Encoder:
         """The encoder that the settings name."""
@@ -38,20 +50,81 @@ class Encoders:
                     except EmbedsvcError as error:
                         self._failure = error
                         raise
-                    self._default = self._loaded.setdefault((encoder.model.name, encoder.dtype), encoder)
+                    self._default = self._keep(encoder)
         return self._default
 
+    def names(self) -> list[str]:
+        """The models that requests may name, the default one first."""
+        return list(dict.fromkeys(self._served.values()))
+
+    def loaded(self, name: str) -> Encoder | None:
+        """The encoder of the served model ``name``, if it is loaded.
+
+        Raises:
+            NotFound: no such model is served.
+        """
+        model = self._model(name)
+        if model == self._settings.model:
+            return self._default
+        encoder = self._loaded.get(self._keys[model]) if model in self._keys else None
+        if encoder is not None:
+            self.touch(encoder)
+        return encoder
+
+    def named(self, name: str) -> Encoder:
+        """The encoder of the served model ``name``, loaded where it is not.
+
+        Raises:
+            NotFound: no such model is served. ModelError: it cannot be loaded.
+        """
+        model = self._model(name)
+        encoder = self.loaded(name)
+        if encoder is None:
+            encoder = self.load(replace(self._settings, model=model))
+            self._keys[model] = _key(encoder)
+        return encoder
+
+    def _model(self, name: str) -> str:
+        model = self._served.get(name.removeprefix(_PREFIX))
+        if model is None:
+            raise NotFound(f"The model {name!r} is not served here; {', '.join(map(repr, self.names()))} is.")
+        return model
+
     def load(self, settings: Settings) -> Encoder:
-        """The encoder that ``settings`` name: the default one where they name the same. It stays loaded."""
+        """The encoder that ``settings`` name: the default one where they name the same."""
         own = self._settings
         if (settings.model, settings.runtime, settings.dtype) == (own.model, own.runtime, own.dtype):
             return self.default()
         with self._loading:
-            encoder = load_encoder(settings)
-            key = (encoder.model.name, encoder.dtype)
-            if key not in self._loaded or self._loaded[key].model != encoder.model:
-                self._loaded[key] = encoder
-            return self._loaded[key]
+            return self._keep(load_encoder(settings))
+
+    def _keep(self, encoder: Encoder) -> Encoder:
+        """Keeps ``encoder``, or has the same one kept already; unloads others where the weights become too many."""
+        key = _key(encoder)
+        dropped = []
+        with self._order:
+            known = self._loaded.get(key)
+            if known is not None and known.model == encoder.model:
+                self._loaded.move_to_end(key)
+                return known
+            self._loaded[key] = encoder
+            self._loaded.move_to_end(key)
+            budget = self._settings.model_memory_mb * 1_000_000
+            for old in list(self._loaded.values())[:-1]:
+                if sum(each.weight_bytes for each in self._loaded.values()) <= budget:
+                    break
+                if old is not self._default:
+                    dropped.append(self._loaded.pop(_key(old)))
+        for old in dropped:
+            log.info("unloaded %s (%s): the loaded models' weights exceed model_memory_mb", old.model.name, old.dtype)
+            self.on_unload(old)
+        return encoder
+
+    def touch(self, encoder: Encoder) -> None:
+        """Notes that it is in use."""
+        with self._order:
+            if _key(encoder) in self._loaded:
+                self._loaded.move_to_end(_key(encoder))
 
     def warm(self) -> None:
         """Loads the default encoder and encodes once; a failure is logged, and kept for the readiness probe."""
@@ -62,13 +135,15 @@ class Encoders:
 
     def of(self, contract: Contract) -> Encoder:
         """The encoder that made a collection, checked against its contract."""
-        key = (contract.model, contract.dtype)
-        if key not in self._loaded:
+        encoder = self._loaded.get((contract.model, contract.dtype))
+        if encoder is None:
             with self._loading:
-                if key not in self._loaded:
-                    self._loaded[key] = encoder_for(contract, self._settings)
-        check_contract(self._loaded[key], contract)
-        return self._loaded[key]
+                encoder = self._loaded.get((contract.model, contract.dtype))
+                if encoder is None:
+                    encoder = self._keep(encoder_for(contract, self._settings))
+        check_contract(encoder, contract)
+        self.touch(encoder)
+        return encoder
 
     def probe(self) -> Encoder:
         """The default encoder, once a canary text gave the vector that it must; never waits for loading.
@@ -89,3 +164,17 @@ class Encoders:
         if not cosine >= LEAST_CANARY_COSINE[encoder.dtype]:
             raise NotReady(f"The encoder gives a canary text another vector than before (cosine {cosine:.4f}).")
         return encoder
+
+
+def _key(encoder: Encoder) -> _Key:
+    return encoder.model.name, encoder.dtype
+
+
+def _served(settings: Settings) -> dict[str, str]:
+    """What requests may call a model → what the settings call it. A folder may also be called by its last part."""
+    served: dict[str, str] = {}
+    for model in (settings.model, *filter(None, map(str.strip, settings.models.split(",")))):
+        folder = Path(model).expanduser()
+        for name in (model.removeprefix(_PREFIX), folder.name, *([str(folder.resolve())] if folder.is_dir() else [])):
+            served.setdefault(name, model)
+    return served

@@ -65,6 +65,13 @@ class Collections:
         self._encoders = encoders
         self._opened: dict[str, Opened] = {}
         self._opening: dict[str, threading.Lock] = {}
+        encoders.on_unload = self._let_go
+
+    def _let_go(self, encoder: Encoder) -> None:
+        """Closes the collections that hold an unloaded encoder; they are opened again when next asked for."""
+        for name, opened in list(self._opened.items()):
+            if opened.encoder is encoder:
+                self.forget(name)
 
     def open(self, name: str) -> Opened:
         """The collection as it is on disk now; opened anew where it was deleted and made again.
@@ -74,6 +81,7 @@ class Collections:
         """
         opened = self._opened.get(name)
         if opened is not None and opened.is_current():
+            self._encoders.touch(opened.encoder)
             return opened
         try:
             collection_directory(name, self._settings)

@@ -1,6 +1,7 @@
 """Errors to HTTP, once: every class of the error tree has its status here, every body is written here.
 
-Bodies are RFC 9457 problem+json; on OpenAI's routes they are OpenAI's own error object.
+Bodies are RFC 9457 problem+json; on routes in the shape of OpenAI, text-embeddings-inference (TEI) and Cohere they are
+as there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from embedsvc import errors
 
 log = logging.getLogger(__name__)
 
-OPENAI_ROUTES = frozenset({"/v1/embeddings"})
+OPENAI_ROUTES = frozenset({"/v1/embeddings", "/v1/models"})
+TEI_ROUTES = frozenset(
+    {"/", "/embed", "/embed_all", "/similarity", "/rerank", "/predict", "/tokenize", "/decode", "/info", "/health"}
+)
+COHERE_ROUTES = frozenset({"/v1/rerank", "/v2/rerank"})
+EMPTY = "empty"
+"""The code of a fault that is an empty input."""
+_TEI_KINDS = {400: "Empty", 413: "Validation", 422: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy"}
 
 
 class InvalidBody(errors.UsageError):
@@ -44,8 +52,8 @@ class NotReady(errors.EmbedsvcError):
     """The service cannot answer yet, or not any more."""
 
 
-class OpenAIError(errors.UsageError):
-    """A fault in an OpenAI request: ``param`` is the field at fault, ``code`` their word for it."""
+class Refused(errors.UsageError):
+    """A fault in a request in another's shape: ``param`` is the field at fault, ``code`` OpenAI's word for it."""
 
     def __init__(self, message: str, *, param: str | None, code: str | None = None, status: int = 400) -> None:
         super().__init__(message)
@@ -60,6 +68,7 @@ _STATUS: Mapping[type[Exception], tuple[int, str]] = {
     BodyTooLarge: (413, "Request body too large"),
     UnsupportedMedia: (415, "Unsupported content type"),
     errors.NotFound: (404, "Not found"),
+    errors.Overloaded: (429, "Too many requests"),
     errors.Conflict: (409, "Conflict"),
     errors.ContractMismatch: (409, "Embedding contract mismatch"),
     errors.ReadError: (422, "Unreadable input"),
@@ -95,9 +104,17 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """An error response for the route ``path``, in the shape that the route speaks."""
+    body: dict[str, Any]
+    if path in TEI_ROUTES:
+        if status == 400:  # there, only an empty input is
+            status = 400 if code == EMPTY else 422
+        body = {"error": detail, "error_type": _TEI_KINDS.get(status, "Backend" if status >= 500 else "Validation")}
+        return Response(json_bytes(body), status, headers, media_type="application/json")
+    if path in COHERE_ROUTES:
+        return Response(json_bytes({"message": detail}), status, headers, media_type="application/json")
     if path in OPENAI_ROUTES:
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        body: dict[str, Any] = {"error": {"message": detail, "type": kind, "param": param, "code": code}}
+        kind = {429: "rate_limit_error"}.get(status, "invalid_request_error" if status < 500 else "server_error")
+        body = {"error": {"message": detail, "type": kind, "param": param, "code": code}}
         return Response(json_bytes(body), status, headers, media_type="application/json")
     slug = title.lower().replace(" ", "-")
     body = {"type": f"urn:embedsvc:problem:{slug}", "title": title, "status": status, "detail": detail}
@@ -122,7 +139,9 @@ def _embedsvc_error(request: Request, error: Exception) -> Response:
         headers["connection"] = "close"
     if status == 503:
         headers["retry-after"] = "5"
-    if isinstance(error, OpenAIError):
+    if isinstance(error, errors.Overloaded):
+        headers["retry-after"] = str(error.retry_after)
+    if isinstance(error, Refused):
         return problem(_path(request), error.status, title, str(error), param=error.param, code=error.code)
     return problem(_path(request), status, title, str(error), headers=headers)
 
@@ -138,7 +157,7 @@ def _invalid(request: Request, error: Exception) -> Response:
     where = ".".join(str(part) for part in first["loc"]) or "body"
     more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
     detail = f"{where}: {_sentence(first)}{more}"
-    if _path(request) in OPENAI_ROUTES:
+    if _path(request) in OPENAI_ROUTES | COHERE_ROUTES:
         return problem(_path(request), 400, "", detail, param=str(first["loc"][0]) if first["loc"] else None)
     return problem(_path(request), 422, "Invalid request", detail, errors=details)
 

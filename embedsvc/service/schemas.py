@@ -81,13 +81,60 @@ class UploadRequest(BaseModel):
 
 
 class EmbeddingsRequest(_Request):
-    """OpenAI's request. A text is encoded as a passage, with the model's passage prompt where it has one."""
+    """OpenAI's request, with ``input_type`` and ``on_overflow`` besides."""
 
-    input: str | list[str] = Field(description="A text, or up to 2048 of them. None may be empty.", examples=["Hello"])
+    input: str | list[str] | list[int] | list[list[int]] = Field(
+        description="A text, or up to 2048 of them, or their tokens. None may be empty.", examples=["Hello"]
+    )
     model: str = Field(description="The model that the service runs.", examples=["all-MiniLM-L6-v2"])
     encoding_format: Literal["float", "base64"] = Field("float", description="base64: little-endian float32.")
-    dimensions: int | None = Field(None, description="Only the model's own number is accepted.")
+    dimensions: int | None = Field(None, description="Keep the first so many numbers of each vector.")
     user: str | None = Field(None, description="Accepted and not used.")
+    input_type: Literal["query", "passage"] = Field("passage", description="Which of the model's prompts to use.")
+    on_overflow: Literal["error", "split", "truncate"] | None = Field(
+        None,
+        description="A text longer than the model's window: refuse it, take the mean of several windows, or cut it. "
+        "What was done stands in `overflow`.",
+    )
+
+
+class _TEIRequest(BaseModel):
+    """As TEI does, unknown fields are passed over."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _EmbedParameters(_TEIRequest):
+    truncate: bool | None = Field(None, description="Cut what exceeds the window. Default: the service's on_overflow.")
+    truncation_direction: Literal["Left", "Right", "left", "right"] = Field("Right", description="Which end is cut.")
+    prompt_name: str | None = Field(None, description="`query` or `passage`.")
+
+
+class EmbedRequest(_EmbedParameters):
+    inputs: str | list[str] | list[int] | list[list[int]] = Field(description="Texts, or their tokens.")
+    normalize: bool = Field(True, description="Accepted; vectors always have unit length.")
+    dimensions: int | None = Field(None, description="Keep the first so many numbers of each vector.")
+
+
+class _Sentences(_TEIRequest):
+    source_sentence: str
+    sentences: list[str]
+
+
+class SimilarityRequest(_TEIRequest):
+    inputs: _Sentences
+    parameters: _EmbedParameters = _EmbedParameters(truncate=None, truncation_direction="Right", prompt_name=None)
+
+
+class TokenizeRequest(_TEIRequest):
+    inputs: str | list[str]
+    add_special_tokens: bool = True
+    prompt_name: str | None = None
+
+
+class DecodeRequest(_TEIRequest):
+    ids: list[int] | list[list[int]]
+    skip_special_tokens: bool = True
 
 
 # -- responses ---------------------------------------------------------------------------------------------------------
@@ -251,11 +298,18 @@ class UsageOut(BaseModel):
     total_tokens: int
 
 
+class OverflowOut(BaseModel):
+    index: int = Field(description="Which text.")
+    tokens_cut: int | None = Field(None, description="Its tokens that were left out.")
+    windows: int | None = Field(None, description="The windows whose mean is its vector.")
+
+
 class EmbeddingsOut(BaseModel):
     object: Literal["list"]
     data: list[EmbeddingOut]
     model: str
     usage: UsageOut
+    overflow: list[OverflowOut] | None = Field(None, description="Texts longer than the window; absent without any.")
 
 
 class OpenAIErrorBody(BaseModel):

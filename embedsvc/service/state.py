@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fastapi import Request
 
 from embedsvc.config import Settings
+from embedsvc.encoding import Encoder
 from embedsvc.service.encoders import Encoders
 from embedsvc.service.opened import Collections
 
@@ -52,6 +53,16 @@ class State:
             opening = self.opening[name] = asyncio.ensure_future(work)
             opening.add_done_callback(lambda _: self.opening.pop(name, None))
         await asyncio.shield(opening)
+
+    async def encoder(self, name: str | None) -> Encoder:
+        """The encoder of a served model, loaded where it is not; None: the default one.
+
+        Raises:
+            NotFound: no such model is served. ModelError: it cannot be loaded.
+        """
+        wanted = self.settings.model if name is None else name
+        encoder = self.encoders.loaded(wanted)
+        return encoder if encoder is not None else await run(self.errands, lambda: self.encoders.named(wanted))
 
 
 def state_of(request: Request) -> State:

@@ -1,23 +1,27 @@
-"""``POST /v1/embeddings``, as OpenAI has it. Its errors are OpenAI's error objects."""
+"""``POST /v1/embeddings`` and ``GET /v1/models``, as OpenAI has them. Their errors are OpenAI's error objects."""
 
 from __future__ import annotations
 
 import base64
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from embedsvc.encoding import Encoder
+from embedsvc.encoding.tokens import Ids
+from embedsvc.errors import NotFound, QueryTooLong
 from embedsvc.service.body import clean, read_json
-from embedsvc.service.problems import OpenAIError
-from embedsvc.service.routes.common import reference, reply, takes
+from embedsvc.service.embedding import Embedded, check_dimensions, embed, shortened
+from embedsvc.service.problems import Refused
+from embedsvc.service.routes.common import MAX_TEXTS, fast_reply, reference, reply, shows, takes
 from embedsvc.service.schemas import EmbeddingsOut, EmbeddingsRequest, OpenAIErrorOut
 from embedsvc.service.state import run, state_of
 
 router = APIRouter(tags=["embeddings"])
 
-_MAX_INPUTS = 2048
+_MANY = 64
+"""Vectors that are written as JSON in the event loop, at 30 µs each; more are handed to a thread."""
 
 
 def _fault(message: str, param: str | None, code: str | None = None) -> dict[str, Any]:
@@ -31,9 +35,11 @@ def _fault(message: str, param: str | None, code: str | None = None) -> dict[str
 @router.post(
     "/v1/embeddings",
     summary="Embed texts (OpenAI)",
-    description="OpenAI's shape, for its clients. Their API does not tell a query from a passage, so every text is "
-    "encoded as a passage; for a model with prompts, search through `/v1/collections/{name}/search` instead, which "
-    "knows the difference. Nothing is cut: a text longer than the model's window is refused. Vectors have unit length.",
+    description="OpenAI's shape, for its clients. Their API does not tell a query from a passage: for a model with "
+    "prompts say `input_type`, else every text is encoded as a passage. Nothing is cut unless you ask for it by "
+    "`on_overflow`; what became of long texts then stands in `overflow`. Tokens are those of the model's own "
+    "tokenizer. Vectors have unit length, also with `dimensions`, which keeps the first so many numbers: for models "
+    "that were trained for that (Matryoshka).",
     response_class=Response,
     responses={
         200: {
@@ -53,6 +59,7 @@ def _fault(message: str, param: str | None, code: str | None = None) -> dict[str
         400: _fault("input is empty.", "input"),
         404: _fault("The model 'x' is not served here.", "model", "model_not_found"),
         413: _fault("The request body is larger than 100 MB.", None),
+        429: _fault("200000 tokens of other requests are waiting already.", None),
         503: _fault("The model is not available.", None),
     },
     openapi_extra=takes(
@@ -60,6 +67,8 @@ def _fault(message: str, param: str | None, code: str | None = None) -> dict[str
         {
             "one": {"model": "all-MiniLM-L6-v2", "input": "Hello"},
             "base64": {"model": "all-MiniLM-L6-v2", "input": ["a", "b"], "encoding_format": "base64"},
+            "tokens": {"model": "all-MiniLM-L6-v2", "input": [[7592, 2088]]},
+            "long": {"model": "all-MiniLM-L6-v2", "input": "A whole chapter …", "on_overflow": "split"},
         },
     ),
 )
@@ -68,68 +77,96 @@ async def embeddings(request: Request) -> Response:
     raw = clean(await read_json(request))
     texts = _texts(raw)
     body = EmbeddingsRequest.model_validate(raw)
+    try:
+        encoder = await state.encoder(body.model)
+    except NotFound as error:
+        raise Refused(str(error), param="model", code="model_not_found", status=404) from None
+    check_dimensions(body.dimensions, encoder)
+    try:
+        embedded = await embed(
+            request,
+            encoder,
+            texts,
+            kind="query" if body.input_type == "query" else "passage",
+            on_overflow=body.on_overflow or state.settings.on_overflow,
+        )
+    except QueryTooLong as error:
+        raise Refused(str(error), param="input", code="context_length_exceeded") from None
 
-    def work() -> Response:
-        encoder = state.encoders.default()
-        served = {encoder.model.name, state.settings.model}
-        if body.model.removeprefix("sentence-transformers/") not in served and body.model not in served:
-            raise OpenAIError(
-                f"The model {body.model!r} is not served here; {encoder.model.name!r} is.",
-                param="model",
-                code="model_not_found",
-                status=404,
-            )
-        if body.dimensions not in (None, encoder.dimension):
-            raise OpenAIError(
-                f"dimensions is {body.dimensions}; {encoder.model.name} has {encoder.dimension} and no other.",
-                param="dimensions",
-            )
-        return reply(_embed(encoder, texts, body))
+    def answer() -> Response:
+        return fast_reply(_answer(embedded, body, encoder.model.name))
 
-    return await run(state.queries, work)
+    return answer() if len(texts) <= _MANY else await run(state.errands, answer)
 
 
-def _texts(raw: Any) -> list[str]:
+@router.get(
+    "/v1/models",
+    summary="The models that can be asked for (OpenAI)",
+    description="The default one first. Others are loaded when first asked for.",
+    response_class=Response,
+    responses={
+        200: shows(
+            "All that are served.",
+            {
+                "object": "list",
+                "data": [{"id": "all-MiniLM-L6-v2", "object": "model", "created": 0, "owned_by": "embedsvc"}],
+            },
+            {"type": "object"},
+        )
+    },
+)
+async def models(request: Request) -> Response:
+    names = state_of(request).encoders.names()
+    data = [{"id": name, "object": "model", "created": 0, "owned_by": "embedsvc"} for name in names]
+    return reply({"object": "list", "data": data})
+
+
+def _texts(raw: Any) -> list[str] | list[Ids]:
     """The inputs; their faults get words of their own, which a schema's would not be."""
     if not isinstance(raw, dict):
-        raise OpenAIError("The body is not a JSON object.", param=None)
+        raise Refused("The body is not a JSON object.", param=None)
     given = raw.get("input")
     if given is None:
-        raise OpenAIError("input is missing: a text, or a list of texts.", param="input")
+        raise Refused("input is missing: a text, a list of texts, or tokens.", param="input")
+    if isinstance(given, list) and given and _is_token(given[0]):
+        given = [given]
     texts = given if isinstance(given, list) else [given]
-    if not 1 <= len(texts) <= _MAX_INPUTS:
-        raise OpenAIError(f"input has {len(texts)} entries; send 1 to {_MAX_INPUTS}.", param="input")
+    if not 1 <= len(texts) <= MAX_TEXTS:
+        raise Refused(f"input has {len(texts)} entries; send 1 to {MAX_TEXTS}.", param="input")
+    as_tokens = isinstance(texts[0], list)
+    checked: list[Any] = []
     for at, text in enumerate(texts):
-        where = f"input[{at}]" if isinstance(given, list) else "input"
-        if isinstance(text, int | list) and not isinstance(text, bool):
-            raise OpenAIError(
-                f"{where} is made of tokens; only texts are taken. "
-                "With LangChain's OpenAIEmbeddings, set check_embedding_ctx_length=False.",
-                param="input",
-            )
-        if not isinstance(text, str):
-            raise OpenAIError(f"{where} is not a string.", param="input")
+        where = f"input[{at}]" if isinstance(raw["input"], list) else "input"
+        if isinstance(text, list) is not as_tokens or not isinstance(text, str | list):
+            raise Refused(f"{where} is not {'a list of tokens' if as_tokens else 'a string'}.", param="input")
         if not text:
-            raise OpenAIError(f"{where} is an empty string.", param="input")
-    return texts
+            raise Refused(f"{where} is empty.", param="input")
+        if as_tokens and not all(_is_token(token) for token in text):
+            raise Refused(f"{where} holds something that is not a token: tokens are whole numbers.", param="input")
+        checked.append(np.array(text, dtype=np.int32) if as_tokens else text)
+    return checked
 
 
-def _embed(encoder: Encoder, texts: list[str], body: EmbeddingsRequest) -> dict[str, Any]:
-    token_ids = encoder.tokens.of_texts(texts)
-    counts = [len(ids) + encoder.reserved("passage") for ids in token_ids]
-    if (longest := max(counts)) > encoder.max_length:
-        raise OpenAIError(
-            f"input[{counts.index(longest)}] has {longest} tokens with its special tokens; {encoder.model.name} takes "
-            f"{encoder.max_length}. Split it.",
-            param="input",
-            code="context_length_exceeded",
-        )
-    vectors = encoder.encode(token_ids, kind="passage")
-    embedded: list[Any]
+def _is_token(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
+
+
+def _answer(embedded: Embedded, body: EmbeddingsRequest, model: str) -> dict[str, Any]:
+    vectors = shortened(embedded.vectors, body.dimensions)
+    values: list[Any]
     if body.encoding_format == "base64":
-        embedded = [base64.b64encode(row.tobytes()).decode() for row in vectors.astype("<f4")]
+        values = [base64.b64encode(row.tobytes()).decode() for row in vectors.astype("<f4")]
     else:
-        embedded = vectors.tolist()
-    data = [{"object": "embedding", "index": index, "embedding": value} for index, value in enumerate(embedded)]
-    usage = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
-    return {"object": "list", "data": data, "model": encoder.model.name, "usage": usage}
+        values = vectors.tolist()
+    data = [{"object": "embedding", "index": index, "embedding": value} for index, value in enumerate(values)]
+    usage = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
+    answer = {"object": "list", "data": data, "model": model, "usage": usage}
+    windows = embedded.windows
+    overflow = [
+        {"index": at, "tokens_cut": cut} if cut else {"index": at, "windows": count}
+        for at, (cut, count) in enumerate(zip(windows.cut_tokens, windows.counts, strict=True))
+        if cut or count > 1
+    ]
+    if overflow:
+        answer["overflow"] = overflow
+    return answer

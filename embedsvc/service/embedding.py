@@ -1,0 +1,152 @@
+"""What the embedding routes share: texts in, vectors and what they cost out, without a thread that waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from embedsvc.encoding import Encoder, OnOverflow
+from embedsvc.encoding.tokens import Ids, Kind
+from embedsvc.encoding.windows import Windows
+from embedsvc.errors import UsageError
+from embedsvc.service.problems import Refused
+from embedsvc.service.state import State, run, state_of
+
+_T = TypeVar("_T")
+Vectors = npt.NDArray[np.float32]
+
+_SMALL = 2_000
+"""Characters that are tokenised in the event loop, which takes less than handing them to a thread: about 1 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Unit vectors, float32 ``(texts, dimension)``, of ``windows``; characters and seconds, for those who ask."""
+
+    vectors: Vectors
+    windows: Windows
+    characters: int
+    tokenization_seconds: float
+    queue_seconds: float
+    inference_seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Encoded, special tokens and prompts counted."""
+        return sum(self.windows.token_counts)
+
+
+async def embed(
+    request: Request,
+    encoder: Encoder,
+    texts: Sequence[str | Ids],
+    *,
+    kind: Kind,
+    on_overflow: OnOverflow,
+    keep_end: bool = False,
+) -> Embedded:
+    """Embeds texts, or their own tokens. ``keep_end``: ``truncate`` keeps the end of a text, not its beginning.
+
+    Raises:
+        QueryTooLong: a text exceeds the window, and ``on_overflow`` is ``error``.
+        Overloaded, ModelError: as :meth:`Encoder.submit`.
+        ClientDisconnect: nobody waits for the answer; what was not begun is not encoded.
+    """
+    state = state_of(request)
+    started = time.perf_counter()
+    token_ids = await tokenize(state, encoder, texts)
+    windows = encoder.prepare(token_ids, kind=kind, on_overflow=on_overflow, keep_end=keep_end)
+    tokenized = time.perf_counter()
+    ticket = encoder.submit(windows.token_ids, kind=kind, limit=state.settings.queue_tokens)
+    vectors = await unless_gone(request, ticket.future)
+    characters = sum(len(text) for text in texts if isinstance(text, str))
+    return Embedded(
+        windows.combine(vectors),
+        windows,
+        characters,
+        tokenized - started,
+        ticket.queue_seconds,
+        ticket.compute_seconds,
+    )
+
+
+def check_dimensions(dimensions: int | None, encoder: Encoder) -> None:
+    """Raises Refused unless ``dimensions`` of a vector can be kept."""
+    if dimensions is not None and not 1 <= dimensions <= encoder.dimension:
+        raise Refused(
+            f"dimensions is {dimensions}; a vector of {encoder.model.name} has {encoder.dimension}: ask for 1 to "
+            f"{encoder.dimension}.",
+            param="dimensions",
+        )
+
+
+def shortened(vectors: Vectors, dimensions: int | None) -> Vectors:
+    """The first so many numbers of each vector, scaled to unit length again.
+
+    Source: Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022.
+    """
+    if dimensions is None or dimensions == vectors.shape[1]:
+        return vectors
+    kept = vectors[:, :dimensions]
+    scaled: Vectors = kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
+    return scaled
+
+
+async def tokenize(state: State, encoder: Encoder, texts: Sequence[str | Ids]) -> list[Ids]:
+    """The texts' own tokens; texts that are tokens already are looked over.
+
+    Raises:
+        UsageError: a token that the model does not have.
+    """
+    strings = [text for text in texts if isinstance(text, str)]
+    if len(strings) < len(texts):
+        given = [ids for ids in texts if not isinstance(ids, str)]
+        return [_own_tokens(encoder, at, ids) for at, ids in enumerate(given)]
+    if sum(map(len, strings)) <= _SMALL:
+        return encoder.tokens.of_texts(strings)
+    return await run(state.errands, lambda: encoder.tokens.of_texts(strings))
+
+
+def _own_tokens(encoder: Encoder, at: int, ids: Ids) -> Ids:
+    """A text's tokens without the special ones that the client's tokenizer may have put around them."""
+    size = encoder.tokenizer.get_vocab_size()
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        raise UsageError(
+            f"input[{at}] has the token {int(ids.max() if ids.max() >= size else ids.min())}; {encoder.model.name} has "
+            f"tokens 0 to {size - 1}. Send texts, or tokens of this model's own tokenizer; with LangChain's "
+            "OpenAIEmbeddings, set check_embedding_ctx_length=False."
+        )
+    return encoder.tokens.without_special(ids)
+
+
+async def unless_gone(request: Request, future: Future[_T]) -> _T:
+    """The result of ``future``, which is cancelled when the client hangs up.
+
+    Raises:
+        ClientDisconnect: it did.
+    """
+    waiting = asyncio.wrap_future(future)
+    if not future.done():
+        gone = asyncio.ensure_future(_hung_up(request))
+        try:
+            await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise ClientDisconnect
+        finally:
+            gone.cancel()
+            waiting.cancel()  # where it is done already, this does nothing
+    return await waiting
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

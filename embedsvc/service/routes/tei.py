@@ -1,0 +1,269 @@
+"""The routes of text-embeddings-inference (TEI), for its clients: same paths, bodies, headers and errors.
+
+``POST /`` is what ``huggingface_hub.InferenceClient`` calls. There is one model per server in TEI, so here it is the
+default one. Without ``prompt_name`` a text is encoded as a passage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from embedsvc import __version__
+from embedsvc.encoding import Encoder, OnOverflow
+from embedsvc.encoding.tokens import Ids, Kind
+from embedsvc.errors import QueryTooLong
+from embedsvc.service.body import read_model
+from embedsvc.service.embedding import Embedded, check_dimensions, embed, shortened
+from embedsvc.service.problems import EMPTY, Refused
+from embedsvc.service.routes.common import MAX_TEXTS, fast_reply, reply, shows, takes
+from embedsvc.service.schemas import DecodeRequest, EmbedRequest, SimilarityRequest, TokenizeRequest
+from embedsvc.service.state import State, run, state_of
+
+router = APIRouter(tags=["text-embeddings-inference"])
+
+_NUMBER = {"type": "number"}
+
+
+def _array(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+_KINDS: dict[str | None, Kind] = {
+    None: "passage",
+    "query": "query",
+    "passage": "passage",
+    "document": "passage",
+    "corpus": "passage",
+}
+
+
+@router.post(
+    "/embed",
+    summary="Embed texts (TEI)",
+    description="`truncate` cuts what exceeds the window, and the header `x-embedsvc-tokens-cut` says how much. "
+    "Without it the service's `on_overflow` holds. Texts or tokens, one or a list. Vectors have unit length, whatever "
+    "`normalize` says.",
+    response_class=Response,
+    responses={200: shows("One vector per text.", [[0.013, -0.021]], _array(_array(_NUMBER)))},
+    openapi_extra=takes(EmbedRequest, {"two": {"inputs": ["Hello", "world"]}}),
+)
+@router.post("/", include_in_schema=False)
+async def embed_texts(request: Request) -> Response:
+    started = time.perf_counter()
+    state = state_of(request)
+    body = await read_model(request, EmbedRequest)
+    encoder = await state.encoder(None)
+    check_dimensions(body.dimensions, encoder)
+    embedded = await _embed(request, encoder, _texts(body.inputs), body)
+    vectors = shortened(embedded.vectors, body.dimensions)
+    answer = vectors.tolist() if len(vectors) <= 64 else await run(state.errands, vectors.tolist)
+    return fast_reply(answer, _headers(embedded, encoder, started))
+
+
+@router.post(
+    "/similarity",
+    summary="Cosines of one sentence with others (TEI)",
+    description="The parameters are those of `/embed`.",
+    response_class=Response,
+    responses={200: shows("One cosine per sentence.", [0.83, 0.12], _array(_NUMBER))},
+    openapi_extra=takes(
+        SimilarityRequest, {"two": {"inputs": {"source_sentence": "a cat", "sentences": ["a kitten", "a bus"]}}}
+    ),
+)
+async def similarity(request: Request) -> Response:
+    started = time.perf_counter()
+    state = state_of(request)
+    body = await read_model(request, SimilarityRequest)
+    encoder = await state.encoder(None)
+    sentences = _texts([body.inputs.source_sentence, *body.inputs.sentences])
+    embedded = await _embed(request, encoder, sentences, body.parameters)
+    cosines = embedded.vectors[1:] @ embedded.vectors[0]
+    return fast_reply(cosines.tolist(), _headers(embedded, encoder, started))
+
+
+@router.post(
+    "/tokenize",
+    summary="The tokens of texts (TEI)",
+    description="`start` and `stop` count characters of the text, prompt included; special tokens have none.",
+    response_class=Response,
+    responses={
+        200: shows(
+            "Per text its tokens.",
+            [[{"id": 7592, "text": "Hello", "special": False, "start": 0, "stop": 5}]],
+            _array(_array({"type": "object"})),
+        )
+    },
+    openapi_extra=takes(TokenizeRequest, {"one": {"inputs": "Hello"}}),
+)
+async def tokenize(request: Request) -> Response:
+    state = state_of(request)
+    body = await read_model(request, TokenizeRequest)
+    encoder = await state.encoder(None)
+    texts = _some([body.inputs] if isinstance(body.inputs, str) else body.inputs)
+    prompt = _prompt(encoder, body.prompt_name)
+
+    def work() -> Response:
+        return reply([_tokens_of(encoder, prompt + text, body.add_special_tokens) for text in texts])
+
+    return await run(state.errands, work)
+
+
+@router.post(
+    "/decode",
+    summary="Texts of tokens (TEI)",
+    description="As the model's tokenizer joins them; that need not be the text they came from.",
+    response_class=Response,
+    responses={200: shows("One text per list of tokens.", ["hello world"], _array({"type": "string"}))},
+    openapi_extra=takes(DecodeRequest, {"one": {"ids": [101, 7592, 2088, 102]}}),
+)
+async def decode(request: Request) -> Response:
+    body = await read_model(request, DecodeRequest)
+    encoder = await state_of(request).encoder(None)
+    lists = [ids if isinstance(ids, list) else [ids] for ids in body.ids]
+    if lists and not isinstance(body.ids[0], list):
+        lists = [[token for ids in lists for token in ids]]
+    size = encoder.tokenizer.get_vocab_size()
+    for ids in _some(lists):
+        for token in ids:
+            if not 0 <= token < size:
+                raise Refused(f"ids: {encoder.model.name} has no token {token}.", param="ids", status=422)
+    texts = [encoder.tokenizer.decode(ids, skip_special_tokens=body.skip_special_tokens) for ids in lists]
+    return reply(texts)
+
+
+@router.get(
+    "/info",
+    summary="What is served (TEI)",
+    description="The default model, its dtype and pooling, and what a request may hold.",
+    response_class=Response,
+    responses={
+        200: shows(
+            "The default model and the limits.",
+            {"model_id": "all-MiniLM-L6-v2", "max_input_length": 512},
+            {"type": "object"},
+        )
+    },
+)
+async def info(request: Request) -> Response:
+    state = state_of(request)
+    encoder = await state.encoder(None)
+    return reply(_info(state, encoder))
+
+
+@router.get(
+    "/health",
+    summary="Can it answer? (TEI)",
+    description="200 without a body if it can, else 503; see `/readyz`.",
+    response_class=Response,
+    responses={200: shows("It can.", None, {})},
+)
+async def health(request: Request) -> Response:
+    state = state_of(request)
+    await run(state.errands, state.encoders.probe)
+    return Response()
+
+
+async def _embed(request: Request, encoder: Encoder, texts: Sequence[str | Ids], body: Any) -> Embedded:
+    """``body`` has the fields that TEI's embedding requests share."""
+    if body.prompt_name not in _KINDS:
+        raise Refused(
+            f"prompt_name is {body.prompt_name!r}; choose one of {', '.join(filter(None, _KINDS))}.",
+            param="prompt_name",
+            status=422,
+        )
+    configured: OnOverflow = state_of(request).settings.on_overflow
+    on_overflow: OnOverflow = configured if body.truncate is None else "truncate" if body.truncate else "error"
+    try:
+        return await embed(
+            request,
+            encoder,
+            texts,
+            kind=_KINDS[body.prompt_name],
+            on_overflow=on_overflow,
+            keep_end=body.truncation_direction.lower() == "left",
+        )
+    except QueryTooLong as error:
+        raise Refused(f"{error} Here that is: truncate.", param="inputs", status=422) from None
+
+
+def _texts(inputs: Any) -> list[str | Ids]:
+    """A text, a list of texts, tokens, or a list of lists of tokens, as a list."""
+    if isinstance(inputs, str) or (inputs and isinstance(inputs[0], int)):
+        inputs = [inputs]
+    texts = [text if isinstance(text, str) else np.array(text, dtype=np.int32) for text in _some(inputs)]
+    for at, text in enumerate(texts):
+        if not len(text):
+            raise Refused(f"inputs[{at}] is empty.", param="inputs", code=EMPTY)
+    return texts
+
+
+def _some(texts: list[Any]) -> list[Any]:
+    if not texts:
+        raise Refused("inputs is empty.", param="inputs", code=EMPTY)
+    if len(texts) > MAX_TEXTS:
+        raise Refused(f"inputs has {len(texts)} entries; send at most {MAX_TEXTS}.", param="inputs", status=413)
+    return texts
+
+
+def _prompt(encoder: Encoder, name: str | None) -> str:
+    if name is None:
+        return ""
+    return encoder.model.query_prompt if _KINDS.get(name) == "query" else encoder.model.passage_prompt
+
+
+def _tokens_of(encoder: Encoder, text: str, add_special_tokens: bool) -> list[dict[str, Any]]:
+    encoding = encoder.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    tokens = []
+    for id, piece, special, (start, stop) in zip(
+        encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
+    ):
+        if special:
+            tokens.append({"id": id, "text": piece, "special": True, "start": None, "stop": None})
+        else:
+            tokens.append({"id": id, "text": text[start:stop], "special": False, "start": start, "stop": stop})
+    return tokens
+
+
+def _headers(embedded: Embedded, encoder: Encoder, started: float) -> dict[str, str]:
+    """What it cost, as TEI tells it: times in milliseconds. A header says how many tokens were cut, if any."""
+    times = {
+        "x-compute-time": embedded.tokenization_seconds + embedded.queue_seconds + embedded.inference_seconds,
+        "x-total-time": time.perf_counter() - started,
+        "x-tokenization-time": embedded.tokenization_seconds,
+        "x-queue-time": embedded.queue_seconds,
+        "x-inference-time": embedded.inference_seconds,
+    }
+    headers = {name: str(round(seconds * 1000)) for name, seconds in times.items()}
+    headers["x-compute-type"] = "gpu+optimized" if encoder.dtype == "fp16" else "cpu"
+    headers["x-compute-characters"] = str(embedded.characters)
+    headers["x-compute-tokens"] = str(embedded.tokens)
+    if cut := sum(embedded.windows.cut_tokens):
+        headers["x-embedsvc-tokens-cut"] = str(cut)
+    return headers
+
+
+def _info(state: State, encoder: Encoder) -> dict[str, Any]:
+    model = encoder.model
+    return {
+        "model_id": model.name,
+        "model_sha": model.weights_hash,
+        "model_dtype": {"fp32": "float32", "fp16": "float16"}.get(encoder.dtype, encoder.dtype),
+        "served_model_name": state.encoders.names()[0],
+        "model_type": {"embedding": {"pooling": model.pooling}},
+        "max_concurrent_requests": None,
+        "max_input_length": encoder.max_length,
+        "max_batch_tokens": encoder.batch_tokens,
+        "max_batch_requests": None,
+        "max_client_batch_size": MAX_TEXTS,
+        "auto_truncate": state.settings.on_overflow == "truncate",
+        "tokenization_workers": state.settings.encoder_threads,
+        "version": __version__,
+        "sha": None,
+        "docker_label": None,
+    }

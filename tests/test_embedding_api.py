@@ -1,0 +1,247 @@
+"""The embedding routes, asked by the clients that they were made for."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from embedsvc.encoding import Encoder
+from tests.server import Server, server, until
+from tests.tiny_models import make_bert
+
+MODEL = "all-MiniLM-L6-v2"
+TEXTS = ["Bread needs flour.", "After a power failure, restart the service.", "Why?"]
+LONG = "word " * 600
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bert(
+        tmp_path_factory.mktemp("models") / "tiny-bert", prompts={"query": "query: ", "document": "passage: "}
+    )
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Server]:
+    data_dir = tmp_path_factory.mktemp("data")
+    with server(data_dir, models=str(tiny), queue_tokens=20_000, max_body_mb=2) as started:
+        yield started
+
+
+@pytest.fixture
+def http(running: Server) -> httpx.Client:
+    return running.http
+
+
+def expected(encoder: Encoder, texts: list[str] = TEXTS) -> np.ndarray:
+    return encoder.encode_texts(texts, kind="passage").vectors
+
+
+def near(vectors: Any, encoder: Encoder, texts: list[str] = TEXTS) -> bool:
+    """Whether they are the texts' vectors, as far as int8 with other batch mates can tell."""
+    return bool((np.array(vectors) * expected(encoder, texts)).sum(axis=1).min() > 0.98)
+
+
+# -- OpenAI ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_openai_client(running: Server, encoder: Encoder) -> None:
+    openai = pytest.importorskip("openai")
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.embeddings.create(model=MODEL, input=TEXTS)  # the client asks for base64 by itself
+        assert near([item.embedding for item in answer.data], encoder)
+        assert [item.index for item in answer.data] == [0, 1, 2]
+        assert (
+            answer.usage.prompt_tokens
+            == answer.usage.total_tokens
+            == sum(len(ids) + 2 for ids in encoder.tokens.of_texts(TEXTS))
+        )
+        floats = client.embeddings.create(
+            model=f"sentence-transformers/{MODEL}", input=TEXTS[0], encoding_format="float"
+        )
+        assert near([floats.data[0].embedding], encoder, TEXTS[:1])
+        short = client.embeddings.create(model=MODEL, input=TEXTS[0], dimensions=64).data[0].embedding
+        assert np.linalg.norm(short) == pytest.approx(1, abs=1e-5)
+        assert np.dot(short, floats.data[0].embedding[:64]) / np.linalg.norm(floats.data[0].embedding[:64]) > 0.99
+        with pytest.raises(openai.NotFoundError, match="not served"):
+            client.embeddings.create(model="gpt-4", input="a")
+        with pytest.raises(openai.BadRequestError, match="600 tokens"):
+            client.embeddings.create(model=MODEL, input=LONG)
+        assert next(model.id for model in client.models.list()) == MODEL
+
+
+def post(http: httpx.Client, **body: Any) -> dict[str, Any]:
+    response = http.post("/v1/embeddings", json={"model": MODEL, **body})
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def test_tokens_with_and_without_the_special_ones(http: httpx.Client, encoder: Encoder) -> None:
+    own = [encoder.tokenizer.encode(text, add_special_tokens=False).ids for text in TEXTS]
+    whole = [encoder.tokenizer.encode(text).ids for text in TEXTS]
+    for tokens in (own, whole):
+        answer = post(http, input=tokens)
+        assert near([item["embedding"] for item in answer["data"]], encoder)
+        assert answer["usage"]["prompt_tokens"] == sum(map(len, whole))
+    assert near([post(http, input=own[1])["data"][0]["embedding"]], encoder, TEXTS[1:2])
+
+
+def test_long_texts_are_reported(http: httpx.Client, encoder: Encoder) -> None:
+    cut = post(http, input=["a", LONG], on_overflow="truncate")
+    assert cut["overflow"] == [{"index": 1, "tokens_cut": 90}]
+    split = post(http, input=["a", LONG], on_overflow="split")
+    assert split["overflow"] == [{"index": 1, "windows": 2}]
+    assert split["usage"]["prompt_tokens"] == 3 + 604
+    ours = encoder.encode_texts([LONG], kind="passage", on_overflow="split").vectors[0]
+    assert np.dot(split["data"][1]["embedding"], ours) > 0.999
+    assert "overflow" not in post(http, input="a", on_overflow="split")
+
+
+def test_other_models_by_name_and_their_prompts(http: httpx.Client, tiny: Path) -> None:
+    for name in ("tiny-bert", str(tiny)):
+        answer = http.post("/v1/embeddings", json={"model": name, "input": "why", "encoding_format": "base64"}).json()
+        assert len(base64.b64decode(answer["data"][0]["embedding"])) == 4 * 32
+    query, passage = (
+        http.post("/v1/embeddings", json={"model": "tiny-bert", "input": "why", "input_type": kind}).json()
+        for kind in ("query", "passage")
+    )
+    assert query["data"] != passage["data"]
+    assert [model["id"] for model in http.get("/v1/models").json()["data"]] == [MODEL, str(tiny)]
+
+
+def test_a_full_queue_answers_429(http: httpx.Client) -> None:
+    heavy = {"model": MODEL, "input": ["word " * 500] * 30}
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: http.post("/v1/embeddings", json=heavy), range(6)))
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused
+    assert {answer.status_code for answer in answers} == {200, 429}
+    for answer in refused:
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["type"] == "rate_limit_error"
+        assert "waiting already" in answer.json()["error"]["message"]
+    assert http.post("/v1/embeddings", json=heavy).status_code == 200
+
+
+def test_who_hangs_up_leaves_the_queue(running: Server, encoder: Encoder) -> None:
+    texts = [f"{number} " + "word " * 480 for number in range(40)]
+    body = httpx.Request("POST", running.url, json={"model": MODEL, "input": texts}).read()
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = (
+            f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        )
+        connection.sendall(f"{head}\r\n\r\n".encode() + body)
+        time.sleep(0.2)  # it is being worked on now
+    until(lambda: any("POST /v1/embeddings 499" in line for line in running.log))
+    # 19,280 tokens would leave no room for these, were they still waiting.
+    assert near([post(running.http, input=TEXTS)["data"][at]["embedding"] for at in range(3)], encoder)
+    assert len(post(running.http, input=texts[:10])["data"]) == 10
+
+
+# -- text-embeddings-inference -----------------------------------------------------------------------------------------
+
+
+def test_the_hugging_face_client(running: Server, encoder: Encoder) -> None:
+    from huggingface_hub import InferenceClient
+    from huggingface_hub.errors import HfHubHTTPError
+
+    client = InferenceClient(running.url)
+    assert near(client.feature_extraction(TEXTS), encoder)
+    assert near(client.feature_extraction(TEXTS[0], normalize=True, truncate=True), encoder, TEXTS[:1])
+    assert client.feature_extraction(TEXTS[0], dimensions=16).shape == (1, 16)
+    ends = [
+        client.feature_extraction(f"bread {LONG}", truncate=True, truncation_direction=side)
+        for side in ("left", "right")
+    ]
+    kept = [f"{'word ' * 510}", f"bread {'word ' * 509}"]
+    assert near(np.concatenate(ends), encoder, kept)
+    scores = InferenceClient(f"{running.url}/similarity").sentence_similarity(TEXTS[0], other_sentences=TEXTS)
+    assert scores[0] == max(scores) > 0.98
+    with pytest.raises(HfHubHTTPError):
+        client.feature_extraction(LONG)
+
+
+def test_langchain(running: Server, encoder: Encoder) -> None:
+    langchain = pytest.importorskip("langchain_huggingface")
+    endpoint = langchain.HuggingFaceEndpointEmbeddings(model=running.url)
+    assert near(endpoint.embed_documents(TEXTS), encoder)
+    assert near([endpoint.embed_query(TEXTS[1])], encoder, TEXTS[1:2])
+
+
+def test_tei_headers_tell_what_it_cost(http: httpx.Client) -> None:
+    response = http.post("/embed", json={"inputs": ["Why?", LONG], "truncate": True})
+    assert response.headers["x-compute-characters"] == str(4 + len(LONG))
+    assert response.headers["x-compute-tokens"] == str(4 + 512)
+    assert response.headers["x-embedsvc-tokens-cut"] == "90"
+    assert response.headers["x-compute-type"] == "cpu"
+    for name in ("compute", "total", "tokenization", "queue", "inference"):
+        assert int(response.headers[f"x-{name}-time"]) >= 0
+
+
+def test_tokens_there_and_back(http: httpx.Client) -> None:
+    (tokens,) = http.post("/tokenize", json={"inputs": "Naïve café"}).json()
+    assert [token["special"] for token in tokens] == [True, *[False] * (len(tokens) - 2), True]
+    assert [(t["text"], t["start"], t["stop"]) for t in tokens[1:-1]] == [("Naïve", 0, 5), ("café", 6, 10)]
+    assert http.post("/decode", json={"ids": [token["id"] for token in tokens]}).json() == ["naive cafe"]
+    both = http.post("/tokenize", json={"inputs": ["a", "b c"], "add_special_tokens": False}).json()
+    assert [len(tokens) for tokens in both] == [1, 2]
+    assert http.post("/decode", json={"ids": [[101, 1037], [1038]], "skip_special_tokens": False}).json() == [
+        "[CLS] a",
+        "b",
+    ]
+
+
+def test_info_and_health(http: httpx.Client) -> None:
+    info = http.get("/info").json()
+    assert (info["model_id"], info["model_type"], info["max_input_length"]) == (
+        MODEL,
+        {"embedding": {"pooling": "mean"}},
+        512,
+    )
+    assert http.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "kind", "words"),
+    [
+        ("/embed", {"inputs": ""}, 400, "Empty", "inputs[0]"),
+        ("/embed", {"inputs": []}, 400, "Empty", "inputs"),
+        ("/embed", {"inputs": [[40_000]]}, 422, "Validation", "40000"),
+        ("/embed", {"inputs": [[]]}, 400, "Empty", "inputs[0]"),
+        ("/embed", {"inputs": ["a"] * 10_000}, 413, "Validation", "10000"),
+        ("/embed", {"inputs": LONG}, 422, "Validation", "600 tokens"),
+        ("/embed", {"inputs": LONG, "truncate": False}, 422, "Validation", "600 tokens"),
+        ("/embed", {"inputs": 7}, 422, "Validation", "inputs"),
+        ("/embed", {}, 422, "Validation", "inputs"),
+        ("/embed", {"inputs": "a", "dimensions": 400}, 422, "Validation", "384"),
+        ("/embed", {"inputs": "a", "prompt_name": "poem"}, 422, "Validation", "poem"),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": [""]}}, 400, "Empty", "inputs[1]"),
+        ("/tokenize", {"inputs": [3]}, 422, "Validation", "inputs"),
+        ("/decode", {"ids": [40_000]}, 422, "Validation", "40000"),
+        ("/decode", {"ids": [-1]}, 422, "Validation", "-1"),
+        ("/decode", {"ids": []}, 400, "Empty", "empty"),
+    ],
+)
+def test_tei_errors(http: httpx.Client, path: str, body: dict[str, Any], status: int, kind: str, words: str) -> None:
+    response = http.post(path, json=body)
+    assert response.status_code == status, response.text
+    assert list(response.json()) == ["error", "error_type"]
+    assert response.json()["error_type"] == kind
+    assert words in response.json()["error"]
+
+
+def test_a_megabyte_of_text(http: httpx.Client) -> None:
+    text = "a sentence of words. " * 50_000
+    assert http.post("/embed", json={"inputs": text}).status_code == 422
+    cut = http.post("/embed", json={"inputs": text, "truncate": True})
+    assert int(cut.headers["x-embedsvc-tokens-cut"]) == 250_000 - 510
