@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
 import platform
+import socket
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import httpx
 
 from embedsvc.collection import Collection, collection_names
 from embedsvc.config import load_settings
@@ -48,8 +53,11 @@ def at_most(name: str, value: float, most: float, unit: str = "") -> Figure:
     return Figure(name, value, unit, f"<= {most:g}", value <= most)
 
 
-def arguments(description: str | None, *, collections: bool = False, **numbers: int) -> argparse.Namespace:
-    """``--json FILE``, ``--data FOLDER`` and an integer flag for each of ``numbers`` (its default).
+def arguments(
+    description: str | None, *, collections: bool = False, texts: Sequence[str] = (), **numbers: int
+) -> argparse.Namespace:
+    """``--json FILE``, ``--data FOLDER``, a flag for each of ``texts``, and an integer flag for each of ``numbers``
+    (its default).
 
     ``collections``: also ``--collections FOLDER``. Exits with a line to say so where the data are absent.
     """
@@ -58,6 +66,8 @@ def arguments(description: str | None, *, collections: bool = False, **numbers: 
     parser.add_argument("--data", type=Path, default=SCIFACT, metavar="FOLDER", help=f"BEIR folder ({SCIFACT})")
     if collections:
         parser.add_argument("--collections", type=Path, metavar="FOLDER", help="keep the collection here, or use it")
+    for name in texts:
+        parser.add_argument(f"--{name}")
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"(default {default})")
     parsed = parser.parse_args()
@@ -154,3 +164,41 @@ def open_or_make(data_dir: Path, data: Path, count: int) -> Collection:
         if outcome.status != "indexed":
             raise RuntimeError(f"{outcome.uri}: {outcome.status} ({outcome.reason})")
     return collection
+
+
+# -- servers -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def served(data_dir: Path) -> Iterator[tuple[httpx.Client, int]]:
+    """Our server in a process of its own over ``data_dir``: a client with one kept connection, and the process id."""
+    port = free_port()
+    command = [sys.executable, "-m", "embedsvc", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+    with running(command, f"http://127.0.0.1:{port}", "/readyz") as (client, pid):
+        yield client, pid
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(command: list[str], url: str, ready: str) -> Iterator[tuple[httpx.Client, int]]:
+    """A server process, once it answers 200 at the path ``ready``; stopped at the end."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+            deadline = time.monotonic() + 120
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if client.get(ready).status_code == 200:
+                        break
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{' '.join(command)} did not get ready")
+                time.sleep(0.1)
+            yield client, process.pid
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -9,19 +9,15 @@ The peer is sentence-transformers (fp32) with faiss.IndexFlatIP in process: dens
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import httpx
 import numpy as np
 from common import (
     WINDOW,
@@ -34,6 +30,7 @@ from common import (
     queries,
     report,
     resident_mb,
+    served,
 )
 
 from embedsvc.encoding import encoder_for
@@ -116,30 +113,6 @@ def peer(model: str, data: Path, count: int) -> Callable[[str], object]:
     return lambda text: index.search(
         reference.encode([text], convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False), 10
     )
-
-
-@contextlib.contextmanager
-def served(data_dir: Path) -> Iterator[tuple[httpx.Client, int]]:
-    """A server process over ``data_dir``: a client with one kept connection, and the process id."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "embedsvc", "serve", "--port", str(port), "--data-dir", str(data_dir)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
-            deadline = time.monotonic() + 60
-            while True:
-                with contextlib.suppress(httpx.TransportError):
-                    if client.get("/readyz").status_code == 200:
-                        break
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{' '.join(command)} did not get ready")
-                time.sleep(0.1)
-            yield client, process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 if __name__ == "__main__":

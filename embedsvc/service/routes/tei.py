@@ -161,7 +161,7 @@ async def info(request: Request) -> Response:
     summary="Can it answer? (TEI)",
     description="200 without a body if it can, else 503; see `/readyz`.",
     response_class=Response,
-    responses={200: shows("It can.", None, {})},
+    responses={200: shows("It can.", "", {})},
 )
 async def health(request: Request) -> Response:
     state = state_of(request)
