@@ -298,7 +298,7 @@ def cut_weights(folder: Path) -> None:
         (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer.json.*save_pretrained"),
         (lambda f: (f / "config.json").unlink(), "no config.json; this is not a model folder"),
         (lambda f: (f / "config.json").write_text("{"), "not readable as JSON"),
-        (lambda f: write(f / "1_Pooling/config.json", {"pooling_mode_max_tokens": True}), "pooling max_tokens is not"),
+        (lambda f: write(f / "1_Pooling/config.json", {"pooling_mode_odd_tokens": True}), "pooling odd_tokens is not"),
         (lambda f: write(f / "modules.json", [{"type": "x.Transformer", "path": ""}]), "its modules are Transformer;"),
     ],
 )

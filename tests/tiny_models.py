@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
 
 WORDS = (
     "a",
@@ -25,6 +28,73 @@ WORDS = (
     "vitamin",
     "d",
 )
+WIDTH = 32
+LABELS = 3
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture: its configuration class, what makes it tiny besides :data:`_SMALL`, and its special tokens in
+    the order of their ids: padding, unknown, first, last."""
+
+    config: str
+    options: dict[str, Any]
+    special: tuple[str, ...] = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+_SMALL = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "initializer_range": 0.5,
+}
+"""With the usual range of .02 a tiny model gives all texts nearly the same vector, and no fault would show."""
+_ROBERTA = ("<s>", "<pad>", "</s>", "<unk>")
+_ROBERTA_IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family("BertConfig", {"max_position_embeddings": 40}),
+    "roberta": Family("RobertaConfig", {"max_position_embeddings": 42, **_ROBERTA_IDS}, _ROBERTA),
+    "xlm-roberta": Family("XLMRobertaConfig", {"max_position_embeddings": 42, **_ROBERTA_IDS}, _ROBERTA),
+    "mpnet": Family("MPNetConfig", {"max_position_embeddings": 42, **_ROBERTA_IDS}, _ROBERTA),
+    "deberta-v2": Family(
+        "DebertaV2Config",
+        {
+            "max_position_embeddings": 40,
+            "relative_attention": True,
+            "position_buckets": 8,
+            "pos_att_type": ["p2c", "c2p"],
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "position_biased_input": False,
+            "max_relative_positions": -1,
+            "pad_token_id": 0,
+        },
+    ),
+    "modernbert": Family(
+        "ModernBertConfig",
+        {
+            "max_position_embeddings": 200,
+            "local_attention": 8,
+            "global_attn_every_n_layers": 2,
+            "pad_token_id": 0,
+            "cls_token_id": 2,
+            "sep_token_id": 3,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+        },
+    ),
+    "longformer": Family(
+        "LongformerConfig",
+        {"max_position_embeddings": 602, "num_hidden_layers": 1, "attention_window": [64], **_ROBERTA_IDS},
+        _ROBERTA,
+    ),
+    "big_bird": Family(
+        "BigBirdConfig",
+        {"max_position_embeddings": 800, "block_size": 8, "num_random_blocks": 2, "attention_type": "block_sparse"},
+    ),
+}
 
 
 def make_bert(
@@ -37,28 +107,30 @@ def make_bert(
     seed: int = 0,
 ) -> Path:
     """A two-layer BERT of 32 dimensions below ``folder``."""
-    letters = list("abcdefghijklmnopqrstuvwxyz0123456789:?.,()")
-    pieces = dict.fromkeys([*WORDS, *letters, *(f"##{letter}" for letter in letters)])
-    vocabulary = {piece: index for index, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *pieces])}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
+    return make_model(
+        folder,
+        "bert",
+        pooling=pooling,
+        normalize=normalize,
+        prompts=prompts,
+        seed=seed,
         max_position_embeddings=positions,
+        initializer_range=0.02,
     )
-    torch.manual_seed(seed)
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    special = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
-    write(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
+
+
+def make_model(
+    folder: Path,
+    family: str,
+    *,
+    pooling: str = "mean",
+    normalize: bool = True,
+    prompts: dict[str, str] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Path:
+    """A two-layer model of ``family``, 32 dimensions, with sentence-transformers' modules, below ``folder``."""
+    save_transformer(folder, family, transformers.AutoModel.from_config, seed, **options)
     modules = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
     paths = ["", "1_Pooling", "2_Normalize"]
     write(
@@ -68,13 +140,50 @@ def make_bert(
             for at, kind in enumerate(modules)
         ],
     )
-    write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, f"pooling_mode_{name(pooling)}": True})
+    write(
+        folder / "1_Pooling" / "config.json", {"word_embedding_dimension": WIDTH, f"pooling_mode_{name(pooling)}": True}
+    )
     write(folder / "config_sentence_transformers.json", {"prompts": prompts or {}})
     return folder
 
 
+def make_cross_encoder(folder: Path, family: str, *, labels: int = 1, seed: int = 0, **options: Any) -> Path:
+    """A two-layer classifier of ``family`` with so many logits, below ``folder``."""
+    build = transformers.AutoModelForSequenceClassification.from_config
+    save_transformer(folder, family, build, seed, num_labels=labels, **options)
+    return folder
+
+
+def save_transformer(folder: Path, family: str, build: Callable[[Any], Any], seed: int, **options: Any) -> None:
+    """Configuration, weights and tokenizer."""
+    made = FAMILIES[family]
+    letters = list("abcdefghijklmnopqrstuvwxyz0123456789:?.,()")
+    pieces = dict.fromkeys([*WORDS, *letters, *(f"##{letter}" for letter in letters)])
+    vocabulary = {piece: index for index, piece in enumerate([*made.special, *pieces])}
+    roberta = made.special == _ROBERTA
+    first, last = (made.special[0], made.special[2]) if roberta else made.special[2:]
+    unknown, padding = (made.special[3], made.special[1]) if roberta else (made.special[1], made.special[0])
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    pair = f"{first} $A {last} {last} $B {last}" if roberta else f"{first} $A {last} $B:1 {last}:1"
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}",
+        pair=pair,
+        special_tokens=[(first, vocabulary[first]), (last, vocabulary[last])],
+    )
+    config = getattr(transformers, made.config)(vocab_size=len(vocabulary), **{**_SMALL, **made.options, **options})
+    torch.manual_seed(seed)
+    build(config).eval().save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = {"unk_token": unknown, "sep_token": last, "pad_token": padding, "cls_token": first}
+    write(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
+
+
 def name(pooling: str) -> str:
-    return {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}[pooling]
+    """What the file calls it."""
+    known = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "weightedmean": "weightedmean_tokens"}
+    return known.get(pooling, pooling)
 
 
 def write(file: Path, value: object) -> None:

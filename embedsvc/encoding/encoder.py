@@ -201,25 +201,22 @@ def load_encoder(settings: Settings) -> Encoder:
         MissingDependency: the torch runtime without sentence-transformers.
     """
     model = resolve_model(settings.model, settings.cache)
+    if model.labels:
+        raise ModelError(
+            f"{model.name} is a cross-encoder: it scores pairs of texts and gives no vectors. Use it as a reranker, "
+            "and another model to embed with."
+        )
     tokens = load_tokens(model)
     on_cuda = settings.runtime != "onnx" and cuda_available()
-    name: RuntimeName = settings.runtime if settings.runtime != "auto" else "torch" if on_cuda else "onnx"
-    dtype = _dtype(settings, name, on_cuda)
-    runtime: Runtime
-    if name == "onnx":
+    candidates = _candidates(settings, on_cuda)
+    for position, (name, dtype) in enumerate(candidates):
         try:
-            export = ensure_export(model, dtype, settings.cache)
+            runtime, weight_bytes = _load_runtime(model, name, dtype, on_cuda, settings)
+            break
         except ParityError as error:
-            if settings.dtype != "auto":
+            if position + 1 == len(candidates):
                 raise
-            log.warning("%s Going on with fp32.", error)
-            dtype = "fp32"
-            export = ensure_export(model, dtype, settings.cache)
-        runtime = OnnxRuntime(export.file, export.dimension, settings.encoder_threads)
-        weight_bytes = export.file.stat().st_size
-    else:
-        runtime = TorchRuntime(model, dtype, "cuda" if on_cuda else "cpu")
-        weight_bytes = sum(file.stat().st_size for file in model.transformer.glob("*.safetensors"))
+            log.warning("%s Going on with %s on %s.", error, candidates[position + 1][1], candidates[position + 1][0])
     return Encoder(
         model=model,
         runtime_name=name,
@@ -231,14 +228,35 @@ def load_encoder(settings: Settings) -> Encoder:
     )
 
 
-def _dtype(settings: Settings, runtime: RuntimeName, on_cuda: bool) -> Dtype:
-    if runtime == "onnx":
-        known: tuple[Dtype, ...] = ("int8", "fp32")
-    else:
-        known = ("fp16", "fp32") if on_cuda else ("fp32",)
-    if settings.dtype == "auto":
-        return known[0]
-    if settings.dtype not in known:
+def _load_runtime(
+    model: Model, name: RuntimeName, dtype: Dtype, on_cuda: bool, settings: Settings
+) -> tuple[Runtime, int]:
+    """The runtime, and the bytes of its weights."""
+    if name == "onnx":
+        export = ensure_export(model, dtype, settings.cache)
+        runtime = OnnxRuntime(export.file, export.dimension, settings.encoder_threads)
+        return runtime, export.file.stat().st_size
+    size = sum(file.stat().st_size for file in model.transformer.glob("*.safetensors"))
+    return TorchRuntime(model, dtype, "cuda" if on_cuda else "cpu"), size
+
+
+def _candidates(settings: Settings, on_cuda: bool) -> list[tuple[RuntimeName, Dtype]]:
+    """Runtimes and dtypes to try, best first: those that ``settings`` leave open.
+
+    Raises:
+        UsageError: the runtime asked for has no such dtype.
+    """
+    known: dict[RuntimeName, tuple[Dtype, ...]] = {
+        "onnx": ("int8", "fp32"),
+        "torch": ("fp16", "fp32") if on_cuda else ("fp32",),
+    }
+    order: tuple[RuntimeName, ...] = ("torch",) if on_cuda else ("onnx", "torch")
+    runtimes = order if settings.runtime == "auto" else (settings.runtime,)
+    every = [(runtime, dtype) for runtime in runtimes for dtype in known[runtime]]
+    candidates = [(runtime, dtype) for runtime, dtype in every if settings.dtype in ("auto", dtype)]
+    if not candidates:
         place = {"onnx": "the onnx runtime", "torch": "the torch runtime on " + ("CUDA" if on_cuda else "the CPU")}
-        raise UsageError(f"{place[runtime]} has no dtype {settings.dtype}; choose one of {', '.join(known)}.")
-    return settings.dtype
+        raise UsageError(
+            f"{place[runtimes[0]]} has no dtype {settings.dtype}; choose one of {', '.join(known[runtimes[0]])}."
+        )
+    return candidates

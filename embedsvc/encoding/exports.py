@@ -7,8 +7,10 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from embedsvc.encoding.canaries import agrees
 from embedsvc.encoding.export import MODEL_FILE, OPSET, task_of
@@ -19,7 +21,7 @@ from embedsvc.errors import ModelError, ParityError
 
 log = logging.getLogger(__name__)
 
-RECIPE = f"3-opset{OPSET}"
+RECIPE = f"4-opset{OPSET}"
 """Raise the number whenever the export would give another graph."""
 
 _MANIFEST = "manifest.json"
@@ -27,12 +29,16 @@ _MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """An exported graph that was found whole, with the agreement it had with sentence-transformers when made."""
+    """An exported graph that was found whole, with the agreement it had with sentence-transformers when made.
+
+    ``refusal``: why the model cannot be exported; then there is no graph.
+    """
 
     file: Path
     dimension: int
     min_cosine: float
     mean_cosine: float
+    refusal: str | None
 
 
 def export_folder(model: Model, dtype: str, cache: Path) -> Path:
@@ -60,6 +66,8 @@ def ensure_export(model: Model, dtype: str, cache: Path) -> Export:
                 f"{model.name}: cannot write its export below {cache} ({error}). Free some space or name another "
                 "folder with EMBEDSVC_CACHE_DIR."
             ) from error
+    if export.refusal is not None:
+        raise ParityError(f"{model.name} cannot run on onnxruntime: {export.refusal} Use --runtime torch.")
     if not agrees(dtype, export.min_cosine, export.mean_cosine):
         raise ParityError(
             f"The {dtype} export of {model.name} does not agree with sentence-transformers on this machine (cosine min "
@@ -75,9 +83,8 @@ def _find(folder: Path, cache: Path) -> Export | None:
         manifest = read_json(folder / _MANIFEST)
         if manifest is None:
             return None
-        file = folder / MODEL_FILE
-        if sha256(file, cache) == manifest["sha256"]:
-            return Export(file, manifest["dimension"], **manifest["parity"])
+        if manifest["refusal"] is not None or sha256(folder / MODEL_FILE, cache) == manifest["sha256"]:
+            return _export_of(folder, manifest)
     except (ModelError, KeyError, TypeError):
         pass
     log.warning("%s is damaged; exporting the model again", folder)
@@ -101,7 +108,7 @@ def _make(model: Model, dtype: str, folder: Path, cache: Path) -> Export:
                 "embedsvc.encoding.export", task_of(model, dtype, temporary), f"Exporting {model.name} to ONNX {dtype}"
             )
             facts = json.loads(output.splitlines()[-1])
-            digest = sha256_now(temporary / MODEL_FILE)
+            digest = None if facts["refusal"] else sha256_now(temporary / MODEL_FILE)
             identity = {"model": model.name, "weights_hash": model.weights_hash, "dtype": dtype, "recipe": RECIPE}
             write_json(temporary / _MANIFEST, {**identity, **facts, "sha256": digest})
             shutil.rmtree(folder, ignore_errors=True)
@@ -109,4 +116,8 @@ def _make(model: Model, dtype: str, folder: Path, cache: Path) -> Export:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         log.info("exported %s to %s (mean cosine %.5f)", model.name, folder, facts["parity"]["mean_cosine"])
-        return Export(folder / MODEL_FILE, facts["dimension"], **facts["parity"])
+        return _export_of(folder, facts)
+
+
+def _export_of(folder: Path, facts: Mapping[str, Any]) -> Export:
+    return Export(folder / MODEL_FILE, facts["dimension"], **facts["parity"], refusal=facts["refusal"])

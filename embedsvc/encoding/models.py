@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from embedsvc.encoding.files import read_json, sha256
 from embedsvc.errors import ModelError
 
-POOLINGS = ("mean", "cls")
+POOLINGS = ("mean", "cls", "max", "weightedmean", "lasttoken", "mean_sqrt_len_tokens")
 
 _UNSUPPORTED_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
@@ -37,6 +37,7 @@ class Model:
     ``folder`` is what sentence-transformers loads; ``transformer`` (often the same) has config, weights, tokenizer.
     ``normalize`` says whether the model's own modules end in Normalize. Vectors are scaled to unit length either way,
     since the vector index ranks by inner product; for a model without the module only the ranking by cosine remains.
+    A cross-encoder (``labels``) is not pooled; it scores pairs of texts.
     ``max_length`` counts special tokens and prompt. It is what position embeddings and tokenizer allow, not the shorter
     ``max_seq_length`` that sentence-transformers would cut at.
     """
@@ -53,6 +54,10 @@ class Model:
     passage_prompt: str
     max_length: int
     pad_id: int | None
+    vocabulary: int | None = None
+    """Tokens that have an embedding."""
+    labels: tuple[str, ...] = ()
+    """Of a cross-encoder: what its logits stand for. Empty for a model that embeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ def read_model(folder: Path, cache: Path, *, name: str | None = None) -> Model:
         ModelError: no or unusable weights, config or tokenizer; a module or pooling that is not supported.
     """
     folder = folder.resolve()
-    transformer, pooling, normalize = _read_modules(folder)
+    transformer, pooling, normalize, dense = _read_modules(folder)
     config_file = transformer / "config.json"
     config = read_json(config_file)
     if config is None:
@@ -128,7 +133,8 @@ def read_model(folder: Path, cache: Path, *, name: str | None = None) -> Model:
             f"{folder}: no {tokenizer_file.relative_to(folder)}. Make it with "
             "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)."
         )
-    weights_hash = _weights_hash(transformer, cache)
+    weights_hash = _joined([_weights_hash(each, cache) for each in (transformer, *dense)])
+    config_hash = _joined([sha256(each / "config.json", cache) for each in (transformer, *dense)])
     query_prompt, passage_prompt = _read_prompts(folder)
     return Model(
         name=name or str(folder),
@@ -136,21 +142,36 @@ def read_model(folder: Path, cache: Path, *, name: str | None = None) -> Model:
         transformer=transformer,
         weights_hash=weights_hash,
         tokenizer_hash=sha256(tokenizer_file, cache),
-        config_hash=sha256(config_file, cache),
+        config_hash=config_hash,
         pooling=pooling,
         normalize=normalize,
         query_prompt=query_prompt,
         passage_prompt=passage_prompt,
         max_length=_max_length(folder, transformer, config),
         pad_id=config.get("pad_token_id"),
+        vocabulary=config.get("vocab_size"),
+        labels=_labels(config),
     )
 
 
-def _read_modules(folder: Path) -> tuple[Path, str, bool]:
-    """Transformer folder, pooling, and whether a Normalize module follows."""
+def _joined(hashes: Sequence[str]) -> str:
+    """One hash of several; of one, itself."""
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a sequence classifier's logits, in their order."""
+    if not any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
+        return ()
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' default is two
+    return tuple(str(names[key]) for key in sorted(names, key=int))
+
+
+def _read_modules(folder: Path) -> tuple[Path, str, bool, list[Path]]:
+    """Transformer folder, pooling, whether a Normalize module follows, and the folders of Dense modules between."""
     file = folder / "modules.json"
     if not file.is_file():
-        return folder, "mean", False
+        return folder, "mean", False, []
     try:
         modules = [
             (str(entry["type"]).rsplit(".", 1)[-1], str(entry["path"])) for entry in json.loads(file.read_bytes())
@@ -158,12 +179,17 @@ def _read_modules(folder: Path) -> tuple[Path, str, bool]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{file}: not readable as a list of modules ({error}). Fetch the model again.") from error
     kinds = [kind for kind, _ in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    transformer = folder / modules[0][1] if modules else folder
+    if kinds == ["Transformer"] and _labels(read_json(transformer / "config.json") or {}):
+        return transformer, "", False, []  # as sentence-transformers saves a cross-encoder
+    dense = [folder / path for kind, path in modules if kind == "Dense"]
+    normalize = kinds[-1:] == ["Normalize"]
+    if kinds != ["Transformer", "Pooling", *["Dense"] * len(dense), *["Normalize"] * normalize]:
         raise ModelError(
             f"{folder}: its modules are {', '.join(kinds) or 'none'}; supported are Transformer, Pooling and then, "
-            "optionally, Normalize. Choose a model with these modules."
+            "optionally, Dense and Normalize. Choose a model with these modules."
         )
-    return folder / modules[0][1], _read_pooling(folder / modules[1][1] / "config.json"), len(kinds) == 3
+    return transformer, _read_pooling(folder / modules[1][1] / "config.json"), normalize, dense
 
 
 def _read_pooling(file: Path) -> str:
@@ -174,7 +200,12 @@ def _read_pooling(file: Path) -> str:
         mode = config["pooling_mode"]
         modes = [mode] if isinstance(mode, str) else list(mode)
     else:
-        legacy = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+        legacy = {
+            "pooling_mode_cls_token": "cls",
+            "pooling_mode_mean_tokens": "mean",
+            "pooling_mode_max_tokens": "max",
+            "pooling_mode_weightedmean_tokens": "weightedmean",
+        }
         modes = [
             legacy.get(key, key.removeprefix("pooling_mode_"))
             for key, value in config.items()
@@ -182,8 +213,7 @@ def _read_pooling(file: Path) -> str:
         ] or ["mean"]
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ModelError(
-            f"{file}: pooling {' + '.join(modes)} is not supported. "
-            f"Choose a model with {' or '.join(POOLINGS)} pooling."
+            f"{file}: pooling {' + '.join(modes)} is not supported. Supported are {', '.join(POOLINGS)}, one at a time."
         )
     if not config.get("include_prompt", True):
         raise ModelError(f"{file}: pooling that leaves out the prompt (include_prompt: false) is not supported.")
@@ -211,8 +241,7 @@ def _weights_hash(transformer: Path, cache: Path) -> str:
         raise ModelError(f"{transformer}: no model.safetensors, so it has no weights. Fetch the model again.")
     for name in names:
         _check_safetensors(transformer / name)
-    hashes = [sha256(transformer / name, cache) for name in names]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return _joined([sha256(transformer / name, cache) for name in names])
 
 
 def _check_safetensors(file: Path) -> None:

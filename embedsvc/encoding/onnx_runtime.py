@@ -44,7 +44,9 @@ class OnnxRuntime:
     def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Unit vectors, float32 ``(rows, dimension)``, of padded ids and their mask, both ``(rows, tokens)``."""
         try:
-            vectors: npt.NDArray[np.float32] = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+            vectors: npt.NDArray[np.float32] = self._session.run(
+                ["vectors"], {"input_ids": ids, "attention_mask": mask}
+            )[0]
         except Exception as error:  # as above
             raise ModelError(f"onnxruntime failed on a batch of shape {ids.shape}: {error}") from error
         return vectors

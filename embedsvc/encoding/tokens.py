@@ -67,6 +67,11 @@ def load_tokens(model: Model) -> Tokens:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exception
         raise ModelError(f"{file}: not a usable tokenizer ({error}). Fetch the model again.") from error
+    if model.vocabulary is not None and (size := tokenizer.get_vocab_size()) > model.vocabulary:
+        raise ModelError(
+            f"{file}: has {size} tokens, but the model's weights have embeddings for {model.vocabulary}: it is the "
+            "tokenizer of another model. Fetch the model again."
+        )
     # all-MiniLM-L6-v2's file asks for cutting at 128 tokens and padding to 128; both are ours to do.
     padding = tokenizer.padding
     tokenizer.no_truncation()

@@ -67,11 +67,17 @@ class TorchRuntime:
         if dimension is None:
             raise ModelError(f"{model.name}: its modules do not say how many dimensions a vector has.")
         self.dimension = dimension
+        # transformers' BigBird goes over to full attention at the first short batch, and would stay there.
+        transformer: Any = self._model[0]
+        kind = getattr(transformer.auto_model, "attention_type", None)
+        self._reset = (lambda: transformer.auto_model.set_attention_type(kind)) if kind == "block_sparse" else None
 
     def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Unit vectors, float32 ``(rows, dimension)``, of padded ids and their mask, both ``(rows, tokens)``."""
         import torch
 
+        if self._reset is not None:
+            self._reset()
         with torch.inference_mode():
             features = {
                 "input_ids": torch.from_numpy(ids).to(self._device),
