@@ -61,6 +61,8 @@ class Settings:
     models: str = ""
     """More models that the service embeds with when a request names them: ids or folders, separated by commas. Each is
     loaded on first use."""
+    rerankers: str = ""
+    """Cross-encoders that the service reranks with: folders, separated by commas; the first is the default."""
     model_memory_mb: int = 2000
     """Megabytes of weights that the service keeps loaded: above it, the model unused for longest is unloaded. The one
     named by ``model`` always stays."""

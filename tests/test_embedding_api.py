@@ -16,7 +16,7 @@ import pytest
 
 from embedsvc.encoding import Encoder
 from tests.server import Server, server, until
-from tests.tiny_models import make_bert
+from tests.tiny_models import make_bert, make_cross_encoder
 
 MODEL = "all-MiniLM-L6-v2"
 TEXTS = ["Bread needs flour.", "After a power failure, restart the service.", "Why?"]
@@ -31,9 +31,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Server]:
+def rerankers(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """One with a single logit, one with three."""
+    root = tmp_path_factory.mktemp("rerankers")
+    return [make_cross_encoder(root / f"labels-{count}", "bert", labels=count) for count in (1, 3)]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, tiny: Path, rerankers: list[Path]) -> Iterator[Server]:
     data_dir = tmp_path_factory.mktemp("data")
-    with server(data_dir, models=str(tiny), queue_tokens=20_000, max_body_mb=2) as started:
+    named = ",".join(map(str, rerankers))
+    with server(data_dir, models=str(tiny), rerankers=named, queue_tokens=20_000, max_body_mb=2) as started:
         yield started
 
 
@@ -245,3 +253,96 @@ def test_a_megabyte_of_text(http: httpx.Client) -> None:
     assert http.post("/embed", json={"inputs": text}).status_code == 422
     cut = http.post("/embed", json={"inputs": text, "truncate": True})
     assert int(cut.headers["x-embedsvc-tokens-cut"]) == 250_000 - 510
+
+
+# -- reranking ---------------------------------------------------------------------------------------------------------
+
+QUERY = "how do i restart the service"
+DOCUMENTS = ["vitamin d", "restart the power service", "a failure: 42"]
+
+
+def ranking(folder: Path) -> list[tuple[int, float]]:
+    """What sentence-transformers makes of the documents."""
+    from sentence_transformers import CrossEncoder
+
+    found = CrossEncoder(str(folder), device="cpu", local_files_only=True).rank(QUERY, DOCUMENTS)
+    return [(int(each["corpus_id"]), float(each["score"])) for each in found]
+
+
+def test_the_cohere_client(running: Server, http: httpx.Client, rerankers: list[Path]) -> None:
+    cohere = pytest.importorskip("cohere")
+    expected = ranking(rerankers[0])
+    for version in (cohere.Client, cohere.ClientV2):
+        client = version("none", base_url=running.url, httpx_client=http)
+        answer = client.rerank(model="labels-1", query=QUERY, documents=DOCUMENTS, top_n=2)
+        assert [result.index for result in answer.results] == [index for index, _ in expected[:2]]
+        scores = [result.relevance_score for result in answer.results]
+        assert scores == pytest.approx([score for _, score in expected[:2]], abs=1e-4)
+        with pytest.raises(cohere.core.api_error.ApiError, match="not served"):
+            client.rerank(model="rerank-v4", query=QUERY, documents=DOCUMENTS)
+
+
+def test_rerank_reports_what_it_cut(http: httpx.Client) -> None:
+    body = {"model": "labels-1", "query": QUERY, "documents": [{"text": DOCUMENTS[1]}, "why"], "return_documents": True}
+    whole = http.post("/v1/rerank", json=body).json()
+    assert sorted(result["document"]["text"] for result in whole["results"]) == ["restart the power service", "why"]
+    assert "warnings" not in whole["meta"]
+    cut = http.post("/v1/rerank", json={**body, "max_tokens_per_doc": 2}).json()
+    assert sorted(result["document"]["text"] for result in cut["results"]) == ["restart the", "why"]
+    assert cut["meta"]["warnings"] == ["2 tokens of the documents were cut"]
+    assert cut["usage"]["total_tokens"] == whole["usage"]["total_tokens"] - 2
+
+
+def test_tei_reranks(http: httpx.Client, rerankers: list[Path]) -> None:
+    answer = http.post("/rerank", json={"query": QUERY, "texts": DOCUMENTS, "return_text": True}).json()
+    assert [(each["index"], each["text"]) for each in answer] == [
+        (at, DOCUMENTS[at]) for at, _ in ranking(rerankers[0])
+    ]
+    assert [each["score"] for each in answer] == pytest.approx([score for _, score in ranking(rerankers[0])], abs=1e-4)
+    raw = http.post("/rerank", json={"query": QUERY, "texts": DOCUMENTS, "raw_scores": True}).json()
+    logits = np.array([each["score"] for each in raw])
+    assert 1 / (1 + np.exp(-logits)) == pytest.approx([each["score"] for each in answer], abs=1e-5)
+
+
+def test_predict(tmp_path: Path, rerankers: list[Path]) -> None:
+    with server(tmp_path, rerankers=str(rerankers[1])) as started:
+        single = started.http.post("/predict", json={"inputs": "why"}).json()
+        assert sorted(each["label"] for each in single) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+        assert sum(each["score"] for each in single) == pytest.approx(1, abs=1e-5)
+        assert [each["score"] for each in single] == sorted((each["score"] for each in single), reverse=True)
+        several = started.http.post("/predict", json={"inputs": [["why"], ["why", "power"]]}).json()
+        assert [each["label"] for each in several[0]] == [each["label"] for each in single]
+        alone, pair = (np.array([each["score"] for each in answer]) for answer in several)
+        assert alone == pytest.approx([each["score"] for each in single], abs=1e-5)
+        assert np.abs(alone - pair).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        ("/v1/rerank", {"query": "a", "documents": []}, 400, "documents"),
+        ("/v1/rerank", {"query": "", "documents": ["a"]}, 400, "query"),
+        ("/v1/rerank", {"query": "a", "documents": [{"title": "b"}]}, 400, "documents[0] has no text"),
+        ("/v1/rerank", {"query": "a", "documents": ["a"], "top_n": 0}, 400, "top_n"),
+        ("/v1/rerank", {"query": "a", "documents": ["word " * 99]}, 400, "Pair 0"),
+        ("/v1/rerank", {"query": "a", "documents": ["a"], "model": MODEL}, 404, "not served"),
+        ("/rerank", {"query": "a", "texts": []}, 400, "texts is empty"),
+        ("/rerank", {"query": "a", "texts": ["a"] * 3000}, 413, "3000"),
+        ("/rerank", {"query": "a", "texts": ["word " * 99]}, 422, "Pair 0"),
+        ("/predict", {"inputs": []}, 400, "inputs is empty"),
+        ("/predict", {"inputs": [["a", "b", "c"]]}, 422, "inputs[0] has 3 texts"),
+    ],
+)
+def test_rerank_errors(http: httpx.Client, path: str, body: dict[str, Any], status: int, words: str) -> None:
+    response = http.post(path, json=body)
+    assert response.status_code == status, response.text
+    assert list(response.json()) == (["message"] if path == "/v1/rerank" else ["error", "error_type"])
+    assert words in response.json().get("message", response.json().get("error"))
+
+
+def test_without_a_reranker(tmp_path: Path) -> None:
+    with server(tmp_path) as started:
+        response = started.http.post("/rerank", json={"query": "a", "texts": ["b"]})
+        assert (response.status_code, response.json()["error_type"]) == (424, "Backend")
+        assert "EMBEDSVC_RERANKERS" in response.json()["error"]
+        assert "EMBEDSVC_RERANKERS" in started.http.post("/v1/rerank", json={"query": "a", "documents": ["b"]}).text

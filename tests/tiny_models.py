@@ -177,7 +177,11 @@ def save_transformer(folder: Path, family: str, build: Callable[[Any], Any], see
     build(config).eval().save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {"unk_token": unknown, "sep_token": last, "pad_token": padding, "cls_token": first}
-    write(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if family in ("bert", "big_bird") else [])]
+    write(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs, **special},
+    )
 
 
 def name(pooling: str) -> str:

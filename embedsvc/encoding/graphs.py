@@ -14,7 +14,8 @@ _SMOOTHING = 0.65
 """Share of an outlier that moves from the activations into the weights. On all-MiniLM-L6-v2, .5, .65 and .8 gave a mean
 cosine of .9910, .9968 and .9948 on the canary texts; without smoothing it is .9896."""
 
-Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+Batch = tuple[npt.NDArray[np.int64], ...]
+"""What the graph takes, in its order: ids, mask and, of some, token types; each ``(rows, tokens)``."""
 
 
 def fuse_attention(file: Path, heads: int, width: int) -> Any:
@@ -76,7 +77,7 @@ def smooth(graph: Any, batches: Sequence[Batch]) -> Any:
     """``graph`` with the outliers of what enters its weight products moved into the weights, a channel at a time.
 
     Dynamic int8 has one scale for all that enters a product, so a channel with outliers costs all others their
-    precision. ``batches`` (ids and mask, both ``(rows, tokens)``) show the largest value of each channel.
+    precision. ``batches`` show the largest value of each channel.
 
     Source: Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models",
     ICML 2023. The scales stand in nodes of their own: the residual uses the same activations unscaled.
@@ -158,8 +159,9 @@ def _largest(graph: Any, names: Sequence[str], batches: Sequence[Batch]) -> dict
     seen.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     session = onnxruntime.InferenceSession(seen.SerializeToString(), providers=["CPUExecutionProvider"])
     largest: dict[str, npt.NDArray[np.float32]] = {}
-    for ids, mask in batches:
-        for name, value in zip(names, session.run(None, {"input_ids": ids, "attention_mask": mask}), strict=True):
+    inputs = [each.name for each in session.get_inputs()]
+    for batch in batches:
+        for name, value in zip(names, session.run(None, dict(zip(inputs, batch, strict=True))), strict=True):
             channels = np.abs(value.reshape(-1, value.shape[-1])).max(axis=0)
             largest[name] = np.maximum(largest.get(name, channels), channels)
     return largest

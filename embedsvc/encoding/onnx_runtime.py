@@ -40,13 +40,19 @@ class OnnxRuntime:
             raise ModelError(
                 f"{file}: onnxruntime cannot load it: {error}. Delete its folder to export anew."
             ) from error
+        self._first_output = [self._session.get_outputs()[0].name]
+        self._has_types = "token_type_ids" in {each.name for each in self._session.get_inputs()}
 
-    def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Unit vectors, float32 ``(rows, dimension)``, of padded ids and their mask, both ``(rows, tokens)``."""
+    def run(
+        self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], types: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Unit vectors (of a cross-encoder: logits), float32 ``(rows, dimension)``, of padded ids, their mask and, in
+        pairs, which text each token is of; all ``(rows, tokens)``."""
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if types is not None and self._has_types:
+            inputs["token_type_ids"] = types
         try:
-            vectors: npt.NDArray[np.float32] = self._session.run(
-                ["vectors"], {"input_ids": ids, "attention_mask": mask}
-            )[0]
+            vectors: npt.NDArray[np.float32] = self._session.run(self._first_output, inputs)[0]
         except Exception as error:  # as above
             raise ModelError(f"onnxruntime failed on a batch of shape {ids.shape}: {error}") from error
         return vectors

@@ -60,8 +60,12 @@ class Tokens:
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
-def load_tokens(model: Model) -> Tokens:
-    """Raises ModelError where ``tokenizer.json`` cannot be used."""
+def load_tokenizer(model: Model) -> tuple[Tokenizer, int]:
+    """The model's tokenizer, truncation and padding off, and the id to pad with.
+
+    Raises:
+        ModelError: ``tokenizer.json`` cannot be used, or belongs to another model.
+    """
     file = model.transformer / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(file))
@@ -73,15 +77,20 @@ def load_tokens(model: Model) -> Tokens:
             "tokenizer of another model. Fetch the model again."
         )
     # all-MiniLM-L6-v2's file asks for cutting at 128 tokens and padding to 128; both are ours to do.
-    padding = tokenizer.padding
+    pad_id = model.pad_id if model.pad_id is not None else (tokenizer.padding or {}).get("pad_id", 0)
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    return tokenizer, int(pad_id)
+
+
+def load_tokens(model: Model) -> Tokens:
+    """Raises ModelError as :func:`load_tokenizer`, and where special tokens and prompts leave no room."""
+    tokenizer, pad_id = load_tokenizer(model)
     leading, trailing = _template(tokenizer, model)
     before: dict[Kind, Ids] = {
         "query": np.array([*leading, *_prompt_ids(tokenizer, model.query_prompt)], dtype=np.int32),
         "passage": np.array([*leading, *_prompt_ids(tokenizer, model.passage_prompt)], dtype=np.int32),
     }
-    pad_id = model.pad_id if model.pad_id is not None else (padding or {}).get("pad_id", 0)
     tokens = Tokens(
         tokenizer, np.array(leading, dtype=np.int32), before, np.array(trailing, dtype=np.int32), int(pad_id)
     )

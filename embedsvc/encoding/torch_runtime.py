@@ -86,3 +86,43 @@ class TorchRuntime:
             pooled = self._model(features)["sentence_embedding"].float()
             vectors: npt.NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
         return vectors
+
+
+class TorchPairRuntime:
+    """A cross-encoder as transformers loads it: pairs of texts to logits."""
+
+    parallel = 1
+
+    def __init__(self, model: Model, device: str, **options: Any) -> None:
+        """``options`` go to ``from_pretrained``. Raises ModelError where transformers cannot load the model."""
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            self.classifier: Any = AutoModelForSequenceClassification.from_pretrained(
+                model.transformer, local_files_only=True, use_safetensors=True, trust_remote_code=False, **options
+            )
+            tokenizer: Any = AutoTokenizer.from_pretrained(model.transformer, local_files_only=True)
+        except Exception as error:  # anything from transformers, safetensors, torch
+            raise ModelError(f"{model.name}: transformers cannot load it: {error}") from error
+        self._device = device
+        self.classifier.eval().to(device)
+        self.dimension = len(model.labels)
+        # Which of the two texts a token is of: only for a model whose own tokenizer tells it.
+        self.has_types = "token_type_ids" in tokenizer.model_input_names
+
+    def run(
+        self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], types: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Logits, float32 ``(rows, labels)``; all inputs ``(rows, tokens)``."""
+        import torch
+
+        features = {"input_ids": ids, "attention_mask": mask}
+        if types is not None and self.has_types:
+            features["token_type_ids"] = types
+        with torch.inference_mode():
+            inputs = {name: torch.from_numpy(value).to(self._device) for name, value in features.items()}
+            logits: npt.NDArray[np.float32] = self.classifier(**inputs).logits.float().cpu().numpy()
+        return logits

@@ -20,7 +20,7 @@ from embedsvc.service.encoders import Encoders
 from embedsvc.service.jobs import Jobs
 from embedsvc.service.middleware import Front
 from embedsvc.service.opened import Collections
-from embedsvc.service.routes import collections, documents, embeddings, health, search, tei
+from embedsvc.service.routes import collections, documents, embeddings, health, rerank, search, tei
 from embedsvc.service.state import State, run
 
 DRAIN_SECONDS = 10
@@ -35,6 +35,7 @@ _TAGS = [
     {"name": "documents", "description": "Put in, list, read, take out."},
     {"name": "collections", "description": "Make, look at, delete."},
     {"name": "embeddings", "description": "Vectors for other programs."},
+    {"name": "rerank", "description": "Scores of pairs, by a cross-encoder."},
     {"name": "text-embeddings-inference", "description": "The same for clients of TEI."},
     {"name": "health", "description": "For those who watch over the service."},
 ]
@@ -48,6 +49,9 @@ _COMPONENTS = (
     schemas.SimilarityRequest,
     schemas.TokenizeRequest,
     schemas.DecodeRequest,
+    schemas.TEIRerankRequest,
+    schemas.PredictRequest,
+    schemas.RerankRequest,
     schemas.Problem,
     schemas.OpenAIErrorOut,
     schemas.Answer,
@@ -83,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.embedsvc = state
     app.add_middleware(Front, max_body=settings.max_body_mb * 1_000_000)
     problems.install(app)
-    for routes in (search, documents, collections, embeddings, tei, health):
+    for routes in (search, documents, collections, embeddings, rerank, tei, health):
         app.include_router(routes.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -15,6 +15,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from embedsvc.encoding import Encoder, OnOverflow
+from embedsvc.encoding.cross_encoder import CrossEncoder, Logits, Pair, Pairs
 from embedsvc.encoding.tokens import Ids, Kind
 from embedsvc.encoding.windows import Windows
 from embedsvc.errors import UsageError
@@ -126,6 +127,20 @@ def _own_tokens(encoder: Encoder, at: int, ids: Ids) -> Ids:
             "OpenAIEmbeddings, set check_embedding_ctx_length=False."
         )
     return encoder.tokens.without_special(ids)
+
+
+async def score(
+    request: Request, encoder: CrossEncoder, pairs: Sequence[Pair], *, on_overflow: OnOverflow
+) -> tuple[Logits, Pairs]:
+    """The pairs' logits, float32 ``(pairs, labels)``, and what of them was scored.
+
+    Raises:
+        QueryTooLong: a pair exceeds the window. Overloaded, ModelError, ClientDisconnect: as :func:`embed`.
+    """
+    state = state_of(request)
+    prepared = await run(state.errands, lambda: encoder.prepare(pairs, on_overflow=on_overflow))
+    ticket = encoder.submit(prepared.token_ids, limit=state.settings.queue_tokens)
+    return await unless_gone(request, ticket.future), prepared
 
 
 async def unless_gone(request: Request, future: Future[_T]) -> _T:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, check_contract, encoder_for, load_encoder
 from embedsvc.encoding.canaries import CANARY_TEXTS
 from embedsvc.encoding.contract import LEAST_CANARY_COSINE
+from embedsvc.encoding.cross_encoder import CrossEncoder, load_cross_encoder
 from embedsvc.errors import EmbedsvcError, ModelError, NotFound
 from embedsvc.records import Contract
 from embedsvc.service.problems import NotReady
@@ -22,22 +24,27 @@ from embedsvc.service.problems import NotReady
 log = logging.getLogger(__name__)
 
 _Key = tuple[str, str]
+_E = TypeVar("_E", Encoder, CrossEncoder)
 _PREFIX = "sentence-transformers/"
 
 
 class Encoders:
-    """Encoders by (model, dtype), each loaded once and kept while the weights of all fit ``model_memory_mb``."""
+    """Encoders and cross-encoders by (model, dtype), each loaded once and kept while the weights of all fit
+    ``model_memory_mb``."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._loaded: OrderedDict[_Key, Encoder] = OrderedDict()  # the one unused for longest comes first
+        self._loaded: OrderedDict[_Key, Encoder | CrossEncoder] = (
+            OrderedDict()
+        )  # the one unused for longest comes first
         self._default: Encoder | None = None
         self._failure: EmbedsvcError | None = None
         self._loading = threading.Lock()
         self._order = threading.Lock()
-        self._served = _served(settings)
+        self._served = _served(settings.model, *_listed(settings.models))
+        self._rerankers = _served(*_listed(settings.rerankers))
         self._keys: dict[str, _Key] = {}
-        self.on_unload: Callable[[Encoder], None] = lambda encoder: None
+        self.on_unload: Callable[[Encoder | CrossEncoder], None] = lambda encoder: None
         """Called with an encoder that was dropped, so that others let go of it."""
 
     def default(self) -> Encoder:
@@ -54,8 +61,33 @@ class Encoders:
         return self._default
 
     def names(self) -> list[str]:
-        """The models that requests may name, the default one first."""
+        """The models that requests may name to embed with, the default one first."""
         return list(dict.fromkeys(self._served.values()))
+
+    def reranker_names(self) -> list[str]:
+        """The cross-encoders that requests may name, the default one first."""
+        return list(dict.fromkeys(self._rerankers.values()))
+
+    def reranker(self, name: str | None) -> CrossEncoder:
+        """The served cross-encoder ``name``, loaded where it is not; None: the first.
+
+        Raises:
+            NotFound: no such cross-encoder is served. ModelError: it cannot be loaded.
+        """
+        names = self.reranker_names()
+        if not names:
+            raise NotFound("No reranker is served here. Start the service with EMBEDSVC_RERANKERS=FOLDER.")
+        model = names[0] if name is None else self._rerankers.get(name.removeprefix(_PREFIX))
+        if model is None:
+            raise NotFound(f"The reranker {name!r} is not served here; {', '.join(map(repr, names))} is.")
+        with self._loading:
+            known = self._loaded.get(self._keys[model]) if model in self._keys else None
+            if not isinstance(known, CrossEncoder):
+                settings = replace(self._settings, model=model, dtype="fp32")
+                known = self._keep(load_cross_encoder(settings))
+                self._keys[model] = _key(known)
+        self.touch(known)
+        return known
 
     def loaded(self, name: str) -> Encoder | None:
         """The encoder of the served model ``name``, if it is loaded.
@@ -67,8 +99,9 @@ class Encoders:
         if model == self._settings.model:
             return self._default
         encoder = self._loaded.get(self._keys[model]) if model in self._keys else None
-        if encoder is not None:
-            self.touch(encoder)
+        if not isinstance(encoder, Encoder):
+            return None
+        self.touch(encoder)
         return encoder
 
     def named(self, name: str) -> Encoder:
@@ -98,13 +131,13 @@ class Encoders:
         with self._loading:
             return self._keep(load_encoder(settings))
 
-    def _keep(self, encoder: Encoder) -> Encoder:
+    def _keep(self, encoder: _E) -> _E:
         """Keeps ``encoder``, or has the same one kept already; unloads others where the weights become too many."""
         key = _key(encoder)
         dropped = []
         with self._order:
             known = self._loaded.get(key)
-            if known is not None and known.model == encoder.model:
+            if isinstance(known, type(encoder)) and known.model == encoder.model:
                 self._loaded.move_to_end(key)
                 return known
             self._loaded[key] = encoder
@@ -120,7 +153,7 @@ class Encoders:
             self.on_unload(old)
         return encoder
 
-    def touch(self, encoder: Encoder) -> None:
+    def touch(self, encoder: Encoder | CrossEncoder) -> None:
         """Notes that it is in use."""
         with self._order:
             if _key(encoder) in self._loaded:
@@ -136,10 +169,10 @@ class Encoders:
     def of(self, contract: Contract) -> Encoder:
         """The encoder that made a collection, checked against its contract."""
         encoder = self._loaded.get((contract.model, contract.dtype))
-        if encoder is None:
+        if not isinstance(encoder, Encoder):
             with self._loading:
                 encoder = self._loaded.get((contract.model, contract.dtype))
-                if encoder is None:
+                if not isinstance(encoder, Encoder):
                     encoder = self._keep(encoder_for(contract, self._settings))
         check_contract(encoder, contract)
         self.touch(encoder)
@@ -166,14 +199,18 @@ class Encoders:
         return encoder
 
 
-def _key(encoder: Encoder) -> _Key:
+def _key(encoder: Encoder | CrossEncoder) -> _Key:
     return encoder.model.name, encoder.dtype
 
 
-def _served(settings: Settings) -> dict[str, str]:
+def _listed(models: str) -> list[str]:
+    return [model for model in map(str.strip, models.split(",")) if model]
+
+
+def _served(*models: str) -> dict[str, str]:
     """What requests may call a model → what the settings call it. A folder may also be called by its last part."""
     served: dict[str, str] = {}
-    for model in (settings.model, *filter(None, map(str.strip, settings.models.split(",")))):
+    for model in models:
         folder = Path(model).expanduser()
         for name in (model.removeprefix(_PREFIX), folder.name, *([str(folder.resolve())] if folder.is_dir() else [])):
             served.setdefault(name, model)

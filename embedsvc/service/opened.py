@@ -67,7 +67,7 @@ class Collections:
         self._opening: dict[str, threading.Lock] = {}
         encoders.on_unload = self._let_go
 
-    def _let_go(self, encoder: Encoder) -> None:
+    def _let_go(self, encoder: object) -> None:
         """Closes the collections that hold an unloaded encoder; they are opened again when next asked for."""
         for name, opened in list(self._opened.items()):
             if opened.encoder is encoder:

@@ -137,6 +137,36 @@ class DecodeRequest(_TEIRequest):
     skip_special_tokens: bool = True
 
 
+class TEIRerankRequest(_TEIRequest):
+    query: str
+    texts: list[str]
+    raw_scores: bool = Field(False, description="The logits, not the sigmoid of them.")
+    return_text: bool = False
+    truncate: bool | None = Field(None, description="Cut a text that exceeds the window. Default: the service's.")
+    truncation_direction: Literal["Right", "right"] = "Right"
+
+
+class PredictRequest(_TEIRequest):
+    inputs: str | list[str] | list[list[str]] = Field(
+        description="A text, a pair of texts, or a list of lists of one or two texts each."
+    )
+    raw_scores: bool = Field(False, description="The logits, not the probabilities.")
+    truncate: bool | None = None
+
+
+class RerankRequest(BaseModel):
+    """Cohere's and Jina's. Unknown fields are passed over."""
+
+    model_config = ConfigDict(strict=True)
+
+    model: str | None = Field(None, description="A reranker that is served; default: the first.")
+    query: str = Field(min_length=1)
+    documents: list[str | _JSON] = Field(min_length=1, description="Texts, or objects with `text`.")
+    top_n: int | None = Field(None, ge=1, description="Only the best so many.")
+    return_documents: bool = False
+    max_tokens_per_doc: int | None = Field(None, ge=1, description="A longer document is cut to so many tokens.")
+
+
 # -- responses ---------------------------------------------------------------------------------------------------------
 
 
