@@ -2,8 +2,9 @@
 
     python benchmarks/soak.py [--minutes 30] [--data FOLDER] [--json FILE]
 
-Four clients send texts of 1 to 512 tokens, 1 to 16 at once, and queries to a collection. Memory is read every 5 seconds.
-The first sixth of the time is warm-up; the figure compares the median of the sixth after it with that of the last sixth.
+Four clients send texts of 1 to 512 tokens, 1 to 16 at once, and queries to a collection. Memory is read every 5
+seconds. The first sixth of the time is warm-up; the figure compares the median of the sixth after it with that of the
+last sixth.
 """
 
 from __future__ import annotations

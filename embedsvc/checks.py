@@ -14,6 +14,7 @@ import numpy as np
 from embedsvc.collection import Collection
 from embedsvc.config import Settings, usable_cores
 from embedsvc.encoding import encoder_for, load_encoder, parity
+from embedsvc.encoding.choices import recorded
 from embedsvc.errors import EmbedsvcError
 from embedsvc.vectors import faiss_module
 
@@ -47,6 +48,13 @@ def check_environment(settings: Settings) -> Iterator[Check]:
         return
     what = f"{encoder.model.name} on {encoder.runtime_name} {encoder.dtype}, {encoder.dimension} dimensions"
     yield Check("encoder", True, f"{what}, window {encoder.max_length} tokens")
+    measured = recorded(encoder.model, settings.cache)
+    if measured is None:
+        yield Check("speed", True, f"not measured on this machine; embedsvc models add {encoder.model.name} does it")
+    else:
+        chosen = next(c for c in measured.candidates if (c.runtime, c.dtype) == (measured.runtime, measured.dtype))
+        speeds = ", ".join(f"{speed:,.0f} at {length} tokens" for length, speed in chosen.tokens_per_s.items())
+        yield Check("speed", True, f"{chosen.runtime} {chosen.dtype} was the fastest here: tokens/s {speeds}")
     yield Check(
         "parity",
         found.ok,

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from embedsvc.cli import models
+from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, settings_of
+
 app = typer.Typer(
     help="Semantic search over your own documents, with exact citations.",
     no_args_is_help=True,
@@ -16,24 +19,7 @@ app = typer.Typer(
 )
 collections = typer.Typer(help="List, show, delete, export and import collections.", no_args_is_help=True)
 app.add_typer(collections, name="collections")
-
-DataDir = Annotated[
-    Path | None, typer.Option(help="Where collections live. Default: EMBEDSVC_DATA_DIR, else ./indexes")
-]
-Name = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-Runtime = Annotated[str | None, typer.Option(help="auto, onnx or torch.")]
-Dtype = Annotated[str | None, typer.Option(help="auto, int8, fp32 or fp16.")]
-Mode = Annotated[str, typer.Option(help="hybrid, dense or lexical.")]
-
-
-def _settings(**flags: Any) -> Any:
-    from embedsvc.config import load_settings
-    from embedsvc.logs import set_up_logging
-
-    settings = load_settings(flags)
-    set_up_logging(settings.log_level)
-    return settings
+app.add_typer(models.app, name="models")
 
 
 @app.callback(invoke_without_command=True)
@@ -67,7 +53,7 @@ def index(
     from embedsvc.cli import indexing
     from embedsvc.readers import FieldChoice
 
-    settings = _settings(
+    settings = settings_of(
         data_dir=data_dir,
         model=model,
         runtime=runtime,
@@ -107,7 +93,7 @@ def search(
     from embedsvc.encoding import encoder_for
     from embedsvc.search import Query, check_query, search
 
-    settings = _settings(data_dir=data_dir, on_overflow=on_overflow)
+    settings = settings_of(data_dir=data_dir, on_overflow=on_overflow)
     asked = Query(query, None, k, mode, filter, min_score, settings.on_overflow)  # type: ignore[arg-type]
     check_query(asked)
     collection = Collection.open(name, settings)
@@ -125,7 +111,7 @@ def serve(
     """Answer over HTTP until Ctrl-C; the API's documentation is at /docs."""
     from embedsvc.service import serve
 
-    serve(_settings(host=host, port=port, workers=workers, data_dir=data_dir))
+    serve(settings_of(host=host, port=port, workers=workers, data_dir=data_dir))
 
 
 @app.command("eval")
@@ -150,7 +136,7 @@ def evaluate(
     from embedsvc.evaluate import evaluate
     from embedsvc.search import Query, check_query
 
-    settings = _settings(model=model, runtime=runtime, dtype=dtype, chunk_tokens=chunk_tokens, overlap=overlap)
+    settings = settings_of(model=model, runtime=runtime, dtype=dtype, chunk_tokens=chunk_tokens, overlap=overlap)
     for name in (modes := mode or ["hybrid"]):
         check_query(Query("-", mode=name))  # type: ignore[arg-type]
     for result in evaluate(
@@ -178,7 +164,7 @@ def doctor(
     from embedsvc.checks import check_collection, check_environment
     from embedsvc.cli import output
 
-    settings = _settings(data_dir=data_dir, model=model, runtime=runtime, dtype=dtype)
+    settings = settings_of(data_dir=data_dir, model=model, runtime=runtime, dtype=dtype)
     checks = list(check_environment(settings))
     environment_ok = all(check.ok for check in checks)
     if name is not None:
@@ -200,7 +186,7 @@ def demo(
     """Index the Python standard library's documentation, start the server, ask it one question."""
     from embedsvc.cli.demo import run
 
-    run(_settings(data_dir=data_dir, port=port), port_is_asked=port is not None, stay=stay)
+    run(settings_of(data_dir=data_dir, port=port), port_is_asked=port is not None, stay=stay)
 
 
 @collections.command("list")
@@ -211,7 +197,7 @@ def list_collections(data_dir: DataDir = None, json: Json = False) -> None:
     from embedsvc.describe import describe
     from embedsvc.errors import DamagedCollection
 
-    settings = _settings(data_dir=data_dir)
+    settings = settings_of(data_dir=data_dir)
     found: list[dict[str, Any]] = []
     for name in collection_names(settings.data_dir):
         try:
@@ -230,7 +216,7 @@ def show(name: str, data_dir: DataDir = None, json: Json = False) -> None:
     from embedsvc.collection import Collection
     from embedsvc.describe import describe
 
-    output.collection(describe(Collection.open(name, _settings(data_dir=data_dir)).snapshot()), json)
+    output.collection(describe(Collection.open(name, settings_of(data_dir=data_dir)).snapshot()), json)
 
 
 @collections.command()
@@ -244,7 +230,7 @@ def delete(
     from embedsvc.cli import output
     from embedsvc.collection import collection_directory, delete_collection
 
-    settings = _settings(data_dir=data_dir)
+    settings = settings_of(data_dir=data_dir)
     directory = collection_directory(name, settings)
     if not yes:
         typer.confirm(f"Delete {directory} for good?", abort=True, err=True)
@@ -258,7 +244,7 @@ def export_collection(name: str, file: Path, data_dir: DataDir = None, json: Jso
     from embedsvc.cli import output
     from embedsvc.collection import Collection
 
-    rows = Collection.open(name, _settings(data_dir=data_dir)).export(file)
+    rows = Collection.open(name, settings_of(data_dir=data_dir)).export(file)
     output.message(f"Wrote {rows} passages to {file}.", {"file": str(file), "passages": rows}, json)
 
 
@@ -273,6 +259,6 @@ def import_file(
     from embedsvc.cli import output
     from embedsvc.collection import import_collection
 
-    collection = import_collection(name or file.stem, file, _settings(data_dir=data_dir))
+    collection = import_collection(name or file.stem, file, settings_of(data_dir=data_dir))
     rows = collection.store().count()
     output.message(f"Imported {rows} passages as {collection.name}.", {"name": collection.name, "passages": rows}, json)

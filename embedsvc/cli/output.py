@@ -14,6 +14,7 @@ from embedsvc.describe import answer_dict
 
 if TYPE_CHECKING:
     from embedsvc.checks import Check
+    from embedsvc.encoding.choices import Calibration
     from embedsvc.evaluate import Evaluation
     from embedsvc.search import Answer
 
@@ -145,3 +146,51 @@ def _pairs(value: dict[str, Any], prefix: str = "") -> None:
             _pairs(item, f"{prefix}{key}.")
         else:
             print(f"{prefix + key:<28}{item}")
+
+
+def calibration(found: Calibration, json: bool) -> None:
+    if json:
+        _print_json(asdict(found))
+        return
+    from rich.table import Table
+
+    lengths = sorted({length for candidate in found.candidates for length in candidate.tokens_per_s})
+    table = Table(
+        "runtime", "dtype", *(f"{length} tokens" for length in lengths), "cosine", "", box=None, pad_edge=False
+    )
+    for candidate in found.candidates:
+        chosen = (candidate.runtime, candidate.dtype) == (found.runtime, found.dtype)
+        speeds = [f"{candidate.tokens_per_s[length]:,.0f}/s" if candidate.tokens_per_s else "" for length in lengths]
+        cosine = "" if candidate.mean_cosine is None else f"{candidate.mean_cosine:.4f}"
+        table.add_row(
+            candidate.runtime, candidate.dtype, *speeds, cosine, candidate.refusal or ("chosen" if chosen else "")
+        )
+    console = _console()
+    console.print(f"{printable(found.model)} on {found.machine}: tokens per second by length of text")
+    console.print(table)
+
+
+def models(found: Sequence[dict[str, Any]], json: bool) -> None:
+    if json:
+        _print_json({"models": found})
+        return
+    console = _console()
+    for entry in found:
+        prepared = (
+            f"{', '.join(entry['exports'])}, {entry['bytes'] / 1e6:.0f} MB" if entry["exports"] else "not prepared"
+        )
+        console.print(f"{printable(entry['name'])}  ({prepared})", markup=False)
+
+
+def model(facts: dict[str, Any], measured: Calibration | None, json: bool) -> None:
+    if json:
+        _print_json(facts)
+        return
+    console = _console()
+    for key, value in facts.items():
+        if key != "calibration" and value not in ("", (), None):
+            console.print(f"{key:<16}{printable(str(value))}", markup=False)
+    if measured is None:
+        console.print(f"not measured on this machine: embedsvc models add {printable(facts['name'])}", markup=False)
+    else:
+        calibration(measured, json=False)

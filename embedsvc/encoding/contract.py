@@ -12,7 +12,7 @@ import numpy as np
 
 from embedsvc.config import Settings
 from embedsvc.encoding.canaries import CANARY_TEXTS, agrees
-from embedsvc.encoding.encoder import Encoder, load_encoder
+from embedsvc.encoding.encoder import Encoder, Vectors, load_encoder
 from embedsvc.encoding.models import Model
 from embedsvc.encoding.subprocesses import run_module
 from embedsvc.errors import ContractMismatch, ModelError
@@ -88,18 +88,28 @@ def check_contract(encoder: Encoder, stored: Contract) -> None:
         )
 
 
-def parity(encoder: Encoder) -> Parity:
-    """Compare with what sentence-transformers itself makes of the canary texts, in fp32, in a subprocess (seconds).
+def reference_vectors(model: Model) -> Vectors:
+    """What sentence-transformers itself makes of the canary texts, in fp32, in a subprocess (seconds).
 
     Raises:
         ModelError: sentence-transformers could not encode them.
     """
     output = run_module(
         "embedsvc.encoding.contract",
-        json.dumps(asdict(encoder.model), default=str),
-        f"Encoding the canary texts of {encoder.model.name} with sentence-transformers",
+        json.dumps(asdict(model), default=str),
+        f"Encoding the canary texts of {model.name} with sentence-transformers",
     )
-    reference = np.array(json.loads(output.splitlines()[-1]))
+    return np.array(json.loads(output.splitlines()[-1]), dtype=np.float32)
+
+
+def parity(encoder: Encoder, reference: Vectors | None = None) -> Parity:
+    """Compare with ``reference``, by default :func:`reference_vectors` of the encoder's model (seconds).
+
+    Raises:
+        ModelError: as there.
+    """
+    if reference is None:
+        reference = reference_vectors(encoder.model)
     cosines = (np.array(encoder.contract.canary_vectors) * reference).sum(axis=1)
     least, mean = float(cosines.min()), float(cosines.mean())
     return Parity(least, mean, agrees(encoder.dtype, least, mean))

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 from embedsvc.config import Settings
 from embedsvc.encoding.batches import pad
-from embedsvc.encoding.encoder import Dtype, OnOverflow, RuntimeName
+from embedsvc.encoding.choices import Dtype, RuntimeName
+from embedsvc.encoding.encoder import OnOverflow
 from embedsvc.encoding.exports import ensure_export
 from embedsvc.encoding.models import Model, resolve_model
 from embedsvc.encoding.onnx_runtime import OnnxRuntime

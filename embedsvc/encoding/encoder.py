@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from embedsvc.config import Settings
 from embedsvc.encoding.batches import pad
 from embedsvc.encoding.canaries import CANARY_TEXTS
+from embedsvc.encoding.choices import Dtype, RuntimeName, recorded
 from embedsvc.encoding.exports import ensure_export
 from embedsvc.encoding.models import Model, resolve_model
 from embedsvc.encoding.onnx_runtime import OnnxRuntime
@@ -27,8 +28,6 @@ from embedsvc.records import Contract
 
 log = logging.getLogger(__name__)
 
-RuntimeName = Literal["onnx", "torch"]
-Dtype = Literal["fp32", "int8", "fp16"]
 OnOverflow = Literal["error", "split", "truncate"]
 Vectors = npt.NDArray[np.float32]
 
@@ -208,7 +207,10 @@ def load_encoder(settings: Settings) -> Encoder:
         )
     tokens = load_tokens(model)
     on_cuda = settings.runtime != "onnx" and cuda_available()
-    candidates = _candidates(settings, on_cuda)
+    candidates = candidates_for(settings)
+    if chosen := recorded(model, settings.cache):
+        # The sort is stable: what was chosen comes first, the others stay in their order.
+        candidates.sort(key=lambda candidate: candidate != (chosen.runtime, chosen.dtype))
     for position, (name, dtype) in enumerate(candidates):
         try:
             runtime, weight_bytes = _load_runtime(model, name, dtype, on_cuda, settings)
@@ -240,12 +242,13 @@ def _load_runtime(
     return TorchRuntime(model, dtype, "cuda" if on_cuda else "cpu"), size
 
 
-def _candidates(settings: Settings, on_cuda: bool) -> list[tuple[RuntimeName, Dtype]]:
-    """Runtimes and dtypes to try, best first: those that ``settings`` leave open.
+def candidates_for(settings: Settings) -> list[tuple[RuntimeName, Dtype]]:
+    """Runtimes and dtypes to try, best first by rule of thumb: those that ``settings`` leave open.
 
     Raises:
         UsageError: the runtime asked for has no such dtype.
     """
+    on_cuda = settings.runtime != "onnx" and cuda_available()
     known: dict[RuntimeName, tuple[Dtype, ...]] = {
         "onnx": ("int8", "fp32"),
         "torch": ("fp16", "fp32") if on_cuda else ("fp32",),

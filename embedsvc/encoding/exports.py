@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,37 @@ def export_folder(model: Model, dtype: str, cache: Path) -> Path:
     """Where the export lives. The graph also depends on config.json and pooling, so their hash is in the name."""
     recipe = hashlib.sha256(f"{model.config_hash} {model.pooling} {RECIPE}".encode()).hexdigest()[:8]
     return cache / "models" / f"{model.weights_hash[:16]}-{recipe}-{dtype}"
+
+
+def record_file(model: Model, cache: Path) -> Path:
+    """Where the choice among the exports is written down."""
+    return export_folder(model, "choice", cache).with_suffix(".json")
+
+
+def exports_of(model: Model, cache: Path) -> list[Path]:
+    """The folders of the model's exports, of this recipe."""
+    return [folder for dtype in ("fp32", "int8") if (folder := export_folder(model, dtype, cache)).is_dir()]
+
+
+def all_exports(cache: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every export there is, of any model and recipe, with its manifest."""
+    for file in sorted((cache / "models").glob(f"*/{_MANIFEST}")):
+        with contextlib.suppress(ModelError):
+            if manifest := read_json(file):
+                yield file.parent, manifest
+
+
+def remove_exports(weights_hash: str, cache: Path) -> int:
+    """Removes the model's exports, of any recipe, and what was written down about it; returns the bytes that this
+    freed."""
+    freed = 0
+    for path in sorted((cache / "models").glob(f"{weights_hash[:16]}-*")):
+        freed += sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else (path,)) if file.is_file())
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return freed
 
 
 def ensure_export(model: Model, dtype: str, cache: Path) -> Export:

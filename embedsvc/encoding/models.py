@@ -87,15 +87,21 @@ def resolve_model(name: str, cache: Path) -> Model:
     short = name.removeprefix("sentence-transformers/")
     if packaged := KNOWN_MODELS.get(short):
         return _packaged_model(short, packaged, cache)
-    folder = Path(name).expanduser().absolute()
-    if folder.is_dir():
-        return read_model(folder, cache)
+    for folder in (Path(name).expanduser().absolute(), packed_folder(short, cache)):
+        if folder.is_dir():
+            return read_model(folder, cache)
     nearest = difflib.get_close_matches(short, KNOWN_MODELS, n=1, cutoff=0.5)
     hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Known ids: {', '.join(KNOWN_MODELS)}."
     raise ModelError(
         f"Unknown model {name!r}: neither a known id nor an existing folder. {hint} For any other model, pass a folder "
-        "that holds it (sentence-transformers or transformers, with safetensors weights)."
+        "that holds it (sentence-transformers or transformers, with safetensors weights). Nothing is downloaded: where "
+        "the model is on another machine, run embedsvc models pack ID FILE there and embedsvc models unpack FILE here."
     )
+
+
+def packed_folder(name: str, cache: Path) -> Path:
+    """Where a model that came in one file is put."""
+    return cache / "packed" / (name.replace("/", "--") or "-")
 
 
 def _packaged_model(name: str, packaged: _Packaged, cache: Path) -> Model:
