@@ -186,6 +186,23 @@ def test_langchain(running: Server, encoder: Encoder) -> None:
     assert near([endpoint.embed_query(TEXTS[1])], encoder, TEXTS[1:2])
 
 
+def test_a_vector_for_every_token(http: httpx.Client, encoder: Encoder) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    answer = http.post("/embed_all", json={"inputs": TEXTS}).json()
+    model = SentenceTransformer(str(encoder.model.folder), device="cpu", local_files_only=True)
+    expected = model.encode(TEXTS, output_value="token_embeddings", show_progress_bar=False)
+    for ours, theirs in zip(answer, expected, strict=True):
+        found, wanted = np.array(ours), theirs.numpy()
+        assert found.shape == wanted.shape
+        cosines = (found * wanted).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+        assert cosines.mean() > 0.98
+    (cut,) = http.post("/embed_all", json={"inputs": LONG, "truncate": True}).json()
+    assert len(cut) == 512
+    assert http.post("/embed_all", json={"inputs": LONG}).status_code == 422
+    assert http.post("/embed_all", json={"inputs": ["word " * 500] * 40}).status_code == 413
+
+
 def test_tei_headers_tell_what_it_cost(http: httpx.Client) -> None:
     response = http.post("/embed", json={"inputs": ["Why?", LONG], "truncate": True})
     assert response.headers["x-compute-characters"] == str(4 + len(LONG))

@@ -249,6 +249,21 @@ def test_an_interrupted_caller_leaves_the_encoder_usable(desk: Desk) -> None:
     assert shared.encode([text(1)]).tolist() == [[1, 4]]
 
 
+def test_a_closed_one_cancels_what_waits_and_what_comes(desk: Desk) -> None:
+    desk.held = True
+    shared = scheduler(desk)
+    book = shared.submit(bulk(100, 4))
+    desk.started(1)
+    shared.close()
+    with pytest.raises(CancelledError):
+        book.future.result(20)
+    with pytest.raises(CancelledError):
+        shared.encode([text(1)])
+    desk.finish(10)
+    shared._pool.shutdown()
+    assert desk.batches == [[100]]
+
+
 def test_no_texts(desk: Desk) -> None:
     shared = scheduler(desk)
     assert shared.encode([]).shape == (0, 2)

@@ -877,7 +877,10 @@ def test_openapi_describes_every_route(http: httpx.Client) -> None:
         ("GET", "/v1/jobs/{id}"),
         ("POST", "/v1/embeddings"),
         ("GET", "/v1/models"),
-        *(("POST", f"/{name}") for name in ("embed", "similarity", "tokenize", "decode", "rerank", "predict")),
+        *(
+            ("POST", f"/{name}")
+            for name in ("embed", "embed_all", "similarity", "tokenize", "decode", "rerank", "predict")
+        ),
         ("POST", "/v1/rerank"),
         *(("GET", f"/{name}") for name in ("info", "health")),
         ("GET", "/healthz"),

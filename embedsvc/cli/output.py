@@ -176,9 +176,8 @@ def models(found: Sequence[dict[str, Any]], json: bool) -> None:
         return
     console = _console()
     for entry in found:
-        prepared = (
-            f"{', '.join(entry['exports'])}, {entry['bytes'] / 1e6:.0f} MB" if entry["exports"] else "not prepared"
-        )
+        dtypes = ", ".join(sorted(set(entry["exports"])))
+        prepared = f"{dtypes}, {entry['bytes'] / 1e6:.0f} MB" if dtypes else "not prepared"
         console.print(f"{printable(entry['name'])}  ({prepared})", markup=False)
 
 

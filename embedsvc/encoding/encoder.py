@@ -40,6 +40,8 @@ class Runtime(Protocol):
 
     def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Vectors: ...
 
+    def run_tokens(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Vectors: ...
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
@@ -111,6 +113,10 @@ class Encoder:
         """
         return self._scheduler.submit(self._whole(token_ids, kind), keep=kind == "query", limit=limit)
 
+    def close(self) -> None:
+        """Ends what waits, and whatever comes later, with a CancelledError; batches that run are finished."""
+        self._scheduler.close()
+
     def _whole(self, token_ids: Sequence[Ids], kind: Kind) -> list[Ids]:
         """With special tokens and prompt."""
         before, after = self.tokens.before[kind], self.tokens.after
@@ -131,6 +137,17 @@ class Encoder:
                 "weights are damaged, or too large for this dtype: fetch the model again or use --dtype fp32."
             )
         return rows
+
+    def token_vectors(self, token_ids: Ids, *, kind: Kind) -> Vectors:
+        """What the transformer makes of every token of one text, special tokens and prompt included, before pooling:
+        float32 ``(tokens, width)``, not of unit length.
+
+        Raises:
+            UsageError, ModelError: as :meth:`encode`.
+        """
+        ids, mask = pad(self._whole([token_ids], kind), self.tokens.pad_id)
+        vectors: Vectors = self.runtime.run_tokens(ids, mask)[0]
+        return vectors
 
     def prepare(
         self, token_ids: Sequence[Ids], *, kind: Kind, on_overflow: OnOverflow = "error", keep_end: bool = False

@@ -40,7 +40,7 @@ class OnnxRuntime:
             raise ModelError(
                 f"{file}: onnxruntime cannot load it: {error}. Delete its folder to export anew."
             ) from error
-        self._first_output = [self._session.get_outputs()[0].name]
+        self._first_output = self._session.get_outputs()[0].name
         self._has_types = "token_type_ids" in {each.name for each in self._session.get_inputs()}
 
     def run(
@@ -51,8 +51,15 @@ class OnnxRuntime:
         inputs = {"input_ids": ids, "attention_mask": mask}
         if types is not None and self._has_types:
             inputs["token_type_ids"] = types
+        return self._run(self._first_output, inputs)
+
+    def run_tokens(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """The transformer's own output for every token, float32 ``(rows, tokens, width)``."""
+        return self._run("tokens", {"input_ids": ids, "attention_mask": mask})
+
+    def _run(self, output: str, inputs: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
         try:
-            vectors: npt.NDArray[np.float32] = self._session.run(self._first_output, inputs)[0]
+            found: npt.NDArray[np.float32] = self._session.run([output], inputs)[0]
         except Exception as error:  # as above
-            raise ModelError(f"onnxruntime failed on a batch of shape {ids.shape}: {error}") from error
-        return vectors
+            raise ModelError(f"onnxruntime failed on a batch of shape {inputs['input_ids'].shape}: {error}") from error
+        return found

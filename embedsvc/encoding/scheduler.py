@@ -92,6 +92,7 @@ class Scheduler:
         self._bulk: deque[deque[list[_Text]]] = deque()
         self._running = {False: 0, True: 0}  # batches, by whether they are bulk
         self._overtaken = 0
+        self._closed = False
         self._in_flight: dict[bytes, _Text] = {}
         self._recent: OrderedDict[bytes, Vectors] = OrderedDict()
         self._limited_tokens = 0
@@ -115,6 +116,14 @@ class Scheduler:
         """
         return self._enqueue(texts, keep=keep, limit=limit, inline=False)
 
+    def close(self) -> None:
+        """Cancels every request that is not done, and all that come later."""
+        with self._lock:
+            self._closed = True
+            tickets = [ticket for text in self._in_flight.values() for ticket, _ in text.takers]
+        for ticket in tickets:
+            ticket.future.cancel()
+
     def _enqueue(self, texts: Sequence[Ids], *, keep: bool, limit: int | None, inline: bool) -> Ticket:
         """``inline``: where the encoder is idle and one batch will do, the calling thread runs it itself, which saves
         two changes of thread."""
@@ -127,6 +136,9 @@ class Scheduler:
         bulk = tokens > INTERACTIVE_TOKENS
         own = None
         with self._lock:
+            if self._closed:
+                ticket.future.cancel()
+                return ticket
             if limit is not None:
                 if self._limited_tokens and self._limited_tokens + tokens > limit:
                     raise Overloaded(self._limited_tokens, self._limited_tokens / self._rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +41,9 @@ def load_sentence_transformer(model: Model, device: str, **options: Any) -> Sent
         from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise MissingDependency(f"The torch runtime needs sentence-transformers ({error}). Install it.") from error
-    # Loading weights would draw one on the user's terminal.
+    # Loading weights would draw one on the user's terminal, and log lines are for what the user should know.
     disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     try:
         return SentenceTransformer(
             str(model.folder),
@@ -76,16 +78,28 @@ class TorchRuntime:
         """Unit vectors, float32 ``(rows, dimension)``, of padded ids and their mask, both ``(rows, tokens)``."""
         import torch
 
-        if self._reset is not None:
-            self._reset()
         with torch.inference_mode():
-            features = {
-                "input_ids": torch.from_numpy(ids).to(self._device),
-                "attention_mask": torch.from_numpy(mask).to(self._device),
-            }
-            pooled = self._model(features)["sentence_embedding"].float()
+            pooled = self._features(ids, mask)["sentence_embedding"].float()
             vectors: npt.NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
         return vectors
+
+    def run_tokens(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """The transformer's own output for every token, float32 ``(rows, tokens, width)``."""
+        import torch
+
+        with torch.inference_mode():
+            tokens: npt.NDArray[np.float32] = self._features(ids, mask)["token_embeddings"].float().cpu().numpy()
+        return tokens
+
+    def _features(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> dict[str, Any]:
+        import torch
+
+        if self._reset is not None:
+            self._reset()
+        given = {"input_ids": ids, "attention_mask": mask}
+        features = {name: torch.from_numpy(value).to(self._device) for name, value in given.items()}
+        found: dict[str, Any] = self._model(features)
+        return found
 
 
 class TorchPairRuntime:

@@ -64,7 +64,7 @@ async def embed(
     """
     state = state_of(request)
     started = time.perf_counter()
-    token_ids = await tokenize(state, encoder, texts)
+    token_ids = await tokens_of(state, encoder, texts)
     windows = encoder.prepare(token_ids, kind=kind, on_overflow=on_overflow, keep_end=keep_end)
     tokenized = time.perf_counter()
     ticket = encoder.submit(windows.token_ids, kind=kind, limit=state.settings.queue_tokens)
@@ -102,7 +102,7 @@ def shortened(vectors: Vectors, dimensions: int | None) -> Vectors:
     return scaled
 
 
-async def tokenize(state: State, encoder: Encoder, texts: Sequence[str | Ids]) -> list[Ids]:
+async def tokens_of(state: State, encoder: Encoder, texts: Sequence[str | Ids]) -> list[Ids]:
     """The texts' own tokens; texts that are tokens already are looked over.
 
     Raises:

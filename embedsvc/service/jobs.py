@@ -18,15 +18,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from embedsvc.encoding.encoder import Runtime
+from embedsvc.encoding import Encoder
 from embedsvc.errors import Conflict, EmbedsvcError, NotFound, StorageFailure
 from embedsvc.ingest import Outcome, ingest_items
 from embedsvc.readers import FieldChoice, Rejected
@@ -48,25 +46,6 @@ _SAVE_SECONDS = 0.2
 _MAX_WAITING = 256
 _MAX_WAITING_BYTES = 1_000_000_000
 _INTERRUPTED = "The service stopped before the job was done. What was committed stays: send it again to go on."
-
-
-class _Stopped(Exception):
-    """The service stops: no more encoding."""
-
-
-class _StoppableRuntime:
-    """An encoder's runtime that gives up between two batches once the service stops."""
-
-    def __init__(self, runtime: Runtime, stopping: threading.Event) -> None:
-        self.dimension = runtime.dimension
-        self.parallel = runtime.parallel
-        self.runtime = runtime
-        self.stopping = stopping
-
-    def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        if self.stopping.is_set():
-            raise _Stopped
-        return self.runtime.run(ids, mask)
 
 
 @dataclass
@@ -136,6 +115,7 @@ class Jobs:
         self._mutex = threading.Lock()
         self._queues: dict[str, deque[_Job]] = {}
         self._threads: dict[str, threading.Thread] = {}
+        self._encoders: dict[str, Encoder] = {}
 
     # -- asked from outside ----------------------------------------------------------------------------------------
 
@@ -194,6 +174,9 @@ class Jobs:
         with self._mutex:
             self._stopping.set()
             threads = list(self._threads.values())
+            encoders = list(self._encoders.values())
+        for encoder in encoders:
+            encoder.close()
         deadline = time.monotonic() + timeout
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -216,6 +199,7 @@ class Jobs:
                 queue = self._queues[collection]
                 if not queue:
                     del self._queues[collection], self._threads[collection]
+                    self._encoders.pop(collection, None)
                     return
                 job = queue[0]
             status: JobStatus
@@ -233,13 +217,16 @@ class Jobs:
             opened = None
             try:
                 opened = self._open(job.collection)
-                encoder = replace(opened.encoder, runtime=_StoppableRuntime(opened.encoder.runtime, self._stopping))
-                for outcome in ingest_items(opened.collection, encoder, self._start(job), job.fields):
+                with self._mutex:
+                    if self._stopping.is_set():
+                        break
+                    self._encoders[job.collection] = opened.encoder
+                for outcome in ingest_items(opened.collection, opened.encoder, self._start(job), job.fields):
                     job.take_in(outcome)
                     if time.monotonic() - job.saved > _SAVE_SECONDS:
                         self._save(job)
                 return ("interrupted", _INTERRUPTED) if self._stopping.is_set() else ("done", None)
-            except _Stopped:
+            except CancelledError:  # the encoder was closed: the service stops
                 break
             except Conflict:
                 # Another process writes: the job waits for its turn, however long that takes.

@@ -104,13 +104,13 @@ class _TEIRequest(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class _EmbedParameters(_TEIRequest):
+class EmbeddingParameters(_TEIRequest):
     truncate: bool | None = Field(None, description="Cut what exceeds the window. Default: the service's on_overflow.")
     truncation_direction: Literal["Left", "Right", "left", "right"] = Field("Right", description="Which end is cut.")
     prompt_name: str | None = Field(None, description="`query` or `passage`.")
 
 
-class EmbedRequest(_EmbedParameters):
+class EmbedRequest(EmbeddingParameters):
     inputs: str | list[str] | list[int] | list[list[int]] = Field(description="Texts, or their tokens.")
     normalize: bool = Field(True, description="Accepted; vectors always have unit length.")
     dimensions: int | None = Field(None, description="Keep the first so many numbers of each vector.")
@@ -123,7 +123,7 @@ class _Sentences(_TEIRequest):
 
 class SimilarityRequest(_TEIRequest):
     inputs: _Sentences
-    parameters: _EmbedParameters = _EmbedParameters(truncate=None, truncation_direction="Right", prompt_name=None)
+    parameters: EmbeddingParameters = EmbeddingParameters(truncate=None, truncation_direction="Right", prompt_name=None)
 
 
 class TokenizeRequest(_TEIRequest):

@@ -19,10 +19,16 @@ from embedsvc.encoding import Encoder, OnOverflow
 from embedsvc.encoding.tokens import Ids, Kind
 from embedsvc.errors import QueryTooLong
 from embedsvc.service.body import read_model
-from embedsvc.service.embedding import Embedded, check_dimensions, embed, shortened
+from embedsvc.service.embedding import Embedded, check_dimensions, embed, shortened, tokens_of
 from embedsvc.service.problems import EMPTY, Refused
 from embedsvc.service.routes.common import MAX_TEXTS, fast_reply, reply, shows, takes
-from embedsvc.service.schemas import DecodeRequest, EmbedRequest, SimilarityRequest, TokenizeRequest
+from embedsvc.service.schemas import (
+    DecodeRequest,
+    EmbeddingParameters,
+    EmbedRequest,
+    SimilarityRequest,
+    TokenizeRequest,
+)
 from embedsvc.service.state import State, run, state_of
 
 router = APIRouter(tags=["text-embeddings-inference"])
@@ -33,6 +39,9 @@ _NUMBER = {"type": "number"}
 def _array(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
+
+_MOST_TOKENS = 16_384
+"""Of one request to /embed_all: its answer has 100 MB of JSON."""
 
 _KINDS: dict[str | None, Kind] = {
     None: "passage",
@@ -64,6 +73,36 @@ async def embed_texts(request: Request) -> Response:
     vectors = shortened(embedded.vectors, body.dimensions)
     answer = vectors.tolist() if len(vectors) <= 64 else await run(state.errands, vectors.tolist)
     return fast_reply(answer, _headers(embedded, encoder, started))
+
+
+@router.post(
+    "/embed_all",
+    summary="A vector for every token (TEI)",
+    description="What the transformer makes of each token before pooling, special tokens included; not of unit "
+    f"length. At most {_MOST_TOKENS:,} tokens at once. The fields are those of `/embed`.",
+    response_class=Response,
+    responses={200: shows("Per text its tokens' vectors.", [[[0.013, -0.021]]], _array(_array(_array(_NUMBER))))},
+    openapi_extra=takes(EmbedRequest, {"one": {"inputs": "Hello"}}),
+)
+async def embed_tokens(request: Request) -> Response:
+    state = state_of(request)
+    body = await read_model(request, EmbedRequest)
+    encoder = await state.encoder(None)
+    kind, on_overflow, keep_end = _wishes(request, body)
+    token_ids = await tokens_of(state, encoder, _texts(body.inputs))
+    if on_overflow == "split":  # which only vectors of whole texts allow
+        on_overflow = "error"
+    try:
+        windows = encoder.prepare(token_ids, kind=kind, on_overflow=on_overflow, keep_end=keep_end)
+    except QueryTooLong as error:
+        raise Refused(f"{error} Here that is: truncate.", param="inputs", status=422) from None
+    if (tokens := sum(windows.token_counts)) > _MOST_TOKENS:
+        raise Refused(f"inputs has {tokens} tokens; send at most {_MOST_TOKENS} at once.", param="inputs", status=413)
+
+    def work() -> Response:
+        return fast_reply([encoder.token_vectors(ids, kind=kind).tolist() for ids in windows.token_ids])
+
+    return await run(state.queries, work)
 
 
 @router.post(
@@ -169,8 +208,16 @@ async def health(request: Request) -> Response:
     return Response()
 
 
-async def _embed(request: Request, encoder: Encoder, texts: Sequence[str | Ids], body: Any) -> Embedded:
-    """``body`` has the fields that TEI's embedding requests share."""
+async def _embed(request: Request, encoder: Encoder, texts: Sequence[str | Ids], body: EmbeddingParameters) -> Embedded:
+    kind, on_overflow, keep_end = _wishes(request, body)
+    try:
+        return await embed(request, encoder, texts, kind=kind, on_overflow=on_overflow, keep_end=keep_end)
+    except QueryTooLong as error:
+        raise Refused(f"{error} Here that is: truncate.", param="inputs", status=422) from None
+
+
+def _wishes(request: Request, body: EmbeddingParameters) -> tuple[Kind, OnOverflow, bool]:
+    """Which prompt, what becomes of too long a text, and whether its end is what is kept."""
     if body.prompt_name not in _KINDS:
         raise Refused(
             f"prompt_name is {body.prompt_name!r}; choose one of {', '.join(filter(None, _KINDS))}.",
@@ -179,17 +226,7 @@ async def _embed(request: Request, encoder: Encoder, texts: Sequence[str | Ids],
         )
     configured: OnOverflow = state_of(request).settings.on_overflow
     on_overflow: OnOverflow = configured if body.truncate is None else "truncate" if body.truncate else "error"
-    try:
-        return await embed(
-            request,
-            encoder,
-            texts,
-            kind=_KINDS[body.prompt_name],
-            on_overflow=on_overflow,
-            keep_end=body.truncation_direction.lower() == "left",
-        )
-    except QueryTooLong as error:
-        raise Refused(f"{error} Here that is: truncate.", param="inputs", status=422) from None
+    return _KINDS[body.prompt_name], on_overflow, body.truncation_direction.lower() == "left"
 
 
 def _texts(inputs: Any) -> list[str | Ids]:
