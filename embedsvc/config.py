@@ -33,13 +33,14 @@ class Settings:
     """A model id, or a folder with a sentence-transformers or transformers model (safetensors only)."""
     runtime: Literal["auto", "onnx", "torch"] = "auto"
     """What executes the encoder; ``auto``: torch where a CUDA device is present, else onnx."""
-    dtype: Literal["auto", "fp32", "int8", "fp16"] = "auto"
+    dtype: Literal["auto", "fp32", "int8", "fp16", "bf16"] = "auto"
     """Arithmetic of the encoder; ``auto``: int8 on onnx, fp16 on CUDA, fp32 on torch without CUDA."""
     threads: int = 0
     """Encoder threads; 0: one per core this process may use."""
-    batch_tokens: int = 256
-    """Token budget of one encoder batch, padding counted. A text of more than half of it is encoded alone: on a CPU
-    that is as fast, nothing is padded, and in int8 its vector does not depend on other texts."""
+    batch_tokens: int = 0
+    """Token budget of one encoder batch, padding counted; 0: 256 on a CPU, on a GPU as many as fit. A text of more than
+    half of it is encoded alone: on a CPU that is as fast, nothing is padded, and in int8 its vector does not depend on
+    other texts."""
     commit_tokens: int = 100_000
     """Tokens of text per commit of a running ingest: what a kill costs is the work of about two commits."""
     chunk_tokens: int = 512

@@ -13,7 +13,7 @@ DataDir = Annotated[
 Name = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 Runtime = Annotated[str | None, typer.Option(help="auto, onnx or torch.")]
-Dtype = Annotated[str | None, typer.Option(help="auto, int8, fp32 or fp16.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, int8, fp32, fp16 or bf16.")]
 Mode = Annotated[str, typer.Option(help="hybrid, dense or lexical.")]
 
 

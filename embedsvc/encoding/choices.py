@@ -20,7 +20,7 @@ from embedsvc.errors import ModelError
 log = logging.getLogger(__name__)
 
 RuntimeName = Literal["onnx", "torch"]
-Dtype = Literal["fp32", "int8", "fp16"]
+Dtype = Literal["fp32", "int8", "fp16", "bf16"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,13 +161,15 @@ def load_cross_encoder(settings: Settings) -> CrossEncoder:
             if settings.runtime == "onnx":
                 raise
             log.warning("%s Going on with fp32 on torch.", error)
+    if runtime is None:
+        runtime = TorchPairRuntime(model, "cuda" if on_cuda else "cpu")
     return CrossEncoder(
         model=model,
         runtime_name=name,
         dtype="fp32",
         tokenizer=tokenizer,
-        runtime=runtime or TorchPairRuntime(model, "cuda" if on_cuda else "cpu"),
-        batch_tokens=settings.batch_tokens,
+        runtime=runtime,
+        batch_tokens=settings.batch_tokens or runtime.budget,
         weight_bytes=sum(file.stat().st_size for file in model.transformer.glob("*.safetensors")),
         pad_id=pad_id,
     )

@@ -33,10 +33,11 @@ Vectors = npt.NDArray[np.float32]
 
 
 class Runtime(Protocol):
-    """What executes the model. ``parallel`` batches may run at once."""
+    """What executes the model. ``parallel`` batches may run at once, of ``budget`` padded tokens at best."""
 
     dimension: int
     parallel: int
+    budget: int
 
     def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Vectors: ...
 
@@ -242,7 +243,7 @@ def load_encoder(settings: Settings) -> Encoder:
         dtype=dtype,
         tokens=tokens,
         runtime=runtime,
-        batch_tokens=settings.batch_tokens,
+        batch_tokens=settings.batch_tokens or runtime.budget,
         weight_bytes=weight_bytes,
     )
 
@@ -268,7 +269,7 @@ def candidates_for(settings: Settings) -> list[tuple[RuntimeName, Dtype]]:
     on_cuda = settings.runtime != "onnx" and cuda_available()
     known: dict[RuntimeName, tuple[Dtype, ...]] = {
         "onnx": ("int8", "fp32"),
-        "torch": ("fp16", "fp32") if on_cuda else ("fp32",),
+        "torch": ("fp16", "bf16", "fp32") if on_cuda else ("fp32",),
     }
     order: tuple[RuntimeName, ...] = ("torch",) if on_cuda else ("onnx", "torch")
     runtimes = order if settings.runtime == "auto" else (settings.runtime,)

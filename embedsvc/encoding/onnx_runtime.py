@@ -21,6 +21,8 @@ class OnnxRuntime:
     fp32; and a single query needs no thread hand-over.
     """
 
+    budget = 256
+
     def __init__(self, file: Path, dimension: int, parallel: int) -> None:
         import onnxruntime
 

@@ -14,7 +14,12 @@ from embedsvc.encoding.models import Model
 from embedsvc.errors import MissingDependency, ModelError
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
+
+log = logging.getLogger(__name__)
+
+_TORCH_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def cuda_available() -> bool:
@@ -56,15 +61,18 @@ def load_sentence_transformer(model: Model, device: str, **options: Any) -> Sent
 
 
 class TorchRuntime:
-    """Runs batches of token ids through the model's modules, on CUDA where present, else on the CPU."""
+    """Runs batches of token ids through the model's modules, on CUDA where present, else on the CPU.
 
-    parallel = 1  # torch spreads one batch over all cores by itself
+    Attention is PyTorch's scaled_dot_product_attention, which picks the flash kernel where the card and the mask allow.
+    A batch that the card's memory cannot hold is halved until it can be, and later batches keep to what could.
+    """
 
     def __init__(self, model: Model, dtype: str, device: str) -> None:
+        import torch
+
         self._device = device
-        self._model = load_sentence_transformer(model, device)
-        if dtype == "fp16":
-            self._model = self._model.half()
+        self._name = model.name
+        self._model = load_sentence_transformer(model, device).to(getattr(torch, _TORCH_DTYPES[dtype]))
         dimension = self._model.get_embedding_dimension()
         if dimension is None:
             raise ModelError(f"{model.name}: its modules do not say how many dimensions a vector has.")
@@ -73,15 +81,43 @@ class TorchRuntime:
         transformer: Any = self._model[0]
         kind = getattr(transformer.auto_model, "attention_type", None)
         self._reset = (lambda: transformer.auto_model.set_attention_type(kind)) if kind == "block_sparse" else None
+        # On the CPU torch spreads one batch over all cores by itself. On a card, one batch is padded and copied while
+        # another computes.
+        self.parallel = 2 if device == "cuda" and self._reset is None else 1
+        self.budget = 256
+        if device == "cuda":
+            config = transformer.auto_model.config
+            intermediate = getattr(config, "intermediate_size", 4 * config.hidden_size)
+            self.budget = tokens_within(torch.cuda.mem_get_info()[0] // 2, config.hidden_size, intermediate)
+        self.most_tokens: float = float("inf")
+        """Padded tokens that were found to fit into memory."""
 
     def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Unit vectors, float32 ``(rows, dimension)``, of padded ids and their mask, both ``(rows, tokens)``."""
+        """Unit vectors, float32 ``(rows, dimension)``, of padded ids and their mask, both ``(rows, tokens)``.
+
+        Raises:
+            ModelError: one text alone is too much for the card's memory.
+        """
         import torch
 
-        with torch.inference_mode():
-            pooled = self._features(ids, mask)["sentence_embedding"].float()
-            vectors: npt.NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
-        return vectors
+        rows = len(ids)
+        if rows == 1 or ids.size <= self.most_tokens:
+            try:
+                with torch.inference_mode():
+                    pooled = self._features(ids, mask)["sentence_embedding"].float()
+                    vectors: npt.NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
+                return vectors
+            except torch.OutOfMemoryError as error:
+                if rows == 1:
+                    raise ModelError(
+                        f"{self._name}: a text of {ids.shape[1]} tokens does not fit into the memory of the GPU. Free "
+                        "some, use smaller windows, or --runtime onnx."
+                    ) from error
+                self.most_tokens = min(self.most_tokens, ids.size // 2)
+                log.warning("out of GPU memory at %d tokens; going on with %d at once", ids.size, self.most_tokens)
+            torch.cuda.empty_cache()
+        half = rows // 2
+        return np.concatenate([self.run(ids[:half], mask[:half]), self.run(ids[half:], mask[half:])])
 
     def run_tokens(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The transformer's own output for every token, float32 ``(rows, tokens, width)``."""
@@ -92,20 +128,31 @@ class TorchRuntime:
         return tokens
 
     def _features(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> dict[str, Any]:
-        import torch
-
         if self._reset is not None:
             self._reset()
-        given = {"input_ids": ids, "attention_mask": mask}
-        features = {name: torch.from_numpy(value).to(self._device) for name, value in given.items()}
-        found: dict[str, Any] = self._model(features)
+        found: dict[str, Any] = self._model({"input_ids": self._moved(ids), "attention_mask": self._moved(mask)})
         return found
+
+    def _moved(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
+        """On the device. From pinned memory the copy does not stop the card, which may compute another batch."""
+        import torch
+
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._device == "cuda" else tensor
+
+
+def tokens_within(memory: int, width: int, intermediate: int) -> int:
+    """Padded tokens of a batch whose activations take no more than ``memory`` bytes: in 16 bits, about twelve arrays of
+    the hidden width and two of the feed-forward layer's are alive at once. Between 1,024 and 65,536: more than that
+    keeps no card busier."""
+    return int(min(65_536, max(1_024, memory // (2 * (12 * width + 2 * intermediate)))))
 
 
 class TorchPairRuntime:
     """A cross-encoder as transformers loads it: pairs of texts to logits."""
 
     parallel = 1
+    budget = 256
 
     def __init__(self, model: Model, device: str, **options: Any) -> None:
         """``options`` go to ``from_pretrained``. Raises ModelError where transformers cannot load the model."""

@@ -277,7 +277,7 @@ def _headers(embedded: Embedded, encoder: Encoder, started: float) -> dict[str, 
         "x-inference-time": embedded.inference_seconds,
     }
     headers = {name: str(round(seconds * 1000)) for name, seconds in times.items()}
-    headers["x-compute-type"] = "gpu+optimized" if encoder.dtype == "fp16" else "cpu"
+    headers["x-compute-type"] = "gpu+optimized" if encoder.dtype in ("fp16", "bf16") else "cpu"
     headers["x-compute-characters"] = str(embedded.characters)
     headers["x-compute-tokens"] = str(embedded.tokens)
     if cut := sum(embedded.windows.cut_tokens):
@@ -290,7 +290,7 @@ def _info(state: State, encoder: Encoder) -> dict[str, Any]:
     return {
         "model_id": model.name,
         "model_sha": model.weights_hash,
-        "model_dtype": {"fp32": "float32", "fp16": "float16"}.get(encoder.dtype, encoder.dtype),
+        "model_dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(encoder.dtype, encoder.dtype),
         "served_model_name": state.encoders.names()[0],
         "model_type": {"embedding": {"pooling": model.pooling}},
         "max_concurrent_requests": None,
