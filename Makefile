@@ -1,6 +1,6 @@
 # make demo   from a clone to a cited answer
 # make test   the tests          make check   lint, types and format
-# make bench  the figures of docs/performance.md
+# make bench  the figures of docs/performance.md; bench-encode: those of the encoder and its API, with Infinity as peer
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
@@ -9,7 +9,10 @@ BIN    := $(VENV)/bin
 FAISS  ?= cpu
 READY  := $(VENV)/.ready-$(FAISS)
 
-.PHONY: demo test check bench clean
+# infinity_emb in an environment of its own, for the comparison
+PEER   := .venv-infinity
+
+.PHONY: demo test check bench bench-encode clean
 
 demo: $(READY)
 	$(BIN)/embedsvc demo
@@ -25,10 +28,23 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/all.py
 
+bench-encode: $(READY) $(PEER)/.ready
+	$(BIN)/python benchmarks/encode.py --json benchmarks/results/encode.json
+	$(BIN)/python benchmarks/quality.py --json benchmarks/results/quality.json
+	$(BIN)/python benchmarks/serve.py --infinity $(PEER)/bin/infinity_emb --json benchmarks/results/serve.json
+	$(BIN)/python benchmarks/soak.py --json benchmarks/results/soak.json
+
+$(PEER)/.ready: constraints.txt
+	$(PYTHON) -m venv $(PEER)
+	grep '^torch==' constraints.txt > $(PEER)/constraints.txt
+	$(PEER)/bin/pip install --quiet --disable-pip-version-check -c $(PEER)/constraints.txt \
+	    'infinity_emb[server,torch]' 'typer<0.12' 'click<8.2'
+	touch $@
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PEER)

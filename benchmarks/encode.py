@@ -1,9 +1,9 @@
-"""The encoder alone, text to vector, against sentence-transformers fp32 in the same run; one query; the machine's limit.
+"""The encoder alone, text to vector, against sentence-transformers fp32 in the same run; a query; the machine's limit.
 
     python benchmarks/encode.py [--data FOLDER] [--documents 1000] [--rounds 3] [--json FILE]
 
-Three workloads: documents cut at 256 tokens, full windows of 512, and a mix of 8 to 512; each contestant encodes the same
-texts. What the machine can do is measured too: fp32 matrix products of the model's own shapes, one thread per core.
+Three workloads: documents cut at 256 tokens, full windows of 512, and a mix of 8 to 512; each contestant encodes the
+same texts. What the machine can do is measured too: fp32 products of the model's own shapes, one thread per core.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def fitted(texts: list[str], encoder: Encoder) -> list[str]:
 
 
 def product_rate() -> float:
-    """Floating-point operations per second of fp32 matrix products on all cores: 256 tokens by the weights of a layer."""
+    """Floating-point operations per second of fp32 products on all cores: 256 tokens by the weights of a layer."""
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 

@@ -2,7 +2,8 @@
 
     python benchmarks/quality.py [--data FOLDER] [--sts FILE] [--json FILE]
 
-``--sts``: a CSV file of two sentences and how alike they are (default ../shared/data/sts/stsb-en-test.csv). SciFact goes through ``embedsvc.evaluate``, as ``embedsvc eval FOLDER --mode dense`` does. Published for dense: .64508.
+``--sts``: a CSV file of two sentences and how alike they are (default ../shared/data/sts/stsb-en-test.csv). SciFact
+goes through ``embedsvc.evaluate``, as ``embedsvc eval FOLDER --mode dense`` does. Published for dense: .64508.
 """
 
 from __future__ import annotations
