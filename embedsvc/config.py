@@ -42,7 +42,7 @@ class Settings:
     half of it is encoded alone: on a CPU that is as fast, nothing is padded, and in int8 its vector does not depend on
     other texts."""
     commit_tokens: int = 100_000
-    """Tokens of text per commit of a running ingest: what a kill costs is the work of about two commits."""
+    """Tokens of text per commit of a running ingest: what a kill costs is the work of about three commits."""
     chunk_tokens: int = 512
     """Passage window in tokens for new collections, special tokens and prompt counted."""
     overlap: int = 64

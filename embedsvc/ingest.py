@@ -1,7 +1,7 @@
 """The way in: inputs → documents → passages → vectors → one commit per batch of documents → vector index.
 
-Three stages overlap. A thread reads and tokenises ahead, within a bound; the caller's thread encodes; a third commits.
-Encoding is what costs, so it should never wait for the other two.
+Three stages overlap. A thread reads and tokenises ahead, within a bound; the encoder always has the next batch in its
+queue; a third thread commits. Encoding is what costs, so it should never wait for the other two.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from embedsvc.chunking import Chunks, chunk
 from embedsvc.collection import Collection, EncodedDocument, Writer, check_name, collection_names
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, check_contract, encoder_for, load_encoder
+from embedsvc.encoding.scheduler import Ticket
 from embedsvc.errors import Conflict, ReadError, UsageError
 from embedsvc.readers import FieldChoice, FoundFile, Rejected, absolute, discover, read
 from embedsvc.records import Chunking, Contract, Document, Passage, Source, document_id
@@ -265,61 +266,84 @@ def _encode_and_commit(
     committer: ThreadPoolExecutor,
     commit_tokens: int,
 ) -> Iterator[Outcome]:
-    committing: tuple[Future[None], list[_Chunked]] | None = None
+    encoding: _Encoding | None = None
+    committing: tuple[Future[None], Sequence[_Chunked]] | None = None
     ended = False
     # The first batches are small: nothing is encoded while they are gathered, 0.35 s for 100,000 tokens.
     target = -(-commit_tokens // 8)
-    while not ended:
-        batch: list[_Chunked] = []
-        deadline = time.monotonic() + _COMMIT_SECONDS
-        tokens = 0
-        while tokens < target:
-            try:
-                item = ahead.get(timeout=max(0.0, deadline - time.monotonic()) if batch else None)
-            except queue.Empty:
-                break
-            if item is None:
-                ended = True
-                break
-            if isinstance(item, BaseException):
-                raise item
-            if isinstance(item, Outcome):
-                yield item
-                continue
-            room.give(item.chunks.tokens)
-            tokens += item.chunks.tokens
-            batch.append(item)
-        target = min(commit_tokens, 2 * target)
-        encoded = _encode(encoder, writer.store, batch)
+    try:
+        while not ended or encoding:
+            batch: list[_Chunked] = []
+            deadline = time.monotonic() + _COMMIT_SECONDS
+            tokens = 0
+            while tokens < target and not ended:
+                try:
+                    item = ahead.get(timeout=max(0.0, deadline - time.monotonic()) if batch else None)
+                except queue.Empty:
+                    break
+                if item is None:
+                    ended = True
+                    break
+                if isinstance(item, BaseException):
+                    raise item
+                if isinstance(item, Outcome):
+                    yield item
+                    continue
+                room.give(item.chunks.tokens)
+                tokens += item.chunks.tokens
+                batch.append(item)
+            target = min(commit_tokens, 2 * target)
+            # The next batch is in the encoder's queue before this one is waited for: the cores never run dry.
+            following = _start_encoding(encoder, writer.store, batch) if batch else None
+            if encoding:
+                encoded = encoding.result()
+                if committing:
+                    yield from _committed(*committing)
+                committing = committer.submit(_commit, writer, encoded, encoding.batch), encoding.batch
+            encoding = following
         if committing:
             yield from _committed(*committing)
-            committing = None
-        if batch:
-            committing = committer.submit(_commit, writer, encoded, batch), batch
-    if committing:
-        yield from _committed(*committing)
+    finally:
+        if encoding:
+            encoding.ticket.future.cancel()
 
 
-def _encode(encoder: Encoder, store: Store, batch: Sequence[_Chunked]) -> list[EncodedDocument]:
-    """The documents with a vector for each passage; a passage that ``store`` has already, word for word in the same
-    document, keeps its vector."""
+@dataclass(frozen=True, slots=True)
+class _Encoding:
+    """Documents whose new passages are in the encoder's queue; those that are known have their vectors already."""
+
+    batch: Sequence[_Chunked]
+    encoded: list[EncodedDocument]
+    ticket: Ticket
+    places: list[tuple[Floats, int]]
+    """Where the ticket's vectors belong: a document's vectors, and the row."""
+
+    def result(self) -> list[EncodedDocument]:
+        """The documents with a vector for each passage."""
+        for (vectors, at), vector in zip(self.places, self.ticket.future.result(), strict=True):
+            vectors[at] = vector
+        return self.encoded
+
+
+def _start_encoding(encoder: Encoder, store: Store, batch: Sequence[_Chunked]) -> _Encoding:
+    """Puts into the queue what ``store`` does not have yet, word for word in the same document."""
     known = store.document_vectors([item.document.id for item in batch if item.replaces])
     encoded: list[EncodedDocument] = []
-    new: list[tuple[Floats, int, Passage]] = []
+    places: list[tuple[Floats, int]] = []
+    new: list[Passage] = []
     for item in batch:
         document, passages = item.document, item.chunks.passages
         vectors = np.empty((len(passages), encoder.dimension), np.float32)
         for at, passage in enumerate(passages):
             vector = known.get((document.id, document.text[passage.start : passage.end]))
             if vector is None:
-                new.append((vectors, at, passage))
+                new.append(passage)
+                places.append((vectors, at))
             else:
                 vectors[at] = vector
         encoded.append((document, passages, vectors))
-    made = encoder.encode([passage.token_ids for _, _, passage in new], kind="passage")
-    for (vectors, at, _), vector in zip(new, made, strict=True):
-        vectors[at] = vector
-    return encoded
+    ticket = encoder.submit([passage.token_ids for passage in new], kind="passage")
+    return _Encoding(batch, encoded, ticket, places)
 
 
 def _commit(writer: Writer, encoded: Sequence[EncodedDocument], batch: Sequence[_Chunked]) -> None:

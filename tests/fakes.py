@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +39,11 @@ class FakeEncoder:
         counts = [np.bincount(ids, minlength=self.dimension + 1)[: self.dimension] for ids in token_ids]
         vectors = np.array(counts, np.float32).reshape(len(token_ids), self.dimension)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+    def submit(self, token_ids: Sequence[Any], *, kind: str) -> Any:
+        future: Future[Any] = Future()
+        future.set_result(self.encode(token_ids, kind=kind))
+        return SimpleNamespace(future=future)
 
     def encode_texts(self, texts: Sequence[str], *, kind: str, on_overflow: str = "error") -> EncodedTexts:
         ids = [np.array(self.tokenizer.encode(text).ids, np.int32) for text in texts]

@@ -105,12 +105,12 @@ class Encoder:
         """
         return self._scheduler.encode(self._whole(token_ids, kind), keep=kind == "query")
 
-    def submit(self, token_ids: Sequence[Ids], *, kind: Kind, limit: int) -> Ticket:
+    def submit(self, token_ids: Sequence[Ids], *, kind: Kind, limit: int | None = None) -> Ticket:
         """As :meth:`encode`, without waiting: the ticket's future gives the vectors, or the ModelError.
 
         Raises:
             UsageError: as :meth:`encode`.
-            Overloaded: more than ``limit`` tokens would be waiting.
+            Overloaded: more than ``limit`` tokens of requests with a limit would be waiting.
         """
         return self._scheduler.submit(self._whole(token_ids, kind), keep=kind == "query", limit=limit)
 
