@@ -14,7 +14,10 @@ import httpx
 import numpy as np
 import pytest
 
+from embedsvc.config import Settings
 from embedsvc.encoding import Encoder
+from embedsvc.errors import NotFound
+from embedsvc.service.encoders import Encoders
 from tests.server import Server, server, until
 from tests.tiny_models import make_bert, make_cross_encoder
 
@@ -363,3 +366,36 @@ def test_without_a_reranker(tmp_path: Path) -> None:
         assert (response.status_code, response.json()["error_type"]) == (424, "Backend")
         assert "EMBEDSVC_RERANKERS" in response.json()["error"]
         assert "EMBEDSVC_RERANKERS" in started.http.post("/v1/rerank", json={"query": "a", "documents": ["b"]}).text
+
+
+# -- several models ----------------------------------------------------------------------------------------------------
+
+
+def test_models_are_unloaded_within_the_memory_budget(tmp_path: Path) -> None:
+    names = ["one", "two", "three"]
+    folders = [str(make_bert(tmp_path / name, seed=seed)) for seed, name in enumerate(names)]
+    settings = Settings(
+        model=folders[0],
+        models=",".join(folders[1:]),
+        cache_dir=tmp_path / "cache",
+        runtime="torch",
+        model_memory_mb=0,
+    )
+    encoders = Encoders(settings)
+    dropped: list[object] = []
+    encoders.on_unload = dropped.append
+    first, second = encoders.default(), encoders.named("two")
+    assert encoders.named("two") is second
+    assert dropped == []
+    third = encoders.named("three")
+    assert dropped == [second]
+    assert encoders.loaded("two") is None
+    assert encoders.loaded("three") is third
+    assert encoders.default() is encoders.named("one") is first
+    again = encoders.named(folders[1])
+    assert again is not second
+    assert again.contract == second.contract
+    with pytest.raises(NotFound, match="'four' is not served here"):
+        encoders.named("four")
+    with pytest.raises(NotFound, match="No reranker is served"):
+        encoders.reranker(None)

@@ -80,14 +80,18 @@ class Encoders:
         model = names[0] if name is None else self._rerankers.get(name.removeprefix(_PREFIX))
         if model is None:
             raise NotFound(f"The reranker {name!r} is not served here; {', '.join(map(repr, names))} is.")
-        with self._loading:
-            known = self._loaded.get(self._keys[model]) if model in self._keys else None
-            if not isinstance(known, CrossEncoder):
-                settings = replace(self._settings, model=model, dtype="fp32")
-                known = self._keep(load_cross_encoder(settings))
-                self._keys[model] = _key(known)
+        known = self._known(model)
+        if not isinstance(known, CrossEncoder):
+            with self._loading:
+                known = self._known(model)
+                if not isinstance(known, CrossEncoder):
+                    known = self._keep(load_cross_encoder(replace(self._settings, model=model, dtype="fp32")))
+                    self._keys[model] = _key(known)
         self.touch(known)
         return known
+
+    def _known(self, model: str) -> Encoder | CrossEncoder | None:
+        return self._loaded.get(self._keys[model]) if model in self._keys else None
 
     def loaded(self, name: str) -> Encoder | None:
         """The encoder of the served model ``name``, if it is loaded.
@@ -98,7 +102,7 @@ class Encoders:
         model = self._model(name)
         if model == self._settings.model:
             return self._default
-        encoder = self._loaded.get(self._keys[model]) if model in self._keys else None
+        encoder = self._known(model)
         if not isinstance(encoder, Encoder):
             return None
         self.touch(encoder)
@@ -111,10 +115,15 @@ class Encoders:
             NotFound: no such model is served. ModelError: it cannot be loaded.
         """
         model = self._model(name)
+        if model == self._settings.model:
+            return self.default()
         encoder = self.loaded(name)
         if encoder is None:
-            encoder = self.load(replace(self._settings, model=model))
-            self._keys[model] = _key(encoder)
+            with self._loading:
+                encoder = self.loaded(name)  # somebody else may have loaded it meanwhile
+                if encoder is None:
+                    encoder = self._keep(load_encoder(replace(self._settings, model=model)))
+                    self._keys[model] = _key(encoder)
         return encoder
 
     def _model(self, name: str) -> str:
