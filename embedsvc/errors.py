@@ -39,14 +39,12 @@ class ContractMismatch(EmbedsvcError):
 
 
 class Overloaded(EmbedsvcError):
-    """More work is waiting than is taken. ``retry_after``: seconds after which there should be room."""
+    """More work is waiting than is taken: ``waiting`` says how much. ``retry_after``: seconds after which there should
+    be room."""
 
-    def __init__(self, waiting: int, seconds: float) -> None:
-        super().__init__(
-            f"{waiting} tokens of other requests are waiting already. Ask again in {max(1, round(seconds))} s, or send "
-            "less at once."
-        )
+    def __init__(self, waiting: str, seconds: float) -> None:
         self.retry_after = max(1, round(seconds))
+        super().__init__(f"{waiting} are waiting already. Ask again in {self.retry_after} s, or send less at once.")
 
 
 # -- one input could not be read: it is quarantined, the rest goes on -----------------------------------------------

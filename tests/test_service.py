@@ -28,12 +28,13 @@ import pytest
 from embedsvc.collection import Collection, delete_collection
 from embedsvc.config import Settings, load_settings
 from embedsvc.encoding import Encoder
-from embedsvc.errors import Conflict, NotFound, UsageError
+from embedsvc.errors import Conflict, NotFound, Overloaded, UsageError
 from embedsvc.records import Chunking
 from embedsvc.service import create_app, serve
 from embedsvc.service.encoders import Encoders
 from embedsvc.service.jobs import Jobs
 from embedsvc.service.opened import Collections
+from embedsvc.service.state import Queries
 from tests.server import DEADLINE, Server, server, until
 
 MODEL = "all-MiniLM-L6-v2"
@@ -950,3 +951,21 @@ def test_the_documentation_page_shows_the_routes(running: Server, tmp_path: Path
     ).stdout
     assert "Search a collection" in shown
     assert "Add or replace documents" in shown
+
+
+def test_more_searches_than_may_wait_are_refused() -> None:
+    """One thread, one that waits; the third is told to come back."""
+
+    async def ask() -> list[object]:
+        queries, release = Queries(threads=1, most=2), threading.Event()
+        first = asyncio.ensure_future(queries.run(lambda: release.wait(DEADLINE)))
+        second = asyncio.ensure_future(queries.run(lambda: "second"))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="2 searches are waiting already"):
+            await queries.run(lambda: "third")
+        release.set()
+        found = [await first, await second, await queries.run(lambda: "third")]
+        queries.shutdown()
+        return found
+
+    assert asyncio.run(ask()) == [True, "second", "third"]

@@ -141,7 +141,9 @@ class Scheduler:
                 return ticket
             if limit is not None:
                 if self._limited_tokens and self._limited_tokens + tokens > limit:
-                    raise Overloaded(self._limited_tokens, self._limited_tokens / self._rate)
+                    raise Overloaded(
+                        f"{self._limited_tokens} tokens of other requests", self._limited_tokens / self._rate
+                    )
                 self._limited_tokens += tokens
             new = self._enlist(ticket, texts, keys, bulk=bulk, keep=keep)
             if bulk and new:

@@ -71,8 +71,8 @@ def create_app(settings: Settings) -> FastAPI:
         threading.Thread(target=encoders.warm, name="warm", daemon=True).start()
         yield
         await run(state.errands, lambda: state.jobs.stop(DRAIN_SECONDS))
-        for pool in (state.queries, state.errands):
-            pool.shutdown(wait=False, cancel_futures=True)
+        state.queries.shutdown()
+        state.errands.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPIOffline(
         title="embedsvc",

@@ -13,6 +13,7 @@ from fastapi import Request
 
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder
+from embedsvc.errors import Overloaded
 from embedsvc.service.encoders import Encoders
 from embedsvc.service.opened import Collections
 
@@ -20,6 +21,32 @@ if TYPE_CHECKING:
     from embedsvc.service.jobs import Jobs
 
 _T = TypeVar("_T")
+
+
+class Queries:
+    """The threads that search, and how many searches may wait for them."""
+
+    def __init__(self, threads: int = max(4, 2 * (os.cpu_count() or 1)), most: int = 512) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="query")
+        self._most = most
+        self._pending = 0  # changed in the event loop only
+
+    async def run(self, work: Callable[[], _T]) -> _T:
+        """``work`` on one of the threads.
+
+        Raises:
+            Overloaded: as many wait or run as may.
+        """
+        if self._pending >= self._most:
+            raise Overloaded(f"{self._pending} searches", 1)
+        self._pending += 1
+        try:
+            return await run(self._pool, work)
+        finally:
+            self._pending -= 1
+
+    def shutdown(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -30,10 +57,8 @@ class State:
     encoders: Encoders
     collections: Collections
     jobs: Jobs
-    queries: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(max(4, 2 * (os.cpu_count() or 1)), thread_name_prefix="query")
-    )
-    """Searches and embeddings."""
+    queries: Queries = field(default_factory=lambda: Queries())
+    """Searches."""
     errands: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="errand"))
     """All else that blocks, waiting for another writer included, so that no search waits behind it."""
     opening: dict[str, asyncio.Future[object]] = field(default_factory=dict)

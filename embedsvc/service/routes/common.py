@@ -24,6 +24,7 @@ _CASES = {
     413: ("Request body too large", "The request body is larger than 100 MB (max_body_mb). Send it in parts."),
     415: ("Unsupported content type", "The content type is text/plain; send application/json."),
     422: ("Invalid request", "k: Input should be a valid integer."),
+    429: ("Too many requests", "512 searches are waiting already. Ask again in 1 s, or send less at once."),
     500: ("Damaged collection", "indexes/handbook/passages.lance cannot be read as a collection."),
     503: ("Model not available", "Unknown model 'mini': neither a known id nor an existing folder."),
     507: ("Storage failure", "The disk that holds indexes is full. What was there before stands."),

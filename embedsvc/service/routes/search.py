@@ -13,7 +13,7 @@ from embedsvc.service.body import read_model
 from embedsvc.service.opened import Opened
 from embedsvc.service.routes.common import Name, faults, reply, takes
 from embedsvc.service.schemas import SearchRequest
-from embedsvc.service.state import run, state_of
+from embedsvc.service.state import state_of
 
 router = APIRouter(tags=["search"])
 
@@ -67,7 +67,7 @@ _ANSWER = {
                 }
             },
         },
-        **faults(400, 404, 409, 413, 415, 422, 500, 503),
+        **faults(400, 404, 409, 413, 415, 422, 429, 500, 503),
     },
     openapi_extra=takes(
         SearchRequest,
@@ -90,7 +90,7 @@ async def search_collection(name: Name, request: Request) -> Response:
 
     asked = _queries(body, body.on_overflow or state.settings.on_overflow)
     await state.ready(name)
-    return await run(state.queries, lambda: state.collections.call(name, work))
+    return await state.queries.run(lambda: state.collections.call(name, work))
 
 
 def _queries(body: SearchRequest, on_overflow: OnOverflow) -> list[Query]:

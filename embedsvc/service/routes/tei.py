@@ -102,7 +102,7 @@ async def embed_tokens(request: Request) -> Response:
     def work() -> Response:
         return fast_reply([encoder.token_vectors(ids, kind=kind).tolist() for ids in windows.token_ids])
 
-    return await run(state.queries, work)
+    return await state.queries.run(work)
 
 
 @router.post(
