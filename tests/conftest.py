@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+import embedsvc.encoding.exports as exports
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, load_encoder
 from embedsvc.ingest import ingest_paths, open_or_create
@@ -44,6 +47,19 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def encoder() -> Encoder:
     """The default model as the command line runs it: int8 on onnx."""
     return load_encoder(Settings(runtime="onnx", dtype="int8", threads=2))
+
+
+@pytest.fixture
+def exports_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports happen in this process: importing torch in another takes longer than all else."""
+    from embedsvc.encoding import export
+
+    def run_module(module: str, argument: str, task: str) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as the program itself does
+            return json.dumps(export.main(json.loads(argument)))
+
+    monkeypatch.setattr(exports, "run_module", run_module)
 
 
 @pytest.fixture

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import embedsvc.encoding.exports as exports
 from embedsvc.config import Settings
-from embedsvc.encoding import export, load_encoder
+from embedsvc.encoding import load_encoder
 from embedsvc.encoding.cross_encoder import CrossEncoder, load_cross_encoder, probabilities
 from embedsvc.errors import ModelError, QueryTooLong, UsageError
 from tests.tiny_models import make_bert, make_cross_encoder
+
+pytestmark = pytest.mark.usefixtures("exports_in_process")
 
 PAIRS = [
     ("why", "restart the service"),
@@ -24,18 +23,6 @@ PAIRS = [
     ("restart", "the service failure, (42) restart a power service"),
 ]
 LONG = "restart the power service. " * 10
-
-
-@pytest.fixture(autouse=True)
-def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports happen in this process: importing torch in another takes longer than all else."""
-
-    def run_module(module: str, argument: str, task: str) -> str:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as the program itself does
-            return json.dumps(export.main(json.loads(argument)))
-
-    monkeypatch.setattr(exports, "run_module", run_module)
 
 
 def load(folder: Path, **settings: Any) -> CrossEncoder:

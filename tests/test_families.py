@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -18,10 +17,12 @@ from safetensors.numpy import load_file, save_file
 import embedsvc.encoding.contract as contract
 import embedsvc.encoding.exports as exports
 from embedsvc.config import Settings
-from embedsvc.encoding import Encoder, encoder_for, export, load_encoder
+from embedsvc.encoding import Encoder, encoder_for, load_encoder
 from embedsvc.encoding.models import POOLINGS, read_model
 from embedsvc.errors import ModelError, ParityError
 from tests.tiny_models import FAMILIES, WIDTH, make_model, write
+
+pytestmark = pytest.mark.usefixtures("exports_in_process")
 
 TEXTS = [
     "why",
@@ -36,18 +37,6 @@ LONG_WINDOWS = {"longformer", "big_bird"}
 NOT_ON_ONNX = {"longformer", "big_bird"}
 NOT_IN_INT8 = {"deberta-v2", *NOT_ON_ONNX}
 """Families whose tiny model misses parity: its relative positions go through products that int8 makes too coarse."""
-
-
-@pytest.fixture(autouse=True)
-def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports happen in this process: importing torch in another takes longer than all else."""
-
-    def run_module(module: str, argument: str, task: str) -> str:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as the program itself does
-            return json.dumps(export.main(json.loads(argument)))
-
-    monkeypatch.setattr(exports, "run_module", run_module)
 
 
 @pytest.fixture(scope="module")
