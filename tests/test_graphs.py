@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from embedsvc.encoding.export import MODEL_FILE, _export
+from embedsvc.encoding.export import MODEL_FILE, _embedder, _export
 from embedsvc.encoding.graphs import (
     fuse_attention,
     mask_where_padded,
@@ -31,7 +31,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("graphs")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as the exporting program itself does
-        _export(resolve_model(str(make_bert(root / "m")), root / "c"), root / MODEL_FILE)
+        _export(_embedder(resolve_model(str(make_bert(root / "m")), root / "c")), root / MODEL_FILE)
     return root / MODEL_FILE
 
 
