@@ -85,18 +85,26 @@ def main() -> None:
 
 def ask_all(contestants: dict[str, Callable[[str], object]], asked: list[str], rounds: int) -> dict[str, list[float]]:
     """Milliseconds of every answer, by contestant. Each asks 20 queries first that do not count."""
-    for ask in contestants.values():
+    for turn, ask in enumerate(contestants.values()):
         for text in asked[:20]:
-            ask(text)
+            ask(rotated(text, turn))
     times: dict[str, list[float]] = {name: [] for name in contestants}
     # In blocks: contestants that take turns query by query would find each other's data in the CPU's cache.
     for start in range(0, rounds * len(asked), BLOCK):
-        for name, ask in contestants.items():
+        for turn, (name, ask) in enumerate(contestants.items()):
             for at in range(start, min(start + BLOCK, rounds * len(asked))):
+                text = rotated(asked[at % len(asked)], 1 + turn + len(contestants) * (at // len(asked)))
                 started = time.perf_counter()
-                ask(asked[at % len(asked)])
+                ask(text)
                 times[name].append((time.perf_counter() - started) * 1000)
     return times
+
+
+def rotated(text: str, by: int) -> str:
+    """The same words, beginning with another: the encoder keeps vectors of recent queries, but knows none of these."""
+    words = text.split()
+    by %= len(words)
+    return " ".join(words[by:] + words[:by])
 
 
 def peer(model: str, data: Path, count: int) -> Callable[[str], object]:
