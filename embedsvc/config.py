@@ -31,10 +31,11 @@ class Settings:
     """Where exported models live; None: ``$XDG_CACHE_HOME/embedsvc`` or ``~/.cache/embedsvc``."""
     model: str = "all-MiniLM-L6-v2"
     """A model id, or a folder with a sentence-transformers or transformers model (safetensors only)."""
-    runtime: Literal["auto", "onnx", "torch"] = "auto"
-    """What executes the encoder; ``auto``: torch where a CUDA device is present, else onnx."""
-    dtype: Literal["auto", "fp32", "int8", "fp16", "bf16"] = "auto"
-    """Arithmetic of the encoder; ``auto``: int8 on onnx, fp16 on CUDA, fp32 on torch without CUDA."""
+    runtime: Literal["auto", "onnx", "openvino", "torch"] = "auto"
+    """What executes the encoder; ``auto``: torch where a CUDA device is present, else what ``models add`` chose, else
+    onnx."""
+    dtype: Literal["auto", "fp32", "int8", "int8-g64", "fp16", "bf16"] = "auto"
+    """Arithmetic of the encoder; ``auto``: int8 on onnx, int8-g64 on openvino, fp16 on CUDA, else fp32."""
     threads: int = 0
     """Encoder threads; 0: one per core this process may use."""
     batch_tokens: int = 0

@@ -106,8 +106,8 @@ def test_the_file_may_lie_elsewhere(tmp_path: Path) -> None:
         ("port", "-1", "must not be negative"),
         ("lock_timeout", "-0.5", "must not be negative"),
         ("lock_timeout", "soon", "not a valid float"),
-        ("runtime", "jax", "choose one of auto, onnx, torch"),
-        ("dtype", "int4", "choose one of auto, fp32, int8, fp16"),
+        ("runtime", "jax", "choose one of auto, onnx, openvino, torch"),
+        ("dtype", "int4", "choose one of auto, fp32, int8, int8-g64, fp16"),
     ],
 )
 def test_bad_values_name_their_origin(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -16,10 +17,11 @@ from safetensors.numpy import load_file, save_file
 
 import embedsvc.encoding.contract as contract
 import embedsvc.encoding.exports as exports
+import embedsvc.encoding.openvino_runtime as openvino_runtime
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, encoder_for, load_encoder
 from embedsvc.encoding.models import POOLINGS, read_model
-from embedsvc.errors import ModelError, ParityError
+from embedsvc.errors import MissingDependency, ModelError, ParityError
 from tests.tiny_models import FAMILIES, WIDTH, make_model, write
 
 pytestmark = pytest.mark.usefixtures("exports_in_process")
@@ -67,11 +69,11 @@ def reference(folder: Path, texts: Sequence[str], **options: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "torch"])
 def test_fp32_equals_sentence_transformers(root: Path, family: str, runtime: str) -> None:
     folder = folder_of(root, family)
     texts = [*TEXTS, LONG] if family in LONG_WINDOWS else TEXTS
-    if (family, runtime) in {(name, "onnx") for name in NOT_ON_ONNX}:
+    if family in NOT_ON_ONNX and runtime != "torch":
         with pytest.raises(ParityError, match=r"cannot run on onnxruntime: its graph .*Use --runtime torch"):
             load(root, folder, runtime, "fp32")
         return
@@ -91,6 +93,32 @@ def test_int8_agrees_or_is_refused(root: Path, family: str) -> None:
         return
     vectors = load(root, folder, "onnx", "int8").encode_texts(TEXTS, kind="passage").vectors
     assert (vectors * reference(folder, TEXTS)).sum(axis=1).mean() > 0.99
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - NOT_ON_ONNX))
+def test_int8_on_openvino(root: Path, family: str) -> None:
+    encoder = load(root, folder_of(root, family), "openvino", "int8-g64")
+    vectors = encoder.encode_texts(TEXTS, kind="passage").vectors
+    cosines = (vectors * reference(folder_of(root, family), TEXTS)).sum(axis=1)
+    assert cosines.mean() > 0.99
+    assert cosines.min() < 1 - 1e-7  # it is not fp32 by another name
+    # A collection made with it goes on with it, whatever the setting.
+    assert encoder_for(encoder.contract, Settings(cache_dir=root / "cache")).runtime_name == "openvino"
+    ids = encoder.tokens.of_texts(TEXTS[:1])[0]
+    assert encoder.token_vectors(ids, kind="passage").shape == (len(ids) + encoder.reserved("passage"), WIDTH)
+
+
+def test_openvino_that_computes_something_else_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = openvino_runtime.OpenVinoRuntime.run
+    monkeypatch.setattr(openvino_runtime.OpenVinoRuntime, "run", lambda *inputs: np.roll(run(*inputs), 1, axis=1))
+    with pytest.raises(ParityError, match=r"on openvino in fp32 does not agree .*Use --runtime onnx"):
+        load(root, folder_of(root, "bert"), "openvino", "fp32")
+
+
+def test_openvino_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'embedsvc\[openvino\]'"):
+        load(root, folder_of(root, "bert"), "openvino", "fp32")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ def test_every_runtime_is_measured_and_written_down(measured: tuple[Settings, Ca
         ("onnx", "int8"),
         ("onnx", "fp32"),
         ("torch", "fp32"),
+        ("openvino", "int8-g64"),
+        ("openvino", "fp32"),
     ]
     assert all(set(each.tokens_per_s) == {16, 40} for each in calibration.candidates if each.refusal is None)
     model = resolve_model(settings.model, settings.cache)

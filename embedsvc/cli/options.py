@@ -12,8 +12,8 @@ DataDir = Annotated[
 ]
 Name = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-Runtime = Annotated[str | None, typer.Option(help="auto, onnx or torch.")]
-Dtype = Annotated[str | None, typer.Option(help="auto, int8, fp32, fp16 or bf16.")]
+Runtime = Annotated[str | None, typer.Option(help="auto, onnx, openvino or torch.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, int8, int8-g64, fp32, fp16 or bf16.")]
 Mode = Annotated[str, typer.Option(help="hybrid, dense or lexical.")]
 
 

@@ -19,8 +19,10 @@ from embedsvc.errors import ModelError
 
 log = logging.getLogger(__name__)
 
-RuntimeName = Literal["onnx", "torch"]
-Dtype = Literal["fp32", "int8", "fp16", "bf16"]
+RuntimeName = Literal["onnx", "openvino", "torch"]
+Dtype = Literal["fp32", "int8", "int8-g64", "fp16", "bf16"]
+"""``int8`` is onnxruntime's, ``int8-g64`` (a scale for every 64 activations) OpenVINO's: they differ as int8 from fp32,
+so a collection says which it has."""
 
 
 @dataclass(frozen=True, slots=True)

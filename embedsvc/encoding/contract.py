@@ -12,7 +12,7 @@ import numpy as np
 
 from embedsvc.config import Settings
 from embedsvc.encoding.canaries import CANARY_TEXTS, agrees
-from embedsvc.encoding.choices import Dtype
+from embedsvc.encoding.choices import Dtype, RuntimeName
 from embedsvc.encoding.encoder import Encoder, Vectors, load_encoder
 from embedsvc.encoding.models import Model
 from embedsvc.encoding.subprocesses import run_module
@@ -20,10 +20,10 @@ from embedsvc.errors import ContractMismatch, ModelError
 from embedsvc.records import Contract
 
 # int8 and fp16 kernels differ a little from one CPU or GPU to another.
-LEAST_CANARY_COSINE = {"fp32": 0.999, "int8": 0.99, "fp16": 0.99, "bf16": 0.99}
+LEAST_CANARY_COSINE = {"fp32": 0.999, "int8": 0.99, "int8-g64": 0.99, "fp16": 0.99, "bf16": 0.99}
 
 # Arithmetic that only one runtime has.
-_RUNTIME_OF: dict[str, Literal["onnx", "torch"]] = {"int8": "onnx", "fp16": "torch", "bf16": "torch"}
+_RUNTIME_OF: dict[str, RuntimeName] = {"int8": "onnx", "int8-g64": "openvino", "fp16": "torch", "bf16": "torch"}
 
 _REMEDY = {
     "dtype": "Set --dtype {stored} (EMBEDSVC_DTYPE={stored}), or index the collection again.",
@@ -47,7 +47,7 @@ def encoder_for(contract: Contract, settings: Settings) -> Encoder:
         ModelError: that model is not to be had any more.
         ContractMismatch: it is, but is not what it was.
     """
-    runtime: Literal["auto", "onnx", "torch"] = settings.runtime
+    runtime: Literal["auto"] | RuntimeName = settings.runtime
     if contract.dtype in _RUNTIME_OF:
         runtime = _RUNTIME_OF[contract.dtype]
     dtype = cast("Dtype", contract.dtype)

@@ -20,7 +20,7 @@ from embedsvc.encoding.models import Model, resolve_model
 from embedsvc.encoding.onnx_runtime import OnnxRuntime
 from embedsvc.encoding.scheduler import Scheduler, Ticket
 from embedsvc.encoding.tokens import Ids, load_tokenizer
-from embedsvc.encoding.torch_runtime import TorchPairRuntime, cuda_available
+from embedsvc.encoding.torch_runtime import TorchPairRuntime, runs_on_cuda
 from embedsvc.errors import ModelError, ParityError, QueryTooLong, UsageError
 from embedsvc.records import without_surrogates
 
@@ -135,7 +135,8 @@ def probabilities(logits: Logits) -> Logits:
 
 
 def load_cross_encoder(settings: Settings) -> CrossEncoder:
-    """The cross-encoder in ``settings.model``, in fp32: on onnx where it can be exported, else on torch.
+    """The cross-encoder in ``settings.model``, in fp32: on onnx (also where the setting says openvino) if it can be
+    exported, else on torch.
 
     Raises:
         ModelError: the model is missing, damaged, or embeds texts.
@@ -150,15 +151,15 @@ def load_cross_encoder(settings: Settings) -> CrossEncoder:
     if settings.dtype not in ("auto", "fp32"):
         raise UsageError(f"A cross-encoder runs in fp32, not in {settings.dtype}.")
     tokenizer, pad_id = load_tokenizer(model)
-    on_cuda = settings.runtime != "onnx" and cuda_available()
+    on_cuda = runs_on_cuda(settings.runtime)
     runtime: OnnxRuntime | TorchPairRuntime | None = None
     name: RuntimeName = "torch"
-    if settings.runtime == "onnx" or (settings.runtime == "auto" and not on_cuda):
+    if settings.runtime != "torch" and not on_cuda:
         try:
             export = ensure_export(model, "fp32", settings.cache)
             runtime, name = OnnxRuntime(export.file, len(model.labels), settings.encoder_threads), "onnx"
         except ParityError as error:
-            if settings.runtime == "onnx":
+            if settings.runtime != "auto":
                 raise
             log.warning("%s Going on with fp32 on torch.", error)
     if runtime is None:

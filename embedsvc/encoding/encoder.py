@@ -14,14 +14,15 @@ from tokenizers import Tokenizer
 
 from embedsvc.config import Settings
 from embedsvc.encoding.batches import pad
-from embedsvc.encoding.canaries import CANARY_TEXTS
+from embedsvc.encoding.canaries import CANARY_TEXTS, agrees
 from embedsvc.encoding.choices import Dtype, RuntimeName, recorded
 from embedsvc.encoding.exports import ensure_export
 from embedsvc.encoding.models import Model, resolve_model
 from embedsvc.encoding.onnx_runtime import OnnxRuntime
+from embedsvc.encoding.openvino_runtime import OpenVinoRuntime, openvino_installed
 from embedsvc.encoding.scheduler import Scheduler, Ticket
 from embedsvc.encoding.tokens import Ids, Kind, Tokens, load_tokens
-from embedsvc.encoding.torch_runtime import TorchRuntime, cuda_available
+from embedsvc.encoding.torch_runtime import TorchRuntime, runs_on_cuda
 from embedsvc.encoding.windows import Windows, fit
 from embedsvc.errors import ModelError, ParityError, QueryTooLong, UsageError
 from embedsvc.records import Contract
@@ -215,7 +216,7 @@ def load_encoder(settings: Settings) -> Encoder:
     Raises:
         ModelError: the model is missing, damaged, not the pinned one, or cannot be exported.
         UsageError: a dtype that the runtime does not have.
-        MissingDependency: the torch runtime without sentence-transformers.
+        MissingDependency: the runtime asked for is not installed.
     """
     model = resolve_model(settings.model, settings.cache)
     if model.labels:
@@ -224,14 +225,14 @@ def load_encoder(settings: Settings) -> Encoder:
             "and another model to embed with."
         )
     tokens = load_tokens(model)
-    on_cuda = settings.runtime != "onnx" and cuda_available()
+    on_cuda = runs_on_cuda(settings.runtime)
     candidates = candidates_for(settings)
     if chosen := recorded(model, settings.cache):
         # The sort is stable: what was chosen comes first, the others stay in their order.
         candidates.sort(key=lambda candidate: candidate != (chosen.runtime, chosen.dtype))
     for position, (name, dtype) in enumerate(candidates):
         try:
-            runtime, weight_bytes = _load_runtime(model, name, dtype, on_cuda, settings)
+            runtime, weight_bytes = _load_runtime(model, tokens, name, dtype, on_cuda, settings)
             break
         except ParityError as error:
             if position + 1 == len(candidates):
@@ -249,15 +250,39 @@ def load_encoder(settings: Settings) -> Encoder:
 
 
 def _load_runtime(
-    model: Model, name: RuntimeName, dtype: Dtype, on_cuda: bool, settings: Settings
+    model: Model, tokens: Tokens, name: RuntimeName, dtype: Dtype, on_cuda: bool, settings: Settings
 ) -> tuple[Runtime, int]:
     """The runtime, and the bytes of its weights."""
     if name == "onnx":
         export = ensure_export(model, dtype, settings.cache)
         runtime = OnnxRuntime(export.file, export.dimension, settings.encoder_threads)
         return runtime, export.file.stat().st_size
+    if name == "openvino":
+        export = ensure_export(model, "fp32", settings.cache)
+        openvino = OpenVinoRuntime(export.file, export.dimension, settings.encoder_threads, dtype)
+        _compare(openvino, OnnxRuntime(export.file, export.dimension, 1), model, tokens, dtype)
+        return openvino, export.file.stat().st_size
     size = sum(file.stat().st_size for file in model.transformer.glob("*.safetensors"))
     return TorchRuntime(model, dtype, "cuda" if on_cuda else "cpu"), size
+
+
+def _compare(openvino: Runtime, onnx: Runtime, model: Model, tokens: Tokens, dtype: Dtype) -> None:
+    """The export was compared with sentence-transformers on onnxruntime; so OpenVINO is, with that, at every load.
+
+    Raises:
+        ParityError: the canary texts' vectors do not agree.
+    """
+    room = model.max_length - tokens.reserved("passage")
+    texts = [
+        np.concatenate([tokens.before["passage"], ids[:room], tokens.after]) for ids in tokens.of_texts(CANARY_TEXTS)
+    ]
+    batch = pad(texts, tokens.pad_id)
+    cosines = (openvino.run(*batch) * onnx.run(*batch)).sum(axis=1)
+    if not agrees(dtype, cosines.min(), cosines.mean()):
+        raise ParityError(
+            f"{model.name} on openvino in {dtype} does not agree with sentence-transformers on this machine (cosine "
+            f"min {cosines.min():.5f}, mean {cosines.mean():.5f}). Use --runtime onnx."
+        )
 
 
 def candidates_for(settings: Settings) -> list[tuple[RuntimeName, Dtype]]:
@@ -266,18 +291,23 @@ def candidates_for(settings: Settings) -> list[tuple[RuntimeName, Dtype]]:
     Raises:
         UsageError: the runtime asked for has no such dtype.
     """
-    on_cuda = settings.runtime != "onnx" and cuda_available()
+    on_cuda = runs_on_cuda(settings.runtime)
     known: dict[RuntimeName, tuple[Dtype, ...]] = {
         "onnx": ("int8", "fp32"),
+        "openvino": ("int8-g64", "fp32"),
         "torch": ("fp16", "bf16", "fp32") if on_cuda else ("fp32",),
     }
+    # OpenVINO last, for it is the choice of `models add` only.
     order: tuple[RuntimeName, ...] = ("torch",) if on_cuda else ("onnx", "torch")
+    if not on_cuda and openvino_installed():
+        order = (*order, "openvino")
     runtimes = order if settings.runtime == "auto" else (settings.runtime,)
     every = [(runtime, dtype) for runtime in runtimes for dtype in known[runtime]]
     candidates = [(runtime, dtype) for runtime, dtype in every if settings.dtype in ("auto", dtype)]
     if not candidates:
-        place = {"onnx": "the onnx runtime", "torch": "the torch runtime on " + ("CUDA" if on_cuda else "the CPU")}
+        place = " on CUDA" if on_cuda else " on the CPU" if runtimes[0] == "torch" else ""
         raise UsageError(
-            f"{place[runtimes[0]]} has no dtype {settings.dtype}; choose one of {', '.join(known[runtimes[0]])}."
+            f"The {runtimes[0]} runtime{place} has no dtype {settings.dtype}; choose one of "
+            f"{', '.join(known[runtimes[0]])}."
         )
     return candidates

@@ -73,6 +73,19 @@ def mask_where_padded(graph: Any) -> Any:
     return _with_nodes(graph, nodes) if attentions else graph
 
 
+def mask_everywhere(graph: Any) -> Any:
+    """``graph`` as it was before :func:`mask_where_padded`."""
+    nodes = []
+    for node in graph.graph.node:
+        branches = {branch.name: branch.g for branch in node.attribute} if node.op_type == "If" else {}
+        if "else_branch" in branches and branches["else_branch"].node[0].op_type == "MultiHeadAttention":
+            output = node.output[0]
+            node = branches["else_branch"].node[0]
+            node.output[0] = output
+        nodes.append(node)
+    return _with_nodes(graph, nodes)
+
+
 def smooth(graph: Any, batches: Sequence[Batch]) -> Any:
     """``graph`` with the outliers of what enters its weight products moved into the weights, a channel at a time.
 

@@ -33,6 +33,11 @@ def cuda_available() -> bool:
     return torch.cuda.is_available()
 
 
+def runs_on_cuda(runtime: str) -> bool:
+    """Whether the setting ``runtime`` means torch on a GPU here."""
+    return runtime in ("auto", "torch") and cuda_available()
+
+
 def load_sentence_transformer(model: Model, device: str, **options: Any) -> SentenceTransformer:
     """sentence-transformers' own object for ``model``; ``options`` go to ``from_pretrained``.
 
