@@ -83,6 +83,11 @@ class Settings:
         return self.threads or usable_cores()
 
 
+def listed(names: str) -> list[str]:
+    """The parts of a setting that holds several, separated by commas."""
+    return [name for name in map(str.strip, names.split(",")) if name]
+
+
 def usable_cores() -> int:
     """Cores that this process may use; where the system cannot tell (macOS), those that there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

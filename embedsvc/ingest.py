@@ -267,6 +267,7 @@ def _encode_and_commit(
     commit_tokens: int,
 ) -> Iterator[Outcome]:
     encoding: _Encoding | None = None
+    following: _Encoding | None = None
     committing: tuple[Future[None], Sequence[_Chunked]] | None = None
     ended = False
     # The first batches are small: nothing is encoded while they are gathered, 0.35 s for 100,000 tokens.
@@ -304,8 +305,9 @@ def _encode_and_commit(
         if committing:
             yield from _committed(*committing)
     finally:
-        if encoding:
-            encoding.ticket.future.cancel()
+        for each in (encoding, following):
+            if each:
+                each.ticket.future.cancel()
 
 
 @dataclass(frozen=True, slots=True)

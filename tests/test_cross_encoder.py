@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from embedsvc.config import Settings
 from embedsvc.encoding import load_encoder
 from embedsvc.encoding.cross_encoder import CrossEncoder, load_cross_encoder, probabilities
+from embedsvc.encoding.models import resolve_model
 from embedsvc.errors import ModelError, QueryTooLong, UsageError
 from tests.tiny_models import make_bert, make_cross_encoder
 
@@ -90,6 +92,14 @@ def test_as_sentence_transformers_saves_it(tmp_path: Path) -> None:
     Reference(str(folder), device="cpu", local_files_only=True).save_pretrained(str(tmp_path / "saved"))
     saved = load(tmp_path / "saved", runtime="torch").logits(PAIRS)
     assert np.abs(saved - load(folder, runtime="torch").logits(PAIRS)).max() < 1e-5
+
+
+def test_labels_without_names(tmp_path: Path) -> None:
+    folder = make_cross_encoder(tmp_path / "m", "bert", labels=3)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"num_labels": 3, "id2label": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert resolve_model(str(folder), tmp_path / "cache").labels == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
 def test_probabilities() -> None:

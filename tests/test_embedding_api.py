@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import gc
 import socket
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +20,8 @@ import pytest
 
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder
-from embedsvc.errors import NotFound
+from embedsvc.errors import ModelError, NotFound
+from embedsvc.service.app import create_app
 from embedsvc.service.encoders import Encoders
 from tests.server import Server, server, until
 from tests.tiny_models import make_bert, make_cross_encoder
@@ -253,6 +258,8 @@ def test_info_and_health(http: httpx.Client) -> None:
         ("/embed", {}, 422, "Validation", "inputs"),
         ("/embed", {"inputs": "a", "dimensions": 400}, 422, "Validation", "384"),
         ("/embed", {"inputs": "a", "prompt_name": "poem"}, 422, "Validation", "poem"),
+        ("/embed", {"inputs": [[2**40]]}, 422, "Validation", str(2**40)),
+        ("/tokenize", {"inputs": "a", "prompt_name": "poem"}, 422, "Validation", "poem"),
         ("/similarity", {"inputs": {"source_sentence": "a", "sentences": [""]}}, 400, "Empty", "inputs[1]"),
         ("/tokenize", {"inputs": [3]}, 422, "Validation", "inputs"),
         ("/decode", {"ids": [40_000]}, 422, "Validation", "40000"),
@@ -335,6 +342,9 @@ def test_predict(tmp_path: Path, rerankers: list[Path]) -> None:
         alone, pair = (np.array([each["score"] for each in answer]) for answer in several)
         assert alone == pytest.approx([each["score"] for each in single], abs=1e-5)
         assert np.abs(alone - pair).max() > 1e-3
+        refused = started.http.post("/rerank", json={"query": "a", "texts": ["b"]})
+        assert refused.status_code == 422
+        assert "a classifier of 3 labels" in refused.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -349,6 +359,7 @@ def test_predict(tmp_path: Path, rerankers: list[Path]) -> None:
         ("/rerank", {"query": "a", "texts": []}, 400, "texts is empty"),
         ("/rerank", {"query": "a", "texts": ["a"] * 3000}, 413, "3000"),
         ("/rerank", {"query": "a", "texts": ["word " * 99]}, 422, "Pair 0"),
+        ("/v1/rerank", {"query": "a", "documents": ["a"], "model": "labels-3"}, 400, "Ask /predict"),
         ("/predict", {"inputs": []}, 400, "inputs is empty"),
         ("/predict", {"inputs": [["a", "b", "c"]]}, 422, "inputs[0] has 3 texts"),
     ],
@@ -398,4 +409,92 @@ def test_models_are_unloaded_within_the_memory_budget(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="'four' is not served here"):
         encoders.named("four")
     with pytest.raises(NotFound, match="No reranker is served"):
-        encoders.reranker(None)
+        encoders.reranker_model(None)
+
+
+def test_an_unloaded_model_leaves_the_memory_at_once(tmp_path: Path) -> None:
+    folders = [str(make_bert(tmp_path / name, seed=seed)) for seed, name in enumerate(("one", "two", "three"))]
+    settings = Settings(
+        model=folders[0], models=",".join(folders[1:]), cache_dir=tmp_path / "cache", runtime="onnx", model_memory_mb=0
+    )
+    encoders = Encoders(settings)
+    encoders.default()
+    held = weakref.ref(encoders.named("two"))
+    second = held()
+    assert second is not None
+    second.encode_texts(["used"], kind="passage")
+    session = weakref.ref(second.runtime)
+    del second
+    gc.disable()
+    try:
+        encoders.named("three")
+        assert held() is session() is None
+    finally:
+        gc.enable()
+
+
+def test_one_that_was_dropped_but_is_in_use_counts_again(tmp_path: Path) -> None:
+    folders = [str(make_bert(tmp_path / name, seed=seed)) for seed, name in enumerate(("one", "two", "three"))]
+    settings = Settings(
+        model=folders[0], models=",".join(folders[1:]), cache_dir=tmp_path / "cache", runtime="torch", model_memory_mb=0
+    )
+    encoders = Encoders(settings)
+    encoders.default()
+    second, third = encoders.named("two"), encoders.named("three")
+    encoders.touch(second)
+    assert encoders.loaded("two") is second
+    assert encoders.loaded("three") is not third
+
+
+def test_while_a_model_loads_all_else_goes_on(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(data_dir=tmp_path, models=str(tiny), runtime="onnx")
+    app = create_app(settings)
+    app.state.embedsvc.encoders.default()
+    go, loads = threading.Event(), []
+
+    def load(settings: Settings) -> Encoder:
+        loads.append(settings.model)
+        assert go.wait(60)
+        raise ModelError("its weights are damaged")
+
+    monkeypatch.setattr("embedsvc.service.encoders.load_encoder", load)
+
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here") as client:
+
+            async def embed(model: str, text: str) -> int:
+                return (await client.post("/v1/embeddings", json={"model": model, "input": text})).status_code
+
+            waiting = [asyncio.ensure_future(embed("tiny-bert", "a")) for _ in range(30)]
+            try:
+                while not loads:
+                    await asyncio.sleep(0.01)
+                others = [
+                    (await client.get("/readyz")).status_code,
+                    (await client.get("/health")).status_code,
+                    (await client.get("/v1/collections")).status_code,
+                    await embed(MODEL, "sentence " * 400),
+                ]
+            finally:
+                go.set()
+            return others + await asyncio.gather(*waiting)
+
+    assert asyncio.run(ask()) == [200] * 4 + [503] * 30
+    assert loads == [str(tiny)]
+
+
+def test_a_request_that_would_take_minutes_is_refused(http: httpx.Client) -> None:
+    text = "word " * 1000
+    answer = http.post("/embed", json={"inputs": [text] * 300, "truncate": True, "normalize": False})
+    assert answer.status_code == 200  # 150,000 tokens; and this model's own vectors have unit length
+    answer = http.post("/embed", json={"inputs": [f"{'word ' * 500}{at}" for at in range(500)], "truncate": True})
+    assert answer.status_code == 413
+    assert "send at most 200000 at once" in answer.json()["error"]
+
+
+def test_unit_length_is_said_not_assumed(tmp_path: Path) -> None:
+    folder = make_bert(tmp_path / "plain", normalize=False)
+    with server(tmp_path / "data", model=str(folder)) as started:
+        assert started.http.post("/embed", json={"inputs": "a"}).status_code == 200
+        refused = started.http.post("/embed", json={"inputs": "a", "normalize": False})
+        assert (refused.status_code, "unit length only" in refused.text) == (422, True)

@@ -77,6 +77,12 @@ def test_the_choice_is_for_new_collections_only(measured: tuple[Settings, Calibr
         record(calibration, model, settings.cache)
 
 
+def test_the_fastest_of_some_is_not_written_down(tmp_path: Path) -> None:
+    settings = Settings(model=str(make_bert(tmp_path / "tiny")), cache_dir=tmp_path / "cache", runtime="torch")
+    assert calibrate(settings).runtime == "torch"
+    assert recorded(resolve_model(settings.model, settings.cache), settings.cache) is None
+
+
 def test_a_record_of_another_machine_or_a_damaged_one_is_not_used(
     measured: tuple[Settings, Calibration], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,6 +175,7 @@ def called(name: str) -> Callable[[dict[str, bytes]], None]:
         (altered(named("/tmp/evil.json")), "it holds the path"),
         (altered(named("model/run.py")), "a kind of file that no model needs"),
         (altered(called("../evil")), "manifest is not one of ours"),
+        (altered(named("exports/53aa51172d142c89-12345678-int8/model.onnx")), "is of another model"),
         (lambda source, target: target.write_bytes(source.read_bytes()[:-500]), "not a whole file"),
         (lambda source, target: target.write_bytes(b"junk"), "not a whole file"),
         (lambda source, target: None, "no such file"),

@@ -212,6 +212,61 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(desk: Desk) -> None:
     shared.submit([text(3, 99)], limit=10).future.result(20)
 
 
+def test_a_large_request_refuses_others_only_as_long_as_it_waits_itself(desk: Desk) -> None:
+    desk.held = True
+    shared = scheduler(desk)
+    book = shared.submit([text(number, 300) for number in range(10)], limit=1500)
+    desk.started(1)
+    with pytest.raises(Overloaded, match="3000 tokens"):
+        shared.submit([text(number, 300) for number in range(20, 24)], limit=1500)
+    question = shared.submit([text(50)], limit=1500)  # small requests wait for small ones only
+    desk.started(2)
+    desk.finish(8)
+    desk.started(9)
+    second = shared.submit([text(number, 300) for number in range(20, 24)], limit=2900)
+    desk.finish(20)
+    for each in (book, question, second):
+        each.future.result(20)
+    assert shared._waiting_tokens == {False: 0, True: 0}
+
+
+def test_a_cancelled_large_request_leaves_nothing_behind(desk: Desk) -> None:
+    desk.held = True
+    shared = scheduler(desk)
+    first = shared.submit([text(0, 2000)])
+    desk.started(1)
+    cancelled = shared.submit(bulk(100, 40), limit=10**6)
+    last = shared.submit([text(1, 2000)])
+    cancelled.future.cancel()
+    desk.finish(1)
+    first.future.result(20)
+    desk.started(2)
+    assert not shared._bulk
+    assert len(shared._in_flight) == 1
+    desk.finish(1)
+    last.future.result(20)
+    assert shared._waiting_tokens == {False: 0, True: 0}
+
+
+def test_who_joins_a_batch_that_runs_has_not_waited(desk: Desk) -> None:
+    desk.held = True
+    shared = scheduler(desk)
+    shared.submit([text(1)])
+    desk.started(1)
+    joined = shared.submit([text(1)])
+    desk.finish(1)
+    joined.future.result(20)
+    assert joined.queue_seconds >= 0
+    assert joined.compute_seconds >= 0
+
+
+def test_rows_of_another_shape_are_an_error(desk: Desk) -> None:
+    for rows in (np.ones((1, 3)), np.ones((2, 2)), np.ones(2)):
+        shared = Scheduler(lambda texts, rows=rows: rows, 2, 1, 256)  # type: ignore[misc]
+        with pytest.raises(ModelError, match="numbers for 1 texts of 2"):
+            shared.encode([text(1)])
+
+
 def test_a_cancelled_request_makes_room(desk: Desk) -> None:
     desk.held = True
     shared = scheduler(desk)

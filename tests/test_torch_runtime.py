@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,22 @@ def test_a_text_that_does_not_fit_alone_is_an_error(folder: Path) -> None:
     found._model = Card(found, holds=5)  # type: ignore[assignment]
     with pytest.raises(ModelError, match="a text of 9 tokens does not fit into the memory of the GPU"):
         found.run(*batch(9, 3))
+
+
+def test_what_torch_cannot_do_is_a_model_error(folder: Path) -> None:
+    ids = np.array([[10**6]])
+    for work in (runtime(folder).run, runtime(folder).run_tokens):
+        with pytest.raises(ModelError, match=r"torch failed on a batch of shape \(1, 1\): index out of range"):
+            work(ids, np.ones_like(ids))
+
+
+def test_batches_that_change_the_model_run_one_at_a_time(tmp_path: Path) -> None:
+    found = runtime(make_model(tmp_path / "m", "big_bird"))
+    short, long = batch(9), batch(800)
+    expected = [found.run(*short), found.run(*long)]
+    with ThreadPoolExecutor(2) as pool:
+        rows = list(pool.map(lambda each: found.run(*each), [short, long] * 4))
+    assert all(np.abs(row - expected[at % 2]).max() < 1e-5 for at, row in enumerate(rows))
 
 
 def test_sixteen_bits_stay_near(folder: Path) -> None:

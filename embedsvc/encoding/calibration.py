@@ -14,9 +14,10 @@ from typing import cast
 import numpy as np
 
 from embedsvc.config import Settings
-from embedsvc.encoding.choices import Calibration, Candidate, Dtype, RuntimeName, machine, record
+from embedsvc.encoding.choices import Calibration, Candidate, Dtype, RuntimeName, record
 from embedsvc.encoding.contract import parity, reference_vectors
 from embedsvc.encoding.encoder import Encoder, candidates_for, load_encoder
+from embedsvc.encoding.machine import machine
 from embedsvc.encoding.models import resolve_model
 from embedsvc.encoding.tokens import Ids
 from embedsvc.errors import ModelError, ParityError
@@ -42,7 +43,8 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def calibrate(settings: Settings) -> Calibration:
-    """Measures every runtime and dtype that ``settings`` leave open, and writes the choice down. Takes about a minute.
+    """Measures every runtime and dtype that ``settings`` leave open, which takes about a minute. The choice is written
+    down if they left all open: the fastest of some is nobody's default.
 
     Raises:
         ModelError: no such model, or nothing can run it. UsageError: a dtype that the runtime does not have.
@@ -75,7 +77,8 @@ def calibrate(settings: Settings) -> Calibration:
     )
     best = choose(candidates)
     calibration = Calibration(model.name, machine(), candidates, best.runtime, best.dtype)
-    record(calibration, model, settings.cache)
+    if settings.runtime == settings.dtype == "auto":
+        record(calibration, model, settings.cache)
     return calibration
 
 

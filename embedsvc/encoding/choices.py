@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import logging
 import math
-import platform
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from embedsvc.config import usable_cores
 from embedsvc.encoding.exports import record_file
 from embedsvc.encoding.files import read_json, write_json
+from embedsvc.encoding.machine import machine
 from embedsvc.encoding.models import Model
 from embedsvc.errors import ModelError
 
@@ -82,11 +81,3 @@ def recorded(model: Model, cache: Path) -> Calibration | None:
     except (ModelError, KeyError, TypeError, ValueError, AttributeError) as error:
         log.warning("What was measured of %s is damaged (%s). Run embedsvc models add again.", model.name, error)
         return None
-
-
-def machine() -> str:
-    """The processor and the cores that may be used: what speeds depend on."""
-    names = Path("/proc/cpuinfo")
-    lines = names.read_text(encoding="utf-8").splitlines() if names.exists() else []
-    name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
-    return f"{name}, {usable_cores()} cores"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,11 +11,11 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from embedsvc.config import Settings
+from embedsvc.config import Settings, listed
 from embedsvc.encoding.canaries import CANARY_TEXTS, agrees
 from embedsvc.encoding.choices import Dtype, RuntimeName
 from embedsvc.encoding.encoder import Encoder, Vectors, load_encoder
-from embedsvc.encoding.models import Model
+from embedsvc.encoding.models import Model, resolve_model
 from embedsvc.encoding.subprocesses import run_module
 from embedsvc.errors import ContractMismatch, ModelError
 from embedsvc.records import Contract
@@ -43,6 +44,9 @@ class Parity:
 def encoder_for(contract: Contract, settings: Settings) -> Encoder:
     """The encoder that made a collection's vectors: its model and dtype from ``contract``, all else from ``settings``.
 
+    Where the model is not in its place any more, another folder with the same weights will do: one that was unpacked
+    under its name, or one that ``settings`` name.
+
     Raises:
         ModelError: that model is not to be had any more.
         ContractMismatch: it is, but is not what it was.
@@ -51,28 +55,39 @@ def encoder_for(contract: Contract, settings: Settings) -> Encoder:
     if contract.dtype in _RUNTIME_OF:
         runtime = _RUNTIME_OF[contract.dtype]
     dtype = cast("Dtype", contract.dtype)
-    encoder = load_encoder(replace(settings, model=contract.model, runtime=runtime, dtype=dtype))
+    encoder = load_encoder(replace(settings, model=_place_of(contract, settings), runtime=runtime, dtype=dtype))
     check_contract(encoder, contract)
     return encoder
 
 
-def check_contract(encoder: Encoder, stored: Contract) -> None:
-    """Raise ContractMismatch, naming the first field that differs, unless ``encoder`` makes ``stored``'s vectors.
+def _place_of(contract: Contract, settings: Settings) -> str:
+    for name in (contract.model, Path(contract.model).name, settings.model, *listed(settings.models)):
+        with contextlib.suppress(ModelError):
+            if resolve_model(name, settings.cache).weights_hash == contract.weights_hash:
+                return name
+    return contract.model  # so that what is said is about this one
+
+
+def first_difference(own: Contract, stored: Contract) -> str | None:
+    """The first field in which they differ, so that their vectors may.
 
     The runtime is no part of a contract (fp32 is fp32 on any), nor is the model's name: the weights' hash says which
     model it is, so a folder may be moved.
     """
+    names = (field.name for field in fields(Contract) if field.name not in ("model", "canary_vectors"))
+    return next((name for name in names if getattr(own, name) != getattr(stored, name)), None)
+
+
+def check_contract(encoder: Encoder, stored: Contract) -> None:
+    """Raise ContractMismatch, naming what differs, unless ``encoder`` makes ``stored``'s vectors."""
     own = encoder.contract
-    for field in fields(Contract):
-        if field.name in ("model", "canary_vectors"):
-            continue
-        want, have = getattr(stored, field.name), getattr(own, field.name)
-        if want != have:
-            remedy = _REMEDY.get(field.name, _REMEDY["weights_hash"]).format(stored=want, model=stored.model)
-            raise ContractMismatch(
-                f"The encoder at hand ({own.model}) is not the one that made the collection's vectors "
-                f"({stored.model}): {field.name} is {have!r}, the collection has {want!r}. {remedy}"
-            )
+    if (name := first_difference(own, stored)) is not None:
+        want, have = getattr(stored, name), getattr(own, name)
+        remedy = _REMEDY.get(name, _REMEDY["weights_hash"]).format(stored=want, model=stored.model)
+        raise ContractMismatch(
+            f"The encoder at hand ({own.model}) is not the one that made the collection's vectors "
+            f"({stored.model}): {name} is {have!r}, the collection has {want!r}. {remedy}"
+        )
     ours, theirs = np.array(own.canary_vectors), np.array(stored.canary_vectors)
     if ours.shape != theirs.shape:
         raise ContractMismatch(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,9 @@ class CrossEncoder:
     _scheduler: Scheduler = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        scheduler = Scheduler(self._run, len(self.labels), self.runtime.parallel, self.batch_tokens)
+        # As in Encoder: not a method of this object.
+        run = partial(_run, self.runtime, self.pad_id, f"{self.model.name} ({self.runtime_name}, {self.dtype})")
+        scheduler = Scheduler(run, len(self.labels), self.runtime.parallel, self.batch_tokens)
         object.__setattr__(self, "_scheduler", scheduler)
 
     @property
@@ -112,16 +115,16 @@ class CrossEncoder:
         """
         return self._scheduler.encode(self.prepare(pairs, on_overflow=on_overflow).token_ids)
 
-    def _run(self, packed: Sequence[Ids]) -> Logits:
-        ids, mask = pad([each & ~(1 << _SECOND) for each in packed], self.pad_id)
-        types, _ = pad([each >> _SECOND for each in packed], 0)
-        rows = self.runtime.run(ids, mask, types)
-        if not np.isfinite(rows).all():
-            raise ModelError(
-                f"{self.model.name} ({self.runtime_name}, {self.dtype}) gave a score that is NaN or infinity. Its "
-                "weights are damaged: fetch the model again."
-            )
-        return rows
+
+def _run(runtime: OnnxRuntime | TorchPairRuntime, pad_id: int, name: str, packed: Sequence[Ids]) -> Logits:
+    ids, mask = pad([each & ~(1 << _SECOND) for each in packed], pad_id)
+    types, _ = pad([each >> _SECOND for each in packed], 0)
+    rows = runtime.run(ids, mask, types)
+    if not np.isfinite(rows).all():
+        raise ModelError(
+            f"{name} gave a score that is NaN or infinity. Its weights are damaged: fetch the model again."
+        )
+    return rows
 
 
 def probabilities(logits: Logits) -> Logits:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -70,10 +70,14 @@ class Encoder:
     runtime: Runtime
     batch_tokens: int
     weight_bytes: int
+    _run: Callable[[Sequence[Ids]], Vectors] = field(init=False, repr=False)
     _scheduler: Scheduler = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        scheduler = Scheduler(self._run, self.runtime.dimension, self.runtime.parallel, self.batch_tokens)
+        # Not a method of this object: a cycle would keep an unloaded model in memory until it is collected.
+        run = partial(_run, self.runtime, self.tokens.pad_id, f"{self.model.name} ({self.runtime_name}, {self.dtype})")
+        scheduler = Scheduler(run, self.runtime.dimension, self.runtime.parallel, self.batch_tokens)
+        object.__setattr__(self, "_run", run)
         object.__setattr__(self, "_scheduler", scheduler)
 
     @property
@@ -131,15 +135,6 @@ class Encoder:
                 )
         return [np.concatenate([before, ids, after]) for ids in token_ids]
 
-    def _run(self, texts: Sequence[Ids]) -> Vectors:
-        rows = self.runtime.run(*pad(texts, self.tokens.pad_id))
-        if not np.isfinite(rows).all():
-            raise ModelError(
-                f"{self.model.name} ({self.runtime_name}, {self.dtype}) gave a vector with NaN or infinity. Its "
-                "weights are damaged, or too large for this dtype: fetch the model again or use --dtype fp32."
-            )
-        return rows
-
     def token_vectors(self, token_ids: Ids, *, kind: Kind) -> Vectors:
         """What the transformer makes of every token of one text, special tokens and prompt included, before pooling:
         float32 ``(tokens, width)``, not of unit length.
@@ -149,7 +144,7 @@ class Encoder:
         """
         ids, mask = pad(self._whole([token_ids], kind), self.tokens.pad_id)
         vectors: Vectors = self.runtime.run_tokens(ids, mask)[0]
-        return vectors
+        return _finite(vectors, self.model.name)
 
     def prepare(
         self, token_ids: Sequence[Ids], *, kind: Kind, on_overflow: OnOverflow = "error", keep_end: bool = False
@@ -202,10 +197,23 @@ class Encoder:
         )
 
     def _canary_vectors(self) -> Vectors:
-        # One at a time: in int8 a batch mate would change them.
-        texts = self.tokens.of_texts(CANARY_TEXTS)
+        # One at a time, and not through the queue: in int8 a batch mate would change them.
         room = self.max_length - self.reserved("passage")
-        return np.concatenate([self.encode([ids[:room]], kind="passage") for ids in texts])
+        texts = [ids[:room] for ids in self.tokens.of_texts(CANARY_TEXTS)]
+        return np.concatenate([self._run([whole]) for whole in self._whole(texts, "passage")])
+
+
+def _run(runtime: Runtime, pad_id: int, name: str, texts: Sequence[Ids]) -> Vectors:
+    return _finite(runtime.run(*pad(texts, pad_id)), name)
+
+
+def _finite(vectors: Vectors, name: str) -> Vectors:
+    if not np.isfinite(vectors).all():
+        raise ModelError(
+            f"{name} gave a vector with NaN or infinity. Its weights are damaged, or too large for this dtype: fetch "
+            "the model again or use --dtype fp32."
+        )
+    return vectors
 
 
 def load_encoder(settings: Settings) -> Encoder:

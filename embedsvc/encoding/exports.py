@@ -16,6 +16,7 @@ from typing import Any
 from embedsvc.encoding.canaries import agrees
 from embedsvc.encoding.export import MODEL_FILE, OPSET, task_of
 from embedsvc.encoding.files import read_json, sha256, sha256_now, write_json
+from embedsvc.encoding.machine import machine
 from embedsvc.encoding.models import Model
 from embedsvc.encoding.subprocesses import run_module
 from embedsvc.errors import ModelError, ParityError
@@ -115,6 +116,9 @@ def _find(folder: Path, cache: Path) -> Export | None:
         manifest = read_json(folder / _MANIFEST)
         if manifest is None:
             return None
+        accepted = manifest["refusal"] is None and agrees(manifest["dtype"], **manifest["parity"])
+        if not accepted and manifest.get("machine") != machine():
+            return None  # another version, or another processor, may do better
         if manifest["refusal"] is not None or sha256(folder / MODEL_FILE, cache) == manifest["sha256"]:
             return _export_of(folder, manifest)
     except (ModelError, KeyError, TypeError):
@@ -142,7 +146,7 @@ def _make(model: Model, dtype: str, folder: Path, cache: Path) -> Export:
             facts = json.loads(output.splitlines()[-1])
             digest = None if facts["refusal"] else sha256_now(temporary / MODEL_FILE)
             identity = {"model": model.name, "weights_hash": model.weights_hash, "dtype": dtype, "recipe": RECIPE}
-            write_json(temporary / _MANIFEST, {**identity, **facts, "sha256": digest})
+            write_json(temporary / _MANIFEST, {**identity, **facts, "machine": machine(), "sha256": digest})
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
         finally:

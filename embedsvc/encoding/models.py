@@ -169,7 +169,8 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of a sequence classifier's logits, in their order."""
     if not any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
         return ()
-    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' default is two
+    count = config.get("num_labels") or 2  # transformers' default
+    names = config.get("id2label") or {str(at): f"LABEL_{at}" for at in range(count)}
     return tuple(str(names[key]) for key in sorted(names, key=int))
 
 

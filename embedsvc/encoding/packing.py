@@ -80,11 +80,15 @@ def unpack(file: Path, cache: Path, to: Path | None = None) -> Model:
             target = to or packed_folder(manifest["name"], cache)
             if target.exists() and _hash_of(target, cache) != manifest["weights_hash"]:
                 raise Conflict(f"{target} is there already and holds something else. Remove it, or use --to FOLDER.")
-            read_model(Path(scratch) / "model", cache)  # refuses what could not be used
+            model = read_model(Path(scratch) / "model", cache)  # refuses what could not be used
+            exports = sorted((Path(scratch) / "exports").glob("*"))
+            ours = f"{model.weights_hash[:16]}-"
+            if stranger := next((folder for folder in exports if not folder.name.startswith(ours)), None):
+                raise ModelError(f"{file}: exports/{stranger.name} in it is of another model. Pack the model again.")
             if not target.exists():
                 _made(target.parent)
                 shutil.move(Path(scratch) / "model", target)
-            for folder in sorted((Path(scratch) / "exports").glob("*")):
+            for folder in exports:
                 place = _made(cache / "models") / folder.name
                 if not place.exists():
                     folder.rename(place)

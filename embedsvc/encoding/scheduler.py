@@ -47,9 +47,12 @@ class Ticket:
     future: Future[Vectors]
     vectors: Vectors
     left: int
+    bulk: bool
     submitted: float
     started: float
     ended: float
+    waiting_tokens: int = 0
+    """Of a request with a limit: its tokens that are not encoded yet."""
 
     @property
     def queue_seconds(self) -> float:
@@ -95,7 +98,7 @@ class Scheduler:
         self._closed = False
         self._in_flight: dict[bytes, _Text] = {}
         self._recent: OrderedDict[bytes, Vectors] = OrderedDict()
-        self._limited_tokens = 0
+        self._waiting_tokens = {False: 0, True: 0}  # of requests with a limit, by whether they are bulk
         self._rate = 5000.0  # tokens per second, until the first batch has been timed
 
     def encode(self, texts: Sequence[Ids], *, keep: bool = False) -> Vectors:
@@ -111,8 +114,8 @@ class Scheduler:
         """Puts ``texts`` in the queue. ``keep``: their vectors may be kept, and such as are kept may be given.
 
         Raises:
-            Overloaded: with these, more than ``limit`` tokens of requests with a limit would be waiting. A request that
-                finds none waiting is always taken.
+            Overloaded: with these, more than ``limit`` tokens of requests with a limit would be waiting: of interactive
+                ones for an interactive request, of bulk ones for a bulk one. A request that finds none is always taken.
         """
         return self._enqueue(texts, keep=keep, limit=limit, inline=False)
 
@@ -131,20 +134,20 @@ class Scheduler:
         tokens = sum(lengths)
         now = time.perf_counter()
         vectors = np.empty((len(texts), self._dimension), dtype=np.float32)
-        ticket = Ticket(Future(), vectors, len(texts), now, now, now)
-        keys = [ids.tobytes() for ids in texts]
         bulk = tokens > INTERACTIVE_TOKENS
+        ticket = Ticket(Future(), vectors, len(texts), bulk, now, now, now)
+        keys = [ids.tobytes() for ids in texts]
         own = None
         with self._lock:
             if self._closed:
                 ticket.future.cancel()
                 return ticket
             if limit is not None:
-                if self._limited_tokens and self._limited_tokens + tokens > limit:
-                    raise Overloaded(
-                        f"{self._limited_tokens} tokens of other requests", self._limited_tokens / self._rate
-                    )
-                self._limited_tokens += tokens
+                waiting = self._waiting_tokens[bulk]
+                if waiting and waiting + tokens > limit:
+                    raise Overloaded(f"{waiting} tokens of other requests", waiting / self._rate)
+                self._waiting_tokens[bulk] += tokens
+                ticket.waiting_tokens = tokens
             new = self._enlist(ticket, texts, keys, bulk=bulk, keep=keep)
             if bulk and new:
                 batches = plan([len(text.ids) for text in new], self._budget)
@@ -155,7 +158,7 @@ class Scheduler:
                 own = self._next() if idle else None
             self._start()
         if limit is not None:
-            ticket.future.add_done_callback(lambda _: self._forget(tokens))
+            ticket.future.add_done_callback(lambda _: self._forget(ticket))
         if own is not None:
             self._do(own)
         if not ticket.left:
@@ -172,6 +175,7 @@ class Scheduler:
                 self._recent.move_to_end(key)
                 ticket.vectors[row] = vector
                 ticket.left -= 1
+                self._waits_no_more(ticket, len(ids))
                 continue
             text = self._in_flight.get(key)
             # A small request does not wait for the same text in another's book.
@@ -182,11 +186,17 @@ class Scheduler:
             text.takers.append((ticket, row))
         return new
 
-    def _forget(self, tokens: int) -> None:
+    def _forget(self, ticket: Ticket) -> None:
+        """A ticket is done: whatever of it was still waiting does so no more."""
         with self._lock:
-            self._limited_tokens -= tokens
+            self._waits_no_more(ticket, ticket.waiting_tokens)
 
-    # The lock is held by whoever calls the next four.
+    # The lock is held by whoever calls the next seven.
+
+    def _waits_no_more(self, ticket: Ticket, tokens: int) -> None:
+        tokens = min(tokens, ticket.waiting_tokens)
+        ticket.waiting_tokens -= tokens
+        self._waiting_tokens[ticket.bulk] -= tokens
 
     def _start(self) -> None:
         while (batch := self._next()) is not None:
@@ -209,6 +219,8 @@ class Scheduler:
         while self._bulk:
             batches = self._bulk.popleft()
             texts = [text for text in batches.popleft() if self._is_wanted(text)]
+            if not texts:  # perhaps the whole request was cancelled: then none of it stays in memory
+                batches = deque(batch for batch in batches if any(self._is_wanted(text) for text in batch))
             if batches:
                 self._bulk.append(batches)
             if texts:
@@ -267,8 +279,9 @@ class Scheduler:
                 if text.keep and not isinstance(row, Exception):
                     self._recent[text.key] = row.copy()
                 for ticket, at in text.takers:
-                    if ticket.started == ticket.submitted:
-                        ticket.started = started
+                    self._waits_no_more(ticket, len(text.ids))
+                    if ticket.started == ticket.submitted:  # it may have joined a batch that ran already
+                        ticket.started = max(started, ticket.submitted)
                     ticket.ended = ended
                     if isinstance(row, Exception):
                         failed.append((ticket, row))
@@ -291,7 +304,10 @@ class Scheduler:
         """A vector for each text, or why there is none: a fault in a batch is put down to the texts that have it alone
         too."""
         try:
-            return list(self._run([text.ids for text in texts]))
+            rows = self._run([text.ids for text in texts])
+            if rows.shape != (len(texts), self._dimension):
+                raise ModelError(f"The model gave {rows.shape} numbers for {len(texts)} texts of {self._dimension}.")
+            return list(rows)
         except Exception as error:
             if len(texts) == 1:
                 return [error]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +89,8 @@ class TorchRuntime:
         transformer: Any = self._model[0]
         kind = getattr(transformer.auto_model, "attention_type", None)
         self._reset = (lambda: transformer.auto_model.set_attention_type(kind)) if kind == "block_sparse" else None
+        # So no other batch may run meanwhile, not even the scheduler's one more.
+        self._alone: AbstractContextManager[Any] = contextlib.nullcontext() if self._reset is None else threading.Lock()
         # On the CPU torch spreads one batch over all cores by itself. On a card, one batch is padded and copied while
         # another computes.
         self.parallel = 2 if device == "cuda" and self._reset is None else 1
@@ -101,7 +106,7 @@ class TorchRuntime:
         """Unit vectors, float32 ``(rows, dimension)``, of padded ids and their mask, both ``(rows, tokens)``.
 
         Raises:
-            ModelError: one text alone is too much for the card's memory.
+            ModelError: one text alone is too much for the card's memory, or torch failed.
         """
         import torch
 
@@ -120,6 +125,8 @@ class TorchRuntime:
                     ) from error
                 self.most_tokens = min(self.most_tokens, ids.size // 2)
                 log.warning("out of GPU memory at %d tokens; going on with %d at once", ids.size, self.most_tokens)
+            except Exception as error:
+                raise _failure(self._name, ids, error) from error
             torch.cuda.empty_cache()
         half = rows // 2
         return np.concatenate([self.run(ids[:half], mask[:half]), self.run(ids[half:], mask[half:])])
@@ -128,14 +135,18 @@ class TorchRuntime:
         """The transformer's own output for every token, float32 ``(rows, tokens, width)``."""
         import torch
 
-        with torch.inference_mode():
-            tokens: npt.NDArray[np.float32] = self._features(ids, mask)["token_embeddings"].float().cpu().numpy()
+        try:
+            with torch.inference_mode():
+                tokens: npt.NDArray[np.float32] = self._features(ids, mask)["token_embeddings"].float().cpu().numpy()
+        except Exception as error:
+            raise _failure(self._name, ids, error) from error
         return tokens
 
     def _features(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> dict[str, Any]:
-        if self._reset is not None:
-            self._reset()
-        found: dict[str, Any] = self._model({"input_ids": self._moved(ids), "attention_mask": self._moved(mask)})
+        with self._alone:
+            if self._reset is not None:
+                self._reset()
+            found: dict[str, Any] = self._model({"input_ids": self._moved(ids), "attention_mask": self._moved(mask)})
         return found
 
     def _moved(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
@@ -144,6 +155,10 @@ class TorchRuntime:
 
         tensor = torch.from_numpy(array)
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._device == "cuda" else tensor
+
+
+def _failure(name: str, ids: npt.NDArray[np.int64], error: Exception) -> ModelError:
+    return ModelError(f"{name}: torch failed on a batch of shape {ids.shape}: {error}")
 
 
 def tokens_within(memory: int, width: int, intermediate: int) -> int:
@@ -173,6 +188,7 @@ class TorchPairRuntime:
             tokenizer: Any = AutoTokenizer.from_pretrained(model.transformer, local_files_only=True)
         except Exception as error:  # anything from transformers, safetensors, torch
             raise ModelError(f"{model.name}: transformers cannot load it: {error}") from error
+        self._name = model.name
         self._device = device
         self.classifier.eval().to(device)
         self.dimension = len(model.labels)
@@ -182,13 +198,20 @@ class TorchPairRuntime:
     def run(
         self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], types: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[np.float32]:
-        """Logits, float32 ``(rows, labels)``; all inputs ``(rows, tokens)``."""
+        """Logits, float32 ``(rows, labels)``; all inputs ``(rows, tokens)``.
+
+        Raises:
+            ModelError: torch failed; of a batch too large for the card's memory the scheduler runs each pair alone.
+        """
         import torch
 
         features = {"input_ids": ids, "attention_mask": mask}
         if types is not None and self.has_types:
             features["token_type_ids"] = types
-        with torch.inference_mode():
-            inputs = {name: torch.from_numpy(value).to(self._device) for name, value in features.items()}
-            logits: npt.NDArray[np.float32] = self.classifier(**inputs).logits.float().cpu().numpy()
+        try:
+            with torch.inference_mode():
+                inputs = {name: torch.from_numpy(value).to(self._device) for name, value in features.items()}
+                logits: npt.NDArray[np.float32] = self.classifier(**inputs).logits.float().cpu().numpy()
+        except Exception as error:
+            raise _failure(self._name, ids, error) from error
         return logits

@@ -71,8 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         threading.Thread(target=encoders.warm, name="warm", daemon=True).start()
         yield
         await run(state.errands, lambda: state.jobs.stop(DRAIN_SECONDS))
-        state.queries.shutdown()
-        state.errands.shutdown(wait=False, cancel_futures=True)
+        state.shutdown()
 
     app = FastAPIOffline(
         title="embedsvc",

@@ -11,8 +11,13 @@ from pydantic import BaseModel
 
 from embedsvc.records import without_surrogates
 from embedsvc.service.problems import InvalidBody, UnsupportedMedia
+from embedsvc.service.state import run, state_of
 
 _M = TypeVar("_M", bound=BaseModel)
+
+
+_SMALL = 256_000
+"""Bytes of a body that is read in the event loop, at about 5 ms; a larger one is handed to a thread."""
 
 
 async def read_json(request: Request) -> Any:
@@ -26,6 +31,20 @@ async def read_json(request: Request) -> Any:
     if kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMedia(f"The content type is {kind}; send application/json.")
     body = await request.body()
+    if len(body) <= _SMALL:
+        return _parsed(body)
+    return await run(state_of(request).chores, lambda: _parsed(body))
+
+
+async def read_clean(request: Request) -> Any:
+    """As :func:`read_json`, without lone surrogates."""
+    value = await read_json(request)
+    if len(await request.body()) <= _SMALL:
+        return clean(value)
+    return await run(state_of(request).chores, lambda: clean(value))
+
+
+def _parsed(body: bytes) -> Any:
     try:
         return json.loads(body.decode(), parse_constant=_refuse, parse_float=_finite)
     except UnicodeDecodeError as error:
@@ -63,4 +82,4 @@ async def read_model(request: Request, model: type[_M], *, empty: Any = None) ->
     """The body as ``model``; ValidationError where it does not fit. ``empty`` stands for a body of no bytes."""
     if empty is not None and not await request.body():
         return model.model_validate(empty)
-    return model.model_validate(clean(await read_json(request)))
+    return model.model_validate(await read_clean(request))

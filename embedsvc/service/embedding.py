@@ -19,7 +19,7 @@ from embedsvc.encoding.cross_encoder import CrossEncoder, Logits, Pair, Pairs
 from embedsvc.encoding.tokens import Ids, Kind
 from embedsvc.encoding.windows import Windows
 from embedsvc.errors import UsageError
-from embedsvc.service.problems import Refused
+from embedsvc.service.problems import BodyTooLarge, Refused
 from embedsvc.service.state import State, run, state_of
 
 _T = TypeVar("_T")
@@ -27,6 +27,9 @@ Vectors = npt.NDArray[np.float32]
 
 _SMALL = 2_000
 """Characters that are tokenised in the event loop, which takes less than handing them to a thread: about 1 ms."""
+
+_LARGEST = 10
+"""A request's tokens, at most, over those that may wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ async def embed(
     token_ids = await tokens_of(state, encoder, texts)
     windows = encoder.prepare(token_ids, kind=kind, on_overflow=on_overflow, keep_end=keep_end)
     tokenized = time.perf_counter()
+    _check_size(sum(windows.token_counts), state)
     ticket = encoder.submit(windows.token_ids, kind=kind, limit=state.settings.queue_tokens)
     vectors = await unless_gone(request, ticket.future)
     characters = sum(len(text) for text in texts if isinstance(text, str))
@@ -78,6 +82,13 @@ async def embed(
         ticket.queue_seconds,
         ticket.compute_seconds,
     )
+
+
+def _check_size(tokens: int, state: State) -> None:
+    """No single request may shut the others out for minutes."""
+    most = _LARGEST * state.settings.queue_tokens
+    if tokens > most:
+        raise BodyTooLarge(f"The request has {tokens} tokens; send at most {most} at once ({_LARGEST} × queue_tokens).")
 
 
 def check_dimensions(dimensions: int | None, encoder: Encoder) -> None:
@@ -114,7 +125,7 @@ async def tokens_of(state: State, encoder: Encoder, texts: Sequence[str | Ids]) 
         return [_own_tokens(encoder, at, ids) for at, ids in enumerate(given)]
     if sum(map(len, strings)) <= _SMALL:
         return encoder.tokens.of_texts(strings)
-    return await run(state.errands, lambda: encoder.tokens.of_texts(strings))
+    return await run(state.chores, lambda: encoder.tokens.of_texts(strings))
 
 
 def _own_tokens(encoder: Encoder, at: int, ids: Ids) -> Ids:
@@ -138,7 +149,8 @@ async def score(
         QueryTooLong: a pair exceeds the window. Overloaded, ModelError, ClientDisconnect: as :func:`embed`.
     """
     state = state_of(request)
-    prepared = await run(state.errands, lambda: encoder.prepare(pairs, on_overflow=on_overflow))
+    prepared = await run(state.chores, lambda: encoder.prepare(pairs, on_overflow=on_overflow))
+    _check_size(sum(prepared.token_counts), state)
     ticket = encoder.submit(prepared.token_ids, limit=state.settings.queue_tokens)
     return await unless_gone(request, ticket.future), prepared
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections import OrderedDict
@@ -12,12 +13,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from embedsvc.config import Settings
+from embedsvc.config import Settings, listed
 from embedsvc.encoding import Encoder, check_contract, encoder_for, load_encoder
 from embedsvc.encoding.canaries import CANARY_TEXTS
-from embedsvc.encoding.contract import LEAST_CANARY_COSINE
+from embedsvc.encoding.contract import LEAST_CANARY_COSINE, first_difference
 from embedsvc.encoding.cross_encoder import CrossEncoder, load_cross_encoder
-from embedsvc.errors import EmbedsvcError, ModelError, NotFound
+from embedsvc.errors import ModelError, NotFound
 from embedsvc.records import Contract
 from embedsvc.service.problems import NotReady
 
@@ -34,15 +35,14 @@ class Encoders:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._loaded: OrderedDict[_Key, Encoder | CrossEncoder] = (
-            OrderedDict()
-        )  # the one unused for longest comes first
+        # The one unused for longest comes first.
+        self._loaded: OrderedDict[_Key, Encoder | CrossEncoder] = OrderedDict()
         self._default: Encoder | None = None
-        self._failure: EmbedsvcError | None = None
+        self._failure: Exception | None = None
         self._loading = threading.Lock()
         self._order = threading.Lock()
-        self._served = _served(settings.model, *_listed(settings.models))
-        self._rerankers = _served(*_listed(settings.rerankers))
+        self._served = _served(settings.model, *listed(settings.models))
+        self._rerankers = _served(*listed(settings.rerankers))
         self._keys: dict[str, _Key] = {}
         self.on_unload: Callable[[Encoder | CrossEncoder], None] = lambda encoder: None
         """Called with an encoder that was dropped, so that others let go of it."""
@@ -54,7 +54,7 @@ class Encoders:
                 if self._default is None:
                     try:
                         encoder = load_encoder(self._settings)
-                    except EmbedsvcError as error:
+                    except Exception as error:
                         self._failure = error
                         raise
                     self._default = self._keep(encoder)
@@ -68,11 +68,11 @@ class Encoders:
         """The cross-encoders that requests may name, the default one first."""
         return list(dict.fromkeys(self._rerankers.values()))
 
-    def reranker(self, name: str | None) -> CrossEncoder:
-        """The served cross-encoder ``name``, loaded where it is not; None: the first.
+    def reranker_model(self, name: str | None) -> str:
+        """What the settings call the served cross-encoder ``name``; None: the first.
 
         Raises:
-            NotFound: no such cross-encoder is served. ModelError: it cannot be loaded.
+            NotFound: no such cross-encoder is served.
         """
         names = self.reranker_names()
         if not names:
@@ -80,15 +80,30 @@ class Encoders:
         model = names[0] if name is None else self._rerankers.get(name.removeprefix(_PREFIX))
         if model is None:
             raise NotFound(f"The reranker {name!r} is not served here; {', '.join(map(repr, names))} is.")
+        return model
+
+    def loaded_reranker(self, model: str) -> CrossEncoder | None:
+        """The cross-encoder that the settings call ``model``, if it is loaded."""
         known = self._known(model)
         if not isinstance(known, CrossEncoder):
-            with self._loading:
-                known = self._known(model)
-                if not isinstance(known, CrossEncoder):
-                    known = self._keep(load_cross_encoder(replace(self._settings, model=model, dtype="fp32")))
-                    self._keys[model] = _key(known)
+            return None
         self.touch(known)
         return known
+
+    def reranker(self, model: str) -> CrossEncoder:
+        """The cross-encoder that the settings call ``model``, loaded where it is not.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        encoder = self.loaded_reranker(model)
+        if encoder is None:
+            with self._loading:
+                encoder = self.loaded_reranker(model)
+                if encoder is None:
+                    encoder = self._keep(load_cross_encoder(replace(self._settings, model=model, dtype="fp32")))
+                    self._keys[model] = _key(encoder)
+        return encoder
 
     def _known(self, model: str) -> Encoder | CrossEncoder | None:
         return self._loaded.get(self._keys[model]) if model in self._keys else None
@@ -162,11 +177,14 @@ class Encoders:
             self.on_unload(old)
         return encoder
 
-    def touch(self, encoder: Encoder | CrossEncoder) -> None:
-        """Notes that it is in use."""
+    def touch(self, encoder: _E) -> None:
+        """Notes that it is in use: one that was dropped while somebody held it counts again."""
         with self._order:
-            if _key(encoder) in self._loaded:
+            known = _key(encoder) in self._loaded
+            if known:
                 self._loaded.move_to_end(_key(encoder))
+        if not known:
+            self._keep(encoder)
 
     def warm(self) -> None:
         """Loads the default encoder and encodes once; a failure is logged, and kept for the readiness probe."""
@@ -177,18 +195,21 @@ class Encoders:
 
     def of(self, contract: Contract) -> Encoder:
         """The encoder that made a collection, checked against its contract."""
-        encoder = self._loaded.get((contract.model, contract.dtype))
-        if not isinstance(encoder, Encoder):
+        encoder = self._that_made(contract)
+        if encoder is None:
             with self._loading:
-                encoder = self._loaded.get((contract.model, contract.dtype))
-                if not isinstance(encoder, Encoder):
-                    encoder = self._keep(encoder_for(contract, self._settings))
+                encoder = self._that_made(contract) or self._keep(encoder_for(contract, self._settings))
         check_contract(encoder, contract)
         self.touch(encoder)
         return encoder
 
-    def probe(self) -> Encoder:
-        """The default encoder, once a canary text gave the vector that it must; never waits for loading.
+    def _that_made(self, contract: Contract) -> Encoder | None:
+        encoders = (each for each in list(self._loaded.values()) if isinstance(each, Encoder))
+        return next((each for each in encoders if first_difference(each.contract, contract) is None), None)
+
+    async def probe(self) -> Encoder:
+        """The default encoder, once a canary text gave the vector that it must; never waits for loading, nor for a
+        thread.
 
         Raises:
             NotReady: it is not loaded (the reason is told), or computes something else.
@@ -199,7 +220,8 @@ class Encoders:
                 threading.Thread(target=self.warm, name="warm", daemon=True).start()
             raise NotReady(str(self._failure or "The model is being loaded. Ask again in a few seconds."))
         try:
-            vector = encoder.encode_texts(CANARY_TEXTS[1:2], kind="passage", on_overflow="truncate").vectors[0]
+            canary = encoder.prepare(encoder.tokens.of_texts(CANARY_TEXTS[1:2]), kind="passage", on_overflow="truncate")
+            vector = (await asyncio.wrap_future(encoder.submit(canary.token_ids, kind="passage").future))[0]
         except ModelError as error:
             raise NotReady(str(error)) from error
         cosine = float(np.dot(vector, encoder.contract.canary_vectors[1]))
@@ -210,10 +232,6 @@ class Encoders:
 
 def _key(encoder: Encoder | CrossEncoder) -> _Key:
     return encoder.model.name, encoder.dtype
-
-
-def _listed(models: str) -> list[str]:
-    return [model for model in map(str.strip, models.split(",")) if model]
 
 
 def _served(*models: str) -> dict[str, str]:

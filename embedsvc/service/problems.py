@@ -132,7 +132,9 @@ def _path(request: Request) -> str:
 def _embedsvc_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.EmbedsvcError)
     status, title = status_of(error)
-    if status >= 500 and not isinstance(error, NotReady):  # a probe that asks too early is no news
+    if isinstance(error, errors.ModelError) and _path(request) in TEI_ROUTES:
+        status = 424  # what TEI answers when its backend fails
+    if (status >= 500 or status == 424) and not isinstance(error, NotReady):  # a probe that asks too early is no news
         log.error("request %s: %s: %s", request.scope.get("embedsvc.id"), type(error).__name__, error)
     headers = {}
     if status == 413:

@@ -112,7 +112,9 @@ class EmbeddingParameters(_TEIRequest):
 
 class EmbedRequest(EmbeddingParameters):
     inputs: str | list[str] | list[int] | list[list[int]] = Field(description="Texts, or their tokens.")
-    normalize: bool = Field(True, description="Accepted; vectors always have unit length.")
+    normalize: bool = Field(
+        True, description="False is refused for a model whose own vectors have no unit length: here all have."
+    )
     dimensions: int | None = Field(None, description="Keep the first so many numbers of each vector.")
 
 

@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import Request
 
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder
+from embedsvc.encoding.cross_encoder import CrossEncoder
 from embedsvc.errors import Overloaded
 from embedsvc.service.encoders import Encoders
 from embedsvc.service.opened import Collections
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Queries:
-    """The threads that search, and how many searches may wait for them."""
+class Bounded:
+    """Threads for one kind of request, and how many of them may wait."""
 
-    def __init__(self, threads: int = max(4, 2 * (os.cpu_count() or 1)), most: int = 512) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="query")
+    def __init__(self, kind: str, threads: int, most: int) -> None:
+        """``kind``: what is told to be too much, in the plural."""
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=kind)
+        self._kind = kind
         self._most = most
         self._pending = 0  # changed in the event loop only
 
@@ -38,7 +41,7 @@ class Queries:
             Overloaded: as many wait or run as may.
         """
         if self._pending >= self._most:
-            raise Overloaded(f"{self._pending} searches", 1)
+            raise Overloaded(f"{self._pending} {self._kind}", 1)
         self._pending += 1
         try:
             return await run(self._pool, work)
@@ -57,27 +60,29 @@ class State:
     encoders: Encoders
     collections: Collections
     jobs: Jobs
-    queries: Queries = field(default_factory=lambda: Queries())
-    """Searches."""
+    queries: Bounded = field(default_factory=lambda: Bounded("searches", max(4, 2 * (os.cpu_count() or 1)), 512))
+    token_vectors: Bounded = field(default_factory=lambda: Bounded("requests to /embed_all", 1, 8))
     errands: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="errand"))
-    """All else that blocks, waiting for another writer included, so that no search waits behind it."""
-    opening: dict[str, asyncio.Future[object]] = field(default_factory=dict)
+    """All that may wait, for another writer or a collection being opened, so that no search waits behind it."""
+    chores: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="chore"))
+    """What takes too long for the event loop and waits for nothing: large JSON, tokenising."""
+    loading: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="load"))
+    under_way: dict[str, asyncio.Future[Any]] = field(default_factory=dict)
+    """Collections that are being opened and models that are being loaded, each once for all who ask."""
 
     async def ready(self, name: str) -> None:
-        """Opens the collection with its vector index, where it is not: once for all who ask, and not among the
-        searches, which go on for the other collections.
+        """Opens the collection with its vector index, where it is not; not among the searches, which go on for the
+        other collections.
 
         Raises:
             As :meth:`Collections.open`.
         """
-        if self.collections.is_ready(name):
-            return
-        opening = self.opening.get(name)
-        if opening is None:
-            work = run(self.errands, lambda: self.collections.call(name, lambda opened: opened.collection.snapshot()))
-            opening = self.opening[name] = asyncio.ensure_future(work)
-            opening.add_done_callback(lambda _: self.opening.pop(name, None))
-        await asyncio.shield(opening)
+        if not self.collections.is_ready(name):
+            await self._once(
+                f"collection {name}",
+                self.errands,
+                lambda: self.collections.call(name, lambda opened: opened.collection.snapshot()),
+            )
 
     async def encoder(self, name: str | None) -> Encoder:
         """The encoder of a served model, loaded where it is not; None: the default one.
@@ -87,7 +92,43 @@ class State:
         """
         wanted = self.settings.model if name is None else name
         encoder = self.encoders.loaded(wanted)
-        return encoder if encoder is not None else await run(self.errands, lambda: self.encoders.named(wanted))
+        if encoder is None:
+            encoder = await self._once(f"model {wanted}", self.loading, lambda: self.encoders.named(wanted))
+        return encoder
+
+    async def reranker(self, name: str | None) -> CrossEncoder:
+        """The served cross-encoder, loaded where it is not; None: the first.
+
+        Raises:
+            NotFound: no such cross-encoder is served. ModelError: it cannot be loaded.
+        """
+        wanted = self.encoders.reranker_model(name)
+        encoder = self.encoders.loaded_reranker(wanted)
+        if encoder is None:
+            encoder = await self._once(f"reranker {wanted}", self.loading, lambda: self.encoders.reranker(wanted))
+        return encoder
+
+    async def _once(self, what: str, pool: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
+        """``work`` on a thread of ``pool``; what comes of it, good or bad, goes to all who ask for ``what`` meanwhile,
+        and goes on where one of them hangs up."""
+        future = self.under_way.get(what)
+        if future is None:
+            future = self.under_way[what] = asyncio.ensure_future(run(pool, work))
+            future.add_done_callback(lambda done: self._is_done(what, done))
+        result: _T = await asyncio.shield(future)
+        return result
+
+    def _is_done(self, what: str, future: asyncio.Future[Any]) -> None:
+        del self.under_way[what]
+        if not future.cancelled():
+            future.exception()  # has been seen, also where all who asked have hung up
+
+    def shutdown(self) -> None:
+        """Ends the threads; what they have begun is finished."""
+        for each in (self.queries, self.token_vectors):
+            each.shutdown()
+        for pool in (self.errands, self.chores, self.loading):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def state_of(request: Request) -> State:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from embedsvc.encoding.tokens import Ids
 from embedsvc.errors import NotFound, QueryTooLong
-from embedsvc.service.body import clean, read_json
+from embedsvc.service.body import read_clean
 from embedsvc.service.embedding import Embedded, check_dimensions, embed, shortened
 from embedsvc.service.problems import Refused
 from embedsvc.service.routes.common import MAX_TEXTS, fast_reply, reference, reply, shows, takes
@@ -74,7 +74,7 @@ def _fault(message: str, param: str | None, code: str | None = None) -> dict[str
 )
 async def embeddings(request: Request) -> Response:
     state = state_of(request)
-    raw = clean(await read_json(request))
+    raw = await read_clean(request)
     texts = _texts(raw)
     body = EmbeddingsRequest.model_validate(raw)
     try:
@@ -96,7 +96,7 @@ async def embeddings(request: Request) -> Response:
     def answer() -> Response:
         return fast_reply(_answer(embedded, body, encoder.model.name))
 
-    return answer() if len(texts) <= _MANY else await run(state.errands, answer)
+    return answer() if len(texts) <= _MANY else await run(state.chores, answer)
 
 
 @router.get(

@@ -7,7 +7,7 @@ from starlette.responses import RedirectResponse, Response
 
 from embedsvc.service.routes.common import faults, reply
 from embedsvc.service.schemas import Health, Ready
-from embedsvc.service.state import run, state_of
+from embedsvc.service.state import state_of
 
 router = APIRouter(tags=["health"])
 
@@ -60,18 +60,13 @@ async def health() -> Response:
     },
 )
 async def ready(request: Request) -> Response:
-    state = state_of(request)
-
-    def work() -> Response:
-        encoder = state.encoders.probe()
-        return reply(
-            {
-                "status": "ready",
-                "model": encoder.model.name,
-                "runtime": encoder.runtime_name,
-                "dtype": encoder.dtype,
-                "dimension": encoder.dimension,
-            }
-        )
-
-    return await run(state.errands, work)
+    encoder = await state_of(request).encoders.probe()
+    return reply(
+        {
+            "status": "ready",
+            "model": encoder.model.name,
+            "runtime": encoder.runtime_name,
+            "dtype": encoder.dtype,
+            "dimension": encoder.dimension,
+        }
+    )

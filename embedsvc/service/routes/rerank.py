@@ -53,7 +53,7 @@ async def rerank(request: Request) -> Response:
     encoder = await _reranker(request, body.model)
     if body.max_tokens_per_doc is not None:
         whole, most = texts, body.max_tokens_per_doc
-        texts, cut = await run(state_of(request).errands, lambda: _first_tokens(encoder, whole, most))
+        texts, cut = await run(state_of(request).chores, lambda: _first_tokens(encoder, whole, most))
     else:
         cut = 0
     try:
@@ -115,7 +115,7 @@ async def predict(request: Request) -> Response:
     for at, each in enumerate(texts):
         if len(each) not in (1, 2):
             raise Refused(f"inputs[{at}] has {len(each)} texts; send one or two.", param="inputs", status=422)
-    encoder = await _reranker(request, None)
+    encoder = await _cross_encoder(request, None)
     pairs = [(each[0], each[1] if len(each) == 2 else None) for each in texts]
     logits = await _tei_logits(request, encoder, pairs, body.truncate)
     rows = logits if body.raw_scores else probabilities(logits)
@@ -126,9 +126,25 @@ async def predict(request: Request) -> Response:
 
 
 async def _reranker(request: Request, name: str | None) -> CrossEncoder:
+    """The cross-encoder asked for, if it has a single score.
+
+    Raises:
+        Refused: none such is served, or it classifies.
+    """
+    encoder = await _cross_encoder(request, name)
+    if len(encoder.labels) != 1:
+        raise Refused(
+            f"{encoder.model.name} is a classifier of {len(encoder.labels)} labels ({', '.join(encoder.labels[:4])}), "
+            "not a reranker: none of them is a rank. Ask /predict, or serve a reranker first in EMBEDSVC_RERANKERS.",
+            param="model",
+        )
+    return encoder
+
+
+async def _cross_encoder(request: Request, name: str | None) -> CrossEncoder:
     state = state_of(request)
     try:
-        return await run(state.errands, lambda: state.encoders.reranker(name))
+        return await state.reranker(name)
     except NotFound as error:
         tei = name is None and not state.encoders.reranker_names()
         raise Refused(str(error), param="model", status=424 if tei else 404) from None

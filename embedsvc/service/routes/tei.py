@@ -56,8 +56,8 @@ _KINDS: dict[str | None, Kind] = {
     "/embed",
     summary="Embed texts (TEI)",
     description="`truncate` cuts what exceeds the window, and the header `x-embedsvc-tokens-cut` says how much. "
-    "Without it the service's `on_overflow` holds. Texts or tokens, one or a list. Vectors have unit length, whatever "
-    "`normalize` says.",
+    "Without it the service's `on_overflow` holds. Texts or tokens, one or a list. Vectors have unit length; "
+    "`normalize: false` is refused for a model whose own vectors have not.",
     response_class=Response,
     responses={200: shows("One vector per text.", [[0.013, -0.021]], _array(_array(_NUMBER)))},
     openapi_extra=takes(EmbedRequest, {"two": {"inputs": ["Hello", "world"]}}),
@@ -69,9 +69,15 @@ async def embed_texts(request: Request) -> Response:
     body = await read_model(request, EmbedRequest)
     encoder = await state.encoder(None)
     check_dimensions(body.dimensions, encoder)
+    if not body.normalize and not encoder.model.normalize:
+        raise Refused(
+            f"Vectors of {encoder.model.name} come at unit length only: leave normalize out.",
+            param="normalize",
+            status=422,
+        )
     embedded = await _embed(request, encoder, _texts(body.inputs), body)
     vectors = shortened(embedded.vectors, body.dimensions)
-    answer = vectors.tolist() if len(vectors) <= 64 else await run(state.errands, vectors.tolist)
+    answer = vectors.tolist() if len(vectors) <= 64 else await run(state.chores, vectors.tolist)
     return fast_reply(answer, _headers(embedded, encoder, started))
 
 
@@ -102,7 +108,7 @@ async def embed_tokens(request: Request) -> Response:
     def work() -> Response:
         return fast_reply([encoder.token_vectors(ids, kind=kind).tolist() for ids in windows.token_ids])
 
-    return await state.queries.run(work)
+    return await state.token_vectors.run(work)
 
 
 @router.post(
@@ -150,7 +156,7 @@ async def tokenize(request: Request) -> Response:
     def work() -> Response:
         return reply([_tokens_of(encoder, prompt + text, body.add_special_tokens) for text in texts])
 
-    return await run(state.errands, work)
+    return await run(state.chores, work)
 
 
 @router.post(
@@ -203,8 +209,7 @@ async def info(request: Request) -> Response:
     responses={200: shows("It can.", "", {})},
 )
 async def health(request: Request) -> Response:
-    state = state_of(request)
-    await run(state.errands, state.encoders.probe)
+    await state_of(request).encoders.probe()
     return Response()
 
 
@@ -218,26 +223,32 @@ async def _embed(request: Request, encoder: Encoder, texts: Sequence[str | Ids],
 
 def _wishes(request: Request, body: EmbeddingParameters) -> tuple[Kind, OnOverflow, bool]:
     """Which prompt, what becomes of too long a text, and whether its end is what is kept."""
-    if body.prompt_name not in _KINDS:
+    kind = _kind(body.prompt_name)
+    configured: OnOverflow = state_of(request).settings.on_overflow
+    on_overflow: OnOverflow = configured if body.truncate is None else "truncate" if body.truncate else "error"
+    return kind, on_overflow, body.truncation_direction.lower() == "left"
+
+
+def _kind(prompt_name: str | None) -> Kind:
+    if prompt_name not in _KINDS:
         raise Refused(
-            f"prompt_name is {body.prompt_name!r}; choose one of {', '.join(filter(None, _KINDS))}.",
+            f"prompt_name is {prompt_name!r}; choose one of {', '.join(filter(None, _KINDS))}.",
             param="prompt_name",
             status=422,
         )
-    configured: OnOverflow = state_of(request).settings.on_overflow
-    on_overflow: OnOverflow = configured if body.truncate is None else "truncate" if body.truncate else "error"
-    return _KINDS[body.prompt_name], on_overflow, body.truncation_direction.lower() == "left"
+    return _KINDS[prompt_name]
 
 
 def _texts(inputs: Any) -> list[str | Ids]:
     """A text, a list of texts, tokens, or a list of lists of tokens, as a list."""
     if isinstance(inputs, str) or (inputs and isinstance(inputs[0], int)):
         inputs = [inputs]
-    texts = [text if isinstance(text, str) else np.array(text, dtype=np.int32) for text in _some(inputs)]
-    for at, text in enumerate(texts):
+    for at, text in enumerate(_some(inputs)):
         if not len(text):
             raise Refused(f"inputs[{at}] is empty.", param="inputs", code=EMPTY)
-    return texts
+        if not isinstance(text, str) and (far := next((token for token in text if abs(token) >= 2**31), None)):
+            raise Refused(f"inputs[{at}] holds {far}, which is no token.", param="inputs", status=422)
+    return [text if isinstance(text, str) else np.array(text, dtype=np.int32) for text in inputs]
 
 
 def _some(texts: list[Any]) -> list[Any]:
@@ -251,7 +262,7 @@ def _some(texts: list[Any]) -> list[Any]:
 def _prompt(encoder: Encoder, name: str | None) -> str:
     if name is None:
         return ""
-    return encoder.model.query_prompt if _KINDS.get(name) == "query" else encoder.model.passage_prompt
+    return encoder.model.query_prompt if _kind(name) == "query" else encoder.model.passage_prompt
 
 
 def _tokens_of(encoder: Encoder, text: str, add_special_tokens: bool) -> list[dict[str, Any]]:
@@ -293,7 +304,7 @@ def _info(state: State, encoder: Encoder) -> dict[str, Any]:
         "model_dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(encoder.dtype, encoder.dtype),
         "served_model_name": state.encoders.names()[0],
         "model_type": {"embedding": {"pooling": model.pooling}},
-        "max_concurrent_requests": None,
+        "max_concurrent_requests": state.settings.queue_tokens // encoder.max_length,
         "max_input_length": encoder.max_length,
         "max_batch_tokens": encoder.batch_tokens,
         "max_batch_requests": None,
