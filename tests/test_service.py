@@ -34,7 +34,7 @@ from embedsvc.service import create_app, serve
 from embedsvc.service.encoders import Encoders
 from embedsvc.service.jobs import Jobs
 from embedsvc.service.opened import Collections
-from embedsvc.service.state import Queries
+from embedsvc.service.state import Bounded
 from tests.server import DEADLINE, Server, server, until
 
 MODEL = "all-MiniLM-L6-v2"
@@ -957,7 +957,7 @@ def test_more_searches_than_may_wait_are_refused() -> None:
     """One thread, one that waits; the third is told to come back."""
 
     async def ask() -> list[object]:
-        queries, release = Queries(threads=1, most=2), threading.Event()
+        queries, release = Bounded("searches", threads=1, most=2), threading.Event()
         first = asyncio.ensure_future(queries.run(lambda: release.wait(DEADLINE)))
         second = asyncio.ensure_future(queries.run(lambda: "second"))
         await asyncio.sleep(0)
