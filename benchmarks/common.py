@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ import httpx
 from embedsvc.collection import Collection, collection_names
 from embedsvc.config import load_settings
 from embedsvc.encoding import load_encoder
+from embedsvc.encoding.machine import processor
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, make_document
@@ -83,7 +83,7 @@ def report(figures: Sequence[Figure], file: Path | None, **context: Any) -> None
         verdict = "" if figure.ok is None else f"asked {figure.ask}: {'met' if figure.ok else 'MISSED'}"
         print(f"{figure.name:<58} {figure.value:>10,.5g} {figure.unit:<12} {verdict}".rstrip(), flush=True)
     if file is not None:
-        machine = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "load_1m": round(os.getloadavg()[0], 2)}
+        machine = {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "load_1m": round(os.getloadavg()[0], 2)}
         record = {
             "command": " ".join(["python", *sys.argv]),
             "date": time.strftime("%Y-%m-%d"),
@@ -93,14 +93,6 @@ def report(figures: Sequence[Figure], file: Path | None, **context: Any) -> None
         }
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def cpu_name() -> str:
-    """The CPU as Linux calls it, with what matters to int8."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    name = next((line.partition(": ")[2] for line in text.splitlines() if line.startswith("model name")), "")
-    known = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if flag in text.split()]
-    return f"{name or platform.processor()} ({', '.join(known)})"
 
 
 # -- timing ----------------------------------------------------------------------------------------------------------

@@ -346,6 +346,34 @@ def test_damaged_export_is_made_again(tiny: Settings, tmp_path: Path, caplog: py
     assert "damaged; exporting the model again" in caplog.text
 
 
+def test_damaged_weights_of_an_export_are_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is large stands in a file of its own."""
+    folder = make_bert(tmp_path / "m", positions=9000)
+    settings = Settings(model=str(folder), cache_dir=tmp_path / "cache", runtime="onnx", dtype="fp32")
+    expected = load_encoder(settings).encode_texts(["why"], kind="query").vectors
+    (weights,) = (settings.cache / "models").glob("*/model.onnx.data")
+    whole = weights.read_bytes()
+    for damaged in (whole[:-999], b"\1" + whole[1:], None):
+        if damaged is None:
+            weights.unlink()
+        else:
+            weights.write_bytes(damaged)
+        caplog.clear()
+        assert np.array_equal(load_encoder(settings).encode_texts(["why"], kind="query").vectors, expected)
+        assert "damaged; exporting the model again" in caplog.text
+        assert weights.read_bytes() == whole
+
+
+def test_batches_side_by_side_give_what_each_gives_alone(encoder: Encoder) -> None:
+    """One has all cores to itself, of several each has one."""
+    chance = np.random.default_rng(0)
+    batches = [pad([chance.integers(1000, 20_000, length, np.int32)], 0) for length in (5, 40, 130) * 4]
+    alone = [encoder.runtime.run(*batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda batch: encoder.runtime.run(*batch), batches))
+    assert np.abs(np.concatenate(alone) - np.concatenate(together)).max() < 1e-6
+
+
 LOAD = (
     "import sys; from pathlib import Path; from embedsvc.config import Settings; "
     "from embedsvc.encoding import load_encoder; "

@@ -104,6 +104,18 @@ def test_smoothing_tames_an_outlier(fused: onnx.ModelProto, tmp_path: Path) -> N
     assert loss(smooth(wild, [WHOLE, PADDED])) < loss(wild) / 2
 
 
+def test_int8_weights_leave_room_for_a_sum_in_16_bits(fused: onnx.ModelProto, tmp_path: Path) -> None:
+    """A processor without VNNI adds two products of 8 bits and a weight in 16 bits."""
+    graph = quantize(fused, [], tmp_path / "q.onnx")
+    weights = [
+        w for w in map(onnx.numpy_helper.to_array, graph.graph.initializer) if w.dtype == np.int8 and w.ndim == 2
+    ]
+    assert len(weights) == 6 * LAYERS
+    pairs = [np.abs(w.astype(int)).reshape(-1, 2, w.shape[1]).sum(axis=1).max() for w in weights]
+    assert 255 * max(pairs) < 2**15
+    assert max(np.abs(w).max() for w in weights) > 60
+
+
 def test_spared_products_stay_fp32(fused: onnx.ModelProto, tmp_path: Path) -> None:
     sensitive = sensitive_products(fused)
     assert len(sensitive) == LAYERS

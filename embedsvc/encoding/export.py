@@ -1,7 +1,8 @@
 """The export program, ``python -m embedsvc.encoding.export TASK`` (TASK is JSON): safetensors to ONNX with torch.
 
-Runs in a process of its own, so that the serving process never loads torch. Writes ``model.onnx`` into a given folder
-and prints the figures of its self check as JSON; fails where the graph disagrees with sentence-transformers.
+Runs in a process of its own, so that the serving process never loads torch. Writes ``model.onnx``, and beside it the
+large weights, into a given folder and prints the figures of its self check as JSON; fails where the graph disagrees
+with sentence-transformers.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     import torch
 
 MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx.data"
+"""What is larger than ``_LARGE`` bytes: it is mapped into memory, once for all sessions and processes that use it."""
+_LARGE = 1 << 20
 OPSET = 17
 # The self check's longest text: every position of the usual window of 512, and longer than the 704 tokens from which on
 # BigBird's attention becomes sparse.
@@ -45,7 +49,6 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
 
     Whether the parity is good enough is for the caller to judge.
     """
-    import onnx
     import onnxruntime
     import torch
     import transformers
@@ -65,7 +68,7 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
     def parity(graph: Any) -> dict[str, float]:
         """How ``graph``, written as it will run, agrees with sentence-transformers: cosines of vectors; of a
         cross-encoder, the one cosine of all its logits."""
-        onnx.save(mask_where_padded(graph), file)
+        _save(mask_where_padded(graph), file)
         runtime = OnnxRuntime(file, reference.dimension, 1)
         found, wanted = np.concatenate([runtime.run(*probe) for probe in probes]), np.concatenate(expected)
         if model.labels:
@@ -96,7 +99,8 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
                 if agrees(dtype, **agreement):
                     break
     if refusal is not None:
-        file.unlink(missing_ok=True)
+        for written in (file, out / WEIGHTS_FILE):
+            written.unlink(missing_ok=True)
     libraries = {"torch": torch, "transformers": transformers, "onnxruntime": onnxruntime}
     return {
         "dimension": reference.dimension,
@@ -105,6 +109,15 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
         "products_in_fp32": spared,
         "versions": {name: str(library.__version__) for name, library in libraries.items()},
     }
+
+
+def _save(graph: Any, file: Path) -> None:
+    """Writes ``graph``, which is changed by it."""
+    import onnx
+
+    weights = file.with_name(WEIGHTS_FILE)
+    weights.unlink(missing_ok=True)  # else it would be appended to
+    onnx.save(graph, file, save_as_external_data=True, location=weights.name, size_threshold=_LARGE)
 
 
 def task_of(model: Model, dtype: str, out: Path) -> str:

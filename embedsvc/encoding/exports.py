@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from embedsvc.encoding.canaries import agrees
-from embedsvc.encoding.export import MODEL_FILE, OPSET, task_of
+from embedsvc.encoding.export import MODEL_FILE, OPSET, WEIGHTS_FILE, task_of
 from embedsvc.encoding.files import read_json, sha256, sha256_now, write_json
 from embedsvc.encoding.machine import machine
 from embedsvc.encoding.models import Model
@@ -23,7 +23,7 @@ from embedsvc.errors import ModelError, ParityError
 
 log = logging.getLogger(__name__)
 
-RECIPE = f"4-opset{OPSET}"
+RECIPE = f"5-opset{OPSET}"
 """Raise the number whenever the export would give another graph."""
 
 _MANIFEST = "manifest.json"
@@ -119,9 +119,9 @@ def _find(folder: Path, cache: Path) -> Export | None:
         accepted = manifest["refusal"] is None and agrees(manifest["dtype"], **manifest["parity"])
         if not accepted and manifest.get("machine") != machine():
             return None  # another version, or another processor, may do better
-        if manifest["refusal"] is not None or sha256(folder / MODEL_FILE, cache) == manifest["sha256"]:
+        if all(sha256(folder / name, cache) == digest for name, digest in manifest["sha256"].items()):
             return _export_of(folder, manifest)
-    except (ModelError, KeyError, TypeError):
+    except (ModelError, KeyError, TypeError, AttributeError):
         pass
     log.warning("%s is damaged; exporting the model again", folder)
     return None
@@ -144,9 +144,10 @@ def _make(model: Model, dtype: str, folder: Path, cache: Path) -> Export:
                 "embedsvc.encoding.export", task_of(model, dtype, temporary), f"Exporting {model.name} to ONNX {dtype}"
             )
             facts = json.loads(output.splitlines()[-1])
-            digest = None if facts["refusal"] else sha256_now(temporary / MODEL_FILE)
+            written = [file for name in (MODEL_FILE, WEIGHTS_FILE) if (file := temporary / name).exists()]
+            hashes = {file.name: sha256_now(file) for file in written}
             identity = {"model": model.name, "weights_hash": model.weights_hash, "dtype": dtype, "recipe": RECIPE}
-            write_json(temporary / _MANIFEST, {**identity, **facts, "machine": machine(), "sha256": digest})
+            write_json(temporary / _MANIFEST, {**identity, **facts, "machine": machine(), "sha256": hashes})
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
         finally:

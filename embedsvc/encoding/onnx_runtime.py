@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,37 +15,27 @@ _SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """The fused kernel takes several times as long as the addition and the normalisation that it stands for: without it
 int8 ran 1.08 times as fast on one short text, 1.10 to 1.18 times on batches (docs/performance.md)."""
 
+_LONE_THREADS = 4
+"""For a batch that is alone, at most: a query's products are too small for more."""
+
 
 class OnnxRuntime:
-    """One single-threaded session, run by ``parallel`` Python threads at once (onnxruntime drops the GIL).
-
-    On 2 cores with 1,024-token batches this was 4 % faster than one session with two threads in int8, 1 % slower in
-    fp32; and a single query needs no thread hand-over.
+    """Two sessions over the same graph. Where several batches run at once, each has one thread (onnxruntime drops the
+    GIL): the most texts per second. A batch that finds no other running has the cores to itself: the shortest wait.
     """
 
     budget = 256
 
     def __init__(self, file: Path, dimension: int, parallel: int) -> None:
-        import onnxruntime
-
         self.dimension = dimension
         self.parallel = parallel
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        # Its plan of one block per batch shape is kept for every shape seen: 100 MB more resident, and no faster.
-        options.enable_mem_pattern = False
-        options.log_severity_level = 3  # errors reach us as exceptions; its warnings would go to the user's terminal
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(file), options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
-            )
-        except Exception as error:  # onnxruntime's own classes derive from Exception alone
-            raise ModelError(
-                f"{file}: onnxruntime cannot load it: {error}. Delete its folder to export anew."
-            ) from error
-        self._first_output = self._session.get_outputs()[0].name
-        self._has_types = "token_type_ids" in {each.name for each in self._session.get_inputs()}
+        self._one_thread = self._all_threads = _session(file, 1)
+        if parallel > 1:
+            self._all_threads = _session(file, min(parallel, _LONE_THREADS))
+        self._running = 0
+        self._lock = threading.Lock()
+        self._first_output = self._one_thread.get_outputs()[0].name
+        self._has_types = "token_type_ids" in {each.name for each in self._one_thread.get_inputs()}
 
     def run(
         self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], types: npt.NDArray[np.int64] | None = None
@@ -60,8 +52,36 @@ class OnnxRuntime:
         return self._run("tokens", {"input_ids": ids, "attention_mask": mask})
 
     def _run(self, output: str, inputs: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
+        with self._lock:
+            session = self._one_thread if self._running else self._all_threads
+            self._running += 1
         try:
-            found: npt.NDArray[np.float32] = self._session.run([output], inputs)[0]
-        except Exception as error:  # as above
+            found: npt.NDArray[np.float32] = session.run([output], inputs)[0]
+        except Exception as error:  # onnxruntime's own classes derive from Exception alone
             raise ModelError(f"onnxruntime failed on a batch of shape {inputs['input_ids'].shape}: {error}") from error
+        finally:
+            with self._lock:
+                self._running -= 1
         return found
+
+
+def _session(file: Path, threads: int) -> Any:
+    """Raises ModelError where onnxruntime cannot load ``file``."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Between the operators of a run its threads wait awake, for waking them would take as long as the work; but not
+    # for long, and not after it.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Its plan of one block per batch shape is kept for every shape seen: 100 MB more resident, and no faster.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3  # errors reach us as exceptions; its warnings would go to the user's terminal
+    try:
+        return onnxruntime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
+        )
+    except Exception as error:  # as above
+        raise ModelError(f"{file}: onnxruntime cannot load it: {error}. Delete its folder to export anew.") from error

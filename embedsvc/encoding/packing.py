@@ -126,7 +126,7 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
             # Relative, below one of two folders, and of a kind that cannot run.
             if path.is_absolute() or ".." in path.parts or path.parts[0] not in ("model", "exports"):
                 raise ValueError(f"it holds the path {path}")
-            if path.suffix not in _SUFFIXES | {".onnx"}:
+            if path.suffix not in _SUFFIXES | {".onnx", ".data"}:
                 raise ValueError(f"it holds {path}, a kind of file that no model needs")
         return dict(manifest)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
