@@ -74,7 +74,7 @@ def _session(file: Path, threads: int) -> Any:
     options.inter_op_num_threads = 1
     # Between the operators of a run its threads wait awake, for waking them would take as long as the work; but not
     # for long, and not after it.
-    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # Its plan of one block per batch shape is kept for every shape seen: 100 MB more resident, and no faster.
     options.enable_mem_pattern = False
