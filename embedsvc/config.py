@@ -15,6 +15,11 @@ from embedsvc.errors import UsageError
 
 CONFIG_FILE = "embedsvc.toml"
 
+RuntimeName = Literal["onnx", "openvino", "torch"]
+Dtype = Literal["fp32", "int8", "int8-g64", "fp16", "bf16"]
+"""Arithmetic of an encoder. ``int8`` is onnxruntime's, ``int8-g64`` (a scale for every 64 activations) OpenVINO's: they
+differ as int8 from fp32, so a collection says which it has."""
+
 
 def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embedsvc"
@@ -31,10 +36,10 @@ class Settings:
     """Where exported models live; None: ``$XDG_CACHE_HOME/embedsvc`` or ``~/.cache/embedsvc``."""
     model: str = "all-MiniLM-L6-v2"
     """A model id, or a folder with a sentence-transformers or transformers model (safetensors only)."""
-    runtime: Literal["auto", "onnx", "openvino", "torch"] = "auto"
+    runtime: Literal["auto", RuntimeName] = "auto"
     """What executes the encoder; ``auto``: torch where a CUDA device is present, else what ``models add`` chose, else
     onnx."""
-    dtype: Literal["auto", "fp32", "int8", "int8-g64", "fp16", "bf16"] = "auto"
+    dtype: Literal["auto", Dtype] = "auto"
     """Arithmetic of the encoder; ``auto``: int8 on onnx, int8-g64 on openvino, fp16 on CUDA, else fp32."""
     threads: int = 0
     """Encoder threads; 0: one per core this process may use."""

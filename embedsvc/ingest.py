@@ -20,7 +20,7 @@ import numpy as np
 from embedsvc.chunking import Chunks, chunk
 from embedsvc.collection import Collection, EncodedDocument, Writer, check_name, collection_names
 from embedsvc.config import Settings
-from embedsvc.encoding import Encoder, check_contract, encoder_for, load_encoder
+from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for, load_encoder
 from embedsvc.encoding.scheduler import Ticket
 from embedsvc.errors import Conflict, ReadError, UsageError
 from embedsvc.readers import FieldChoice, FoundFile, Rejected, absolute, discover, read
@@ -119,7 +119,9 @@ def open_or_create(
                 f"The collection {name!r} was made with {key} {value}, not {getattr(settings, key)}. "
                 "Leave it out, or index into a new collection."
             )
-    if not asked & {"model", "dtype"}:
+    if "dtype" not in asked:  # then it is the collection's, whatever is the fastest by now
+        if "model" in asked:
+            check_model(settings, contract)
         return collection, load_for(contract, settings)
     encoder = load(settings if "model" in asked else replace(settings, model=contract.model))
     check_contract(encoder, contract)
@@ -278,8 +280,10 @@ def _encode_and_commit(
             deadline = time.monotonic() + _COMMIT_SECONDS
             tokens = 0
             while tokens < target and not ended:
+                # A slow file does not hold up what is encoded already, nor the news of what is committed.
+                patient = not (batch or encoding or committing)
                 try:
-                    item = ahead.get(timeout=max(0.0, deadline - time.monotonic()) if batch else None)
+                    item = ahead.get(timeout=None if patient else max(0.0, deadline - time.monotonic()))
                 except queue.Empty:
                     break
                 if item is None:
@@ -301,6 +305,9 @@ def _encode_and_commit(
                 if committing:
                     yield from _committed(*committing)
                 committing = committer.submit(_commit, writer, encoded, encoding.batch), encoding.batch
+            elif committing and not following:
+                yield from _committed(*committing)
+                committing = None
             encoding = following
         if committing:
             yield from _committed(*committing)

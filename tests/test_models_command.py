@@ -15,9 +15,10 @@ import pytest
 from embedsvc.config import Settings
 from embedsvc.encoding import encoder_for, load_encoder, resolve_model
 from embedsvc.encoding.calibration import calibrate, choose
-from embedsvc.encoding.choices import Calibration, Candidate, machine, record, recorded
+from embedsvc.encoding.choices import Calibration, Candidate, record, recorded
 from embedsvc.encoding.exports import record_file
 from embedsvc.encoding.files import write_json
+from embedsvc.encoding.machine import machine
 from embedsvc.encoding.packing import pack, unpack
 from embedsvc.errors import Conflict, ModelError
 from tests.tiny_models import make_bert

@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from embedsvc.encoding.contract import Parity, check_contract, encoder_for, parity
-    from embedsvc.encoding.encoder import EncodedTexts, Encoder, OnOverflow, load_encoder
+    from embedsvc.encoding.contract import Parity, check_contract, check_model, encoder_for, parity
+    from embedsvc.encoding.encoder import EncodedTexts, Encoder, OnOverflow
+    from embedsvc.encoding.loading import load_encoder
     from embedsvc.encoding.models import Model, resolve_model
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "OnOverflow",
     "Parity",
     "check_contract",
+    "check_model",
     "encoder_for",
     "load_encoder",
     "parity",
@@ -33,8 +35,9 @@ _MODULES = {
     "OnOverflow": "encoder",
     "Parity": "contract",
     "check_contract": "contract",
+    "check_model": "contract",
     "encoder_for": "contract",
-    "load_encoder": "encoder",
+    "load_encoder": "loading",
     "parity": "contract",
     "resolve_model": "models",
 }

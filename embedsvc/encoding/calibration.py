@@ -13,14 +13,15 @@ from typing import cast
 
 import numpy as np
 
-from embedsvc.config import Settings
-from embedsvc.encoding.choices import Calibration, Candidate, Dtype, RuntimeName, record
+from embedsvc.config import Dtype, RuntimeName, Settings
+from embedsvc.encoding.choices import Calibration, Candidate, record
 from embedsvc.encoding.contract import parity, reference_vectors
-from embedsvc.encoding.encoder import Encoder, candidates_for, load_encoder
+from embedsvc.encoding.encoder import Encoder
+from embedsvc.encoding.loading import candidates_for, load_encoder
 from embedsvc.encoding.machine import machine
 from embedsvc.encoding.models import resolve_model
 from embedsvc.encoding.tokens import Ids
-from embedsvc.errors import ModelError, ParityError
+from embedsvc.errors import ModelError
 
 _LENGTHS = (16, 128, 512)
 """Tokens of a short, a medium and a full window; the last no more than the model's own."""
@@ -57,11 +58,11 @@ def calibrate(settings: Settings) -> Calibration:
     for runtime, dtype in candidates_for(settings):
         try:
             encoder = load_encoder(replace(settings, runtime=runtime, dtype=dtype))
-        except ParityError as error:
+            found[runtime, dtype] = parity(encoder, reference)
+        except ModelError as error:  # it cannot run here, or not well; another may
             out[runtime, dtype] = str(error)
             continue
         loaded[runtime, dtype] = encoder
-        found[runtime, dtype] = parity(encoder, reference)
         if not found[runtime, dtype].ok:
             out[runtime, dtype] = "its vectors of the canary texts are not sentence-transformers'."
     speeds = _speeds(loaded)

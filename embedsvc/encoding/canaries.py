@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from embedsvc.encoding.tokens import Ids, Tokens
+
 CANARY_TEXTS = (
     "Why?",
     "How do I restart the service after a power failure?",
@@ -12,6 +19,13 @@ CANARY_TEXTS = (
     "مرحبا بالعالم 🙂",
 )
 """A handful of scripts and lengths, short so that encoding all takes about 10 ms."""
+
+
+def canary_ids(tokens: Tokens, max_length: int) -> list[Ids]:
+    """Their tokens, with special ones and the passage prompt, cut to the window."""
+    before, after = tokens.before["passage"], tokens.after
+    room = max_length - len(before) - len(after)
+    return [np.concatenate([before, ids[:room], after]) for ids in tokens.of_texts(CANARY_TEXTS)]
 
 
 def agrees(dtype: str, min_cosine: float, mean_cosine: float) -> bool:

@@ -8,8 +8,8 @@ import math
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
+from embedsvc.config import Dtype, RuntimeName
 from embedsvc.encoding.exports import record_file
 from embedsvc.encoding.files import read_json, write_json
 from embedsvc.encoding.machine import machine
@@ -17,11 +17,6 @@ from embedsvc.encoding.models import Model
 from embedsvc.errors import ModelError
 
 log = logging.getLogger(__name__)
-
-RuntimeName = Literal["onnx", "openvino", "torch"]
-Dtype = Literal["fp32", "int8", "int8-g64", "fp16", "bf16"]
-"""``int8`` is onnxruntime's, ``int8-g64`` (a scale for every 64 activations) OpenVINO's: they differ as int8 from fp32,
-so a collection says which it has."""
 
 
 @dataclass(frozen=True, slots=True)

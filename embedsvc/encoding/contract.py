@@ -11,10 +11,10 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from embedsvc.config import Settings, listed
+from embedsvc.config import Dtype, RuntimeName, Settings, listed
 from embedsvc.encoding.canaries import CANARY_TEXTS, agrees
-from embedsvc.encoding.choices import Dtype, RuntimeName
-from embedsvc.encoding.encoder import Encoder, Vectors, load_encoder
+from embedsvc.encoding.encoder import Encoder, Vectors
+from embedsvc.encoding.loading import load_encoder
 from embedsvc.encoding.models import Model, resolve_model
 from embedsvc.encoding.subprocesses import run_module
 from embedsvc.errors import ContractMismatch, ModelError
@@ -78,16 +78,31 @@ def first_difference(own: Contract, stored: Contract) -> str | None:
     return next((name for name in names if getattr(own, name) != getattr(stored, name)), None)
 
 
+def check_model(settings: Settings, stored: Contract) -> None:
+    """Raise ContractMismatch unless the model that ``settings`` name has ``stored``'s weights; nothing is loaded.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    model = resolve_model(settings.model, settings.cache)
+    if model.weights_hash != stored.weights_hash:
+        raise _mismatch(model.name, stored, "weights_hash", model.weights_hash)
+
+
+def _mismatch(own: str, stored: Contract, name: str, have: object) -> ContractMismatch:
+    want = getattr(stored, name)
+    remedy = _REMEDY.get(name, _REMEDY["weights_hash"]).format(stored=want, model=stored.model)
+    return ContractMismatch(
+        f"The encoder at hand ({own}) is not the one that made the collection's vectors "
+        f"({stored.model}): {name} is {have!r}, the collection has {want!r}. {remedy}"
+    )
+
+
 def check_contract(encoder: Encoder, stored: Contract) -> None:
     """Raise ContractMismatch, naming what differs, unless ``encoder`` makes ``stored``'s vectors."""
     own = encoder.contract
     if (name := first_difference(own, stored)) is not None:
-        want, have = getattr(stored, name), getattr(own, name)
-        remedy = _REMEDY.get(name, _REMEDY["weights_hash"]).format(stored=want, model=stored.model)
-        raise ContractMismatch(
-            f"The encoder at hand ({own.model}) is not the one that made the collection's vectors "
-            f"({stored.model}): {name} is {have!r}, the collection has {want!r}. {remedy}"
-        )
+        raise _mismatch(own.model, stored, name, getattr(own, name))
     ours, theirs = np.array(own.canary_vectors), np.array(stored.canary_vectors)
     if ours.shape != theirs.shape:
         raise ContractMismatch(

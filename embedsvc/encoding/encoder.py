@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -12,33 +11,28 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from embedsvc.config import Settings
+from embedsvc.config import Dtype, RuntimeName
 from embedsvc.encoding.batches import pad
-from embedsvc.encoding.canaries import CANARY_TEXTS, agrees
-from embedsvc.encoding.choices import Dtype, RuntimeName, recorded
-from embedsvc.encoding.exports import ensure_export
-from embedsvc.encoding.models import Model, resolve_model
-from embedsvc.encoding.onnx_runtime import OnnxRuntime
-from embedsvc.encoding.openvino_runtime import OpenVinoRuntime, openvino_installed
+from embedsvc.encoding.canaries import canary_ids
+from embedsvc.encoding.models import Model
 from embedsvc.encoding.scheduler import Scheduler, Ticket
-from embedsvc.encoding.tokens import Ids, Kind, Tokens, load_tokens
-from embedsvc.encoding.torch_runtime import TorchRuntime, runs_on_cuda
+from embedsvc.encoding.tokens import Ids, Kind, Tokens
 from embedsvc.encoding.windows import Windows, fit
-from embedsvc.errors import ModelError, ParityError, QueryTooLong, UsageError
+from embedsvc.errors import ModelError, QueryTooLong, UsageError
 from embedsvc.records import Contract
-
-log = logging.getLogger(__name__)
 
 OnOverflow = Literal["error", "split", "truncate"]
 Vectors = npt.NDArray[np.float32]
 
 
 class Runtime(Protocol):
-    """What executes the model. ``parallel`` batches may run at once, of ``budget`` padded tokens at best."""
+    """What executes the model on ``device`` (``cpu`` or ``cuda``). ``parallel`` batches may run at once, of ``budget``
+    padded tokens at best."""
 
     dimension: int
     parallel: int
     budget: int
+    device: str
 
     def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Vectors: ...
 
@@ -57,7 +51,7 @@ class EncodedTexts:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A loaded model. Build it with :func:`load_encoder`; safe to use from several threads at once.
+    """A loaded model. Build it with :func:`.loading.load_encoder`; safe to use from several threads at once.
 
     Vectors have unit length. In fp32 a vector does not depend on what it is encoded with. In int8 that of a short text
     (up to half of ``batch_tokens``) does, slightly: activations are quantised with one scale per batch.
@@ -198,9 +192,7 @@ class Encoder:
 
     def _canary_vectors(self) -> Vectors:
         # One at a time, and not through the queue: in int8 a batch mate would change them.
-        room = self.max_length - self.reserved("passage")
-        texts = [ids[:room] for ids in self.tokens.of_texts(CANARY_TEXTS)]
-        return np.concatenate([self._run([whole]) for whole in self._whole(texts, "passage")])
+        return np.concatenate([self._run([ids]) for ids in canary_ids(self.tokens, self.max_length)])
 
 
 def _run(runtime: Runtime, pad_id: int, name: str, texts: Sequence[Ids]) -> Vectors:
@@ -214,108 +206,3 @@ def _finite(vectors: Vectors, name: str) -> Vectors:
             "the model again or use --dtype fp32."
         )
     return vectors
-
-
-def load_encoder(settings: Settings) -> Encoder:
-    """The encoder that ``settings`` ask for: model, runtime, dtype, threads, batch_tokens, cache_dir.
-
-    The first use of a model on the onnx runtime exports it (about ten seconds, in a subprocess); later ones load it.
-
-    Raises:
-        ModelError: the model is missing, damaged, not the pinned one, or cannot be exported.
-        UsageError: a dtype that the runtime does not have.
-        MissingDependency: the runtime asked for is not installed.
-    """
-    model = resolve_model(settings.model, settings.cache)
-    if model.labels:
-        raise ModelError(
-            f"{model.name} is a cross-encoder: it scores pairs of texts and gives no vectors. Use it as a reranker, "
-            "and another model to embed with."
-        )
-    tokens = load_tokens(model)
-    on_cuda = runs_on_cuda(settings.runtime)
-    candidates = candidates_for(settings)
-    if chosen := recorded(model, settings.cache):
-        # The sort is stable: what was chosen comes first, the others stay in their order.
-        candidates.sort(key=lambda candidate: candidate != (chosen.runtime, chosen.dtype))
-    for position, (name, dtype) in enumerate(candidates):
-        try:
-            runtime, weight_bytes = _load_runtime(model, tokens, name, dtype, on_cuda, settings)
-            break
-        except ParityError as error:
-            if position + 1 == len(candidates):
-                raise
-            log.warning("%s Going on with %s on %s.", error, candidates[position + 1][1], candidates[position + 1][0])
-    return Encoder(
-        model=model,
-        runtime_name=name,
-        dtype=dtype,
-        tokens=tokens,
-        runtime=runtime,
-        batch_tokens=settings.batch_tokens or runtime.budget,
-        weight_bytes=weight_bytes,
-    )
-
-
-def _load_runtime(
-    model: Model, tokens: Tokens, name: RuntimeName, dtype: Dtype, on_cuda: bool, settings: Settings
-) -> tuple[Runtime, int]:
-    """The runtime, and the bytes of its weights."""
-    if name == "onnx":
-        export = ensure_export(model, dtype, settings.cache)
-        runtime = OnnxRuntime(export.file, export.dimension, settings.encoder_threads)
-        return runtime, export.file.stat().st_size
-    if name == "openvino":
-        export = ensure_export(model, "fp32", settings.cache)
-        openvino = OpenVinoRuntime(export.file, export.dimension, settings.encoder_threads, dtype)
-        _compare(openvino, OnnxRuntime(export.file, export.dimension, 1), model, tokens, dtype)
-        return openvino, export.file.stat().st_size
-    size = sum(file.stat().st_size for file in model.transformer.glob("*.safetensors"))
-    return TorchRuntime(model, dtype, "cuda" if on_cuda else "cpu"), size
-
-
-def _compare(openvino: Runtime, onnx: Runtime, model: Model, tokens: Tokens, dtype: Dtype) -> None:
-    """The export was compared with sentence-transformers on onnxruntime; so OpenVINO is, with that, at every load.
-
-    Raises:
-        ParityError: the canary texts' vectors do not agree.
-    """
-    room = model.max_length - tokens.reserved("passage")
-    texts = [
-        np.concatenate([tokens.before["passage"], ids[:room], tokens.after]) for ids in tokens.of_texts(CANARY_TEXTS)
-    ]
-    batch = pad(texts, tokens.pad_id)
-    cosines = (openvino.run(*batch) * onnx.run(*batch)).sum(axis=1)
-    if not agrees(dtype, cosines.min(), cosines.mean()):
-        raise ParityError(
-            f"{model.name} on openvino in {dtype} does not agree with sentence-transformers on this machine (cosine "
-            f"min {cosines.min():.5f}, mean {cosines.mean():.5f}). Use --runtime onnx."
-        )
-
-
-def candidates_for(settings: Settings) -> list[tuple[RuntimeName, Dtype]]:
-    """Runtimes and dtypes to try, best first by rule of thumb: those that ``settings`` leave open.
-
-    Raises:
-        UsageError: the runtime asked for has no such dtype.
-    """
-    on_cuda = runs_on_cuda(settings.runtime)
-    known: dict[RuntimeName, tuple[Dtype, ...]] = {
-        "onnx": ("int8", "fp32"),
-        "openvino": ("int8-g64", "fp32"),
-        "torch": ("fp16", "bf16", "fp32") if on_cuda else ("fp32",),
-    }
-    # OpenVINO last, for it is the choice of `models add` only.
-    order: tuple[RuntimeName, ...] = ("torch",) if on_cuda else ("onnx", "torch")
-    if not on_cuda and openvino_installed():
-        order = (*order, "openvino")
-    runtimes = order if settings.runtime == "auto" else (settings.runtime,)
-    every = [(runtime, dtype) for runtime in runtimes for dtype in known[runtime]]
-    candidates = [(runtime, dtype) for runtime, dtype in every if settings.dtype in ("auto", dtype)]
-    if not candidates:
-        place = " on CUDA" if on_cuda else " on the CPU" if runtimes[0] == "torch" else ""
-        raise UsageError(
-            f"The {runtimes[0]} runtime{place} has no dtype {settings.dtype}; choose one of "
-            f"{', '.join(known[runtimes[0]])}."
-        )
-    return candidates

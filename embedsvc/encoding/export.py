@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedsvc.encoding.batches import pad, plan
-from embedsvc.encoding.canaries import CANARY_TEXTS, agrees
+from embedsvc.encoding.canaries import CANARY_TEXTS, agrees, canary_ids
 from embedsvc.encoding.graphs import Batch, fuse_attention, mask_where_padded, quantize, sensitive_products, smooth
 from embedsvc.encoding.models import Model
 from embedsvc.encoding.onnx_runtime import OnnxRuntime
-from embedsvc.encoding.tokens import Ids, Tokens, load_tokenizer, load_tokens
+from embedsvc.encoding.tokens import Tokens, load_tokenizer, load_tokens
 from embedsvc.encoding.torch_runtime import TorchPairRuntime, TorchRuntime, load_sentence_transformer
 from embedsvc.errors import ModelError
 
@@ -112,12 +112,13 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _save(graph: Any, file: Path) -> None:
-    """Writes ``graph``, which is changed by it."""
     import onnx
 
     weights = file.with_name(WEIGHTS_FILE)
     weights.unlink(missing_ok=True)  # else it would be appended to
-    onnx.save(graph, file, save_as_external_data=True, location=weights.name, size_threshold=_LARGE)
+    written = type(graph)()
+    written.CopyFrom(graph)  # its large weights become references to the file
+    onnx.save(written, file, save_as_external_data=True, location=weights.name, size_threshold=_LARGE)
 
 
 def task_of(model: Model, dtype: str, out: Path) -> str:
@@ -209,12 +210,10 @@ def _classifier(runtime: TorchPairRuntime) -> _Traced:
 
 def _probes(tokens: Tokens, model: Model) -> list[Batch]:
     """The canaries and one text as long as the window: each alone, and all in padded batches of two shapes."""
-    room = min(model.max_length, _PROBE_TOKENS) - tokens.reserved("passage")
-    texts = tokens.of_texts(CANARY_TEXTS)
-    longest = np.resize(np.concatenate(texts), room)
-    probes: list[Ids] = [
-        np.concatenate([tokens.before["passage"], text[:room], tokens.after]) for text in (*texts, longest)
-    ]
+    texts = canary_ids(tokens, model.max_length)
+    window = min(model.max_length, _PROBE_TOKENS) - tokens.reserved("passage")
+    longest = np.resize(np.concatenate(tokens.of_texts(CANARY_TEXTS)), window)
+    probes = [*texts, np.concatenate([tokens.before["passage"], longest, tokens.after])]
     batches = plan([len(probe) for probe in probes], 4 * max(map(len, texts)))
     return [pad([probes[position] for position in batch], tokens.pad_id) for batch in batches]
 

@@ -33,10 +33,11 @@ _MANIFEST = "manifest.json"
 class Export:
     """An exported graph that was found whole, with the agreement it had with sentence-transformers when made.
 
-    ``refusal``: why the model cannot be exported; then there is no graph.
+    ``bytes`` are those of graph and weights. ``refusal``: why the model cannot be exported; then there is no graph.
     """
 
     file: Path
+    bytes: int
     dimension: int
     min_cosine: float
     mean_cosine: float
@@ -157,4 +158,5 @@ def _make(model: Model, dtype: str, folder: Path, cache: Path) -> Export:
 
 
 def _export_of(folder: Path, facts: Mapping[str, Any]) -> Export:
-    return Export(folder / MODEL_FILE, facts["dimension"], **facts["parity"], refusal=facts["refusal"])
+    size = sum(file.stat().st_size for name in (MODEL_FILE, WEIGHTS_FILE) if (file := folder / name).exists())
+    return Export(folder / MODEL_FILE, size, facts["dimension"], **facts["parity"], refusal=facts["refusal"])

@@ -25,6 +25,7 @@ class OnnxRuntime:
     """
 
     budget = 256
+    device = "cpu"
 
     def __init__(self, file: Path, dimension: int, parallel: int) -> None:
         self.dimension = dimension

@@ -31,6 +31,7 @@ class OpenVinoRuntime:
     """``parallel`` requests of one thread each. ``dtype`` is ``fp32`` or ``int8-g64``."""
 
     budget = 256
+    device = "cpu"
 
     def __init__(self, file: Path, dimension: int, parallel: int, dtype: str) -> None:
         """Takes a second or two.
@@ -55,7 +56,8 @@ class OpenVinoRuntime:
         options = (
             {"INFERENCE_PRECISION_HINT": "f32"} if dtype == "fp32" else {"DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP}
         )
-        streams = {"NUM_STREAMS": parallel, "INFERENCE_NUM_THREADS": parallel, "ENABLE_CPU_PINNING": False}
+        requests = parallel + 1  # one more stands by for small batches beside large ones
+        streams = {"NUM_STREAMS": requests, "INFERENCE_NUM_THREADS": requests, "ENABLE_CPU_PINNING": False}
         try:
             core = openvino.Core()
             # Its `If` gave NaN in the first row of a batch (2026.4).
@@ -65,7 +67,7 @@ class OpenVinoRuntime:
             compiled = core.compile_model(model, "CPU", {**options, **streams})
             self._outputs = {output.any_name: at for at, output in enumerate(compiled.outputs)}
             self._requests: SimpleQueue[Any] = SimpleQueue()
-            for _ in range(parallel):
+            for _ in range(requests):
                 self._requests.put(compiled.create_infer_request())
         except RuntimeError as error:
             raise ModelError(f"{file}: OpenVINO cannot load it: {error}. Use --runtime onnx.") from error

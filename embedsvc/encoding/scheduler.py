@@ -31,6 +31,9 @@ INTERACTIVE_TOKENS = 1024
 _PATIENCE = 8
 """So many interactive batches in a row go first; then a bulk batch that could have run gets its turn."""
 
+_LOOK = 256
+"""Waiting interactive texts, oldest first, among which those that share a batch are sought."""
+
 _LARGEST_PADDING = 1.25
 """Padded tokens over real ones, at most, in an interactive batch."""
 
@@ -228,9 +231,13 @@ class Scheduler:
         return None
 
     def _take_interactive(self) -> _Batch | None:
-        """The oldest text, and with it those most like it in length, as long as they fit the budget and little is
-        padded."""
-        waiting = [text for text in self._interactive if self._is_wanted(text)]
+        """The oldest text, and with it those most like it in length among the next, as long as they fit the budget and
+        little is padded."""
+        waiting: list[_Text] = []
+        while self._interactive and len(waiting) < _LOOK:
+            text = self._interactive.popleft()
+            if self._is_wanted(text):
+                waiting.append(text)
         texts: list[_Text] = []
         if waiting:
             first = len(waiting[0].ids)
@@ -242,7 +249,7 @@ class Scheduler:
                     break
                 texts.append(text)
         taken = set(map(id, texts))
-        self._interactive = deque(text for text in waiting if id(text) not in taken)
+        self._interactive.extendleft(text for text in reversed(waiting) if id(text) not in taken)
         return _Batch(texts, bulk=False) if texts else None
 
     def _is_wanted(self, text: _Text) -> bool:

@@ -15,6 +15,10 @@ from embedsvc.errors import ModelError, UsageError
 from embedsvc.records import without_surrogates
 
 Kind = Literal["query", "passage"]
+
+_SMALL = 2_000
+"""Characters of a text that is tokenised at once, holding the GIL: a longer one lets other threads go on."""
+
 Ids = npt.NDArray[np.int32]
 
 
@@ -53,7 +57,7 @@ class Tokens:
             if not isinstance(text, str):
                 raise UsageError(f"Text {position} is of type {type(text).__name__}; pass strings.")
         valid = [without_surrogates(text) for text in texts]
-        if len(valid) == 1:  # without the hand-over to the tokenizer's thread pool
+        if len(valid) == 1 and len(valid[0]) <= _SMALL:  # without the hand-over to the tokenizer's thread pool
             encodings = [self.tokenizer.encode(valid[0], add_special_tokens=False)]
         else:
             encodings = self.tokenizer.encode_batch_fast(valid, add_special_tokens=False)

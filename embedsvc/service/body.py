@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
@@ -14,8 +16,9 @@ from embedsvc.service.problems import InvalidBody, UnsupportedMedia
 from embedsvc.service.state import run, state_of
 
 _M = TypeVar("_M", bound=BaseModel)
+_T = TypeVar("_T")
 
-
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SMALL = 256_000
 """Bytes of a body that is read in the event loop, at about 5 ms; a larger one is handed to a thread."""
 
@@ -31,17 +34,22 @@ async def read_json(request: Request) -> Any:
     if kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMedia(f"The content type is {kind}; send application/json.")
     body = await request.body()
-    if len(body) <= _SMALL:
-        return _parsed(body)
-    return await run(state_of(request).chores, lambda: _parsed(body))
+    return await apart(request, lambda: _parsed(body))
 
 
 async def read_clean(request: Request) -> Any:
-    """As :func:`read_json`, without lone surrogates."""
+    """As :func:`read_json`, without lone surrogates, which only their escapes can have brought in."""
     value = await read_json(request)
+    if not _SURROGATE.search(await request.body()):
+        return value
+    return await apart(request, lambda: clean(value))
+
+
+async def apart(request: Request, work: Callable[[], _T]) -> _T:
+    """``work`` on what a body holds: at once if it is small, else on a thread, so that others are served meanwhile."""
     if len(await request.body()) <= _SMALL:
-        return clean(value)
-    return await run(state_of(request).chores, lambda: clean(value))
+        return work()
+    return await run(state_of(request).chores, work)
 
 
 def _parsed(body: bytes) -> Any:
@@ -82,4 +90,5 @@ async def read_model(request: Request, model: type[_M], *, empty: Any = None) ->
     """The body as ``model``; ValidationError where it does not fit. ``empty`` stands for a body of no bytes."""
     if empty is not None and not await request.body():
         return model.model_validate(empty)
-    return model.model_validate(await read_clean(request))
+    value = await read_clean(request)
+    return await apart(request, lambda: model.model_validate(value))

@@ -15,7 +15,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from embedsvc.encoding import Encoder, OnOverflow
-from embedsvc.encoding.cross_encoder import CrossEncoder, Logits, Pair, Pairs
+from embedsvc.encoding.cross_encoder import CrossEncoder, Logits, Pair
 from embedsvc.encoding.tokens import Ids, Kind
 from embedsvc.encoding.windows import Windows
 from embedsvc.errors import UsageError
@@ -26,27 +26,44 @@ _T = TypeVar("_T")
 Vectors = npt.NDArray[np.float32]
 
 _SMALL = 2_000
-"""Characters that are tokenised in the event loop, which takes less than handing them to a thread: about 1 ms."""
+"""Characters that are tokenised in the event loop: about 1 ms, no more than handing them to a thread takes."""
 
 _LARGEST = 10
 """A request's tokens, at most, over those that may wait."""
 
+_CHARACTERS_PER_TOKEN = 20
+"""Prose has 4 to 5; a request with more is not even tokenised."""
+
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """Unit vectors, float32 ``(texts, dimension)``, of ``windows``; characters and seconds, for those who ask."""
+class Cost:
+    """What a request took. ``tokens`` were encoded, special tokens and prompts counted, ``cut_tokens`` left out;
+    ``extra_windows`` are those that split texts have besides their first."""
 
-    vectors: Vectors
-    windows: Windows
     characters: int
+    tokens: int
+    cut_tokens: int
+    extra_windows: int
     tokenization_seconds: float
     queue_seconds: float
     inference_seconds: float
 
-    @property
-    def tokens(self) -> int:
-        """Encoded, special tokens and prompts counted."""
-        return sum(self.windows.token_counts)
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Unit vectors, float32 ``(texts, dimension)``, of ``windows``."""
+
+    vectors: Vectors
+    windows: Windows
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Logits, float32 ``(pairs, labels)``."""
+
+    logits: Logits
+    cost: Cost
 
 
 async def embed(
@@ -73,14 +90,20 @@ async def embed(
     _check_size(sum(windows.token_counts), state)
     ticket = encoder.submit(windows.token_ids, kind=kind, limit=state.settings.queue_tokens)
     vectors = await unless_gone(request, ticket.future)
-    characters = sum(len(text) for text in texts if isinstance(text, str))
-    return Embedded(
-        windows.combine(vectors),
-        windows,
-        characters,
-        tokenized - started,
-        ticket.queue_seconds,
-        ticket.compute_seconds,
+    cost = cost_of(texts, windows, tokenized - started, ticket.queue_seconds, ticket.compute_seconds)
+    return Embedded(windows.combine(vectors), windows, cost)
+
+
+def cost_of(texts: Sequence[str | Ids], windows: Windows, tokenization: float, queue: float, inference: float) -> Cost:
+    """The three durations are in seconds."""
+    return Cost(
+        characters=sum(len(text) for text in texts if isinstance(text, str)),
+        tokens=sum(windows.token_counts),
+        cut_tokens=sum(windows.cut_tokens),
+        extra_windows=len(windows.token_ids) - len(windows.counts),
+        tokenization_seconds=tokenization,
+        queue_seconds=queue,
+        inference_seconds=inference,
     )
 
 
@@ -117,14 +140,17 @@ async def tokens_of(state: State, encoder: Encoder, texts: Sequence[str | Ids]) 
     """The texts' own tokens; texts that are tokens already are looked over.
 
     Raises:
-        UsageError: a token that the model does not have.
+        UsageError: a token that the model does not have. BodyTooLarge: more than could be encoded.
     """
     strings = [text for text in texts if isinstance(text, str)]
     if len(strings) < len(texts):
         given = [ids for ids in texts if not isinstance(ids, str)]
         return [_own_tokens(encoder, at, ids) for at, ids in enumerate(given)]
-    if sum(map(len, strings)) <= _SMALL:
+    characters = sum(map(len, strings))
+    if characters <= _SMALL:
         return encoder.tokens.of_texts(strings)
+    if characters > (most := _CHARACTERS_PER_TOKEN * _LARGEST * state.settings.queue_tokens):
+        raise BodyTooLarge(f"The request has {characters} characters; send at most {most} at once.")
     return await run(state.chores, lambda: encoder.tokens.of_texts(strings))
 
 
@@ -140,19 +166,29 @@ def _own_tokens(encoder: Encoder, at: int, ids: Ids) -> Ids:
     return encoder.tokens.without_special(ids)
 
 
-async def score(
-    request: Request, encoder: CrossEncoder, pairs: Sequence[Pair], *, on_overflow: OnOverflow
-) -> tuple[Logits, Pairs]:
-    """The pairs' logits, float32 ``(pairs, labels)``, and what of them was scored.
+async def score(request: Request, encoder: CrossEncoder, pairs: Sequence[Pair], *, on_overflow: OnOverflow) -> Scored:
+    """The pairs' logits.
 
     Raises:
         QueryTooLong: a pair exceeds the window. Overloaded, ModelError, ClientDisconnect: as :func:`embed`.
     """
     state = state_of(request)
+    started = time.perf_counter()
     prepared = await run(state.chores, lambda: encoder.prepare(pairs, on_overflow=on_overflow))
     _check_size(sum(prepared.token_counts), state)
+    tokenized = time.perf_counter()
     ticket = encoder.submit(prepared.token_ids, limit=state.settings.queue_tokens)
-    return await unless_gone(request, ticket.future), prepared
+    logits = await unless_gone(request, ticket.future)
+    cost = Cost(
+        characters=sum(len(text) for pair in pairs for text in pair if text is not None),
+        tokens=sum(prepared.token_counts),
+        cut_tokens=sum(prepared.cut_tokens),
+        extra_windows=0,
+        tokenization_seconds=tokenized - started,
+        queue_seconds=ticket.queue_seconds,
+        inference_seconds=ticket.compute_seconds,
+    )
+    return Scored(logits, cost)
 
 
 async def unless_gone(request: Request, future: Future[_T]) -> _T:

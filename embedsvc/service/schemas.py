@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from embedsvc.config import Dtype
+
 _JSON = dict[str, Any]
 
 
@@ -47,7 +49,7 @@ class CollectionRequest(_Request):
     """Settings of a new collection. What is left out follows the service's settings."""
 
     model: str | None = Field(None, description="Model id, or a folder on the service's machine.")
-    dtype: Literal["fp32", "int8", "fp16", "bf16"] | None = Field(None, description="Arithmetic of the encoder.")
+    dtype: Dtype | None = Field(None, description="Arithmetic of the encoder.")
     chunk_tokens: int | None = Field(None, gt=0, lt=2**31, description="Tokens per passage, special tokens counted.")
     overlap: int | None = Field(None, ge=0, lt=2**31, description="Tokens that neighbouring passages share, at most.")
 

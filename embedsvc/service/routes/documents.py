@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.datastructures import UploadFile
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from embedsvc.errors import FileTooLarge, NotFound, UsageError
 from embedsvc.readers import FieldChoice, Rejected
 from embedsvc.records import Document, Source, document_id, make_document
-from embedsvc.service.body import clean, read_json
+from embedsvc.service.body import apart, clean, read_json
 from embedsvc.service.opened import Opened
 from embedsvc.service.problems import UnsupportedMedia
 from embedsvc.service.routes.common import Name, faults, reply, shows, takes
@@ -94,6 +94,10 @@ async def add_documents(name: Name, request: Request) -> Response:
 
 async def _sent(request: Request) -> tuple[list[Source | Document | Rejected], int]:
     raw = await read_json(request)
+    return await apart(request, lambda: _documents(raw)), len(await request.body())
+
+
+def _documents(raw: Any) -> list[Source | Document | Rejected]:
     checked = DocumentsRequest.model_validate(clean(raw))
     items: list[Source | Document | Rejected] = []
     for document, own in zip(checked.documents, raw["documents"], strict=True):
@@ -108,7 +112,7 @@ async def _sent(request: Request) -> tuple[list[Source | Document | Rejected], i
                 metadata=document.metadata,
             )
         )
-    return items, len(await request.body())
+    return items
 
 
 async def _uploaded(request: Request, max_file_mb: int) -> tuple[list[Source | Document | Rejected], FieldChoice, int]:

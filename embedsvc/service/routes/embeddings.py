@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from embedsvc.encoding.tokens import Ids
 from embedsvc.errors import NotFound, QueryTooLong
-from embedsvc.service.body import read_clean
+from embedsvc.service.body import apart, read_clean
 from embedsvc.service.embedding import Embedded, check_dimensions, embed, shortened
 from embedsvc.service.problems import Refused
 from embedsvc.service.routes.common import MAX_TEXTS, fast_reply, reference, reply, shows, takes
@@ -75,8 +75,7 @@ def _fault(message: str, param: str | None, code: str | None = None) -> dict[str
 async def embeddings(request: Request) -> Response:
     state = state_of(request)
     raw = await read_clean(request)
-    texts = _texts(raw)
-    body = EmbeddingsRequest.model_validate(raw)
+    texts, body = await apart(request, lambda: (_texts(raw), EmbeddingsRequest.model_validate(raw)))
     try:
         encoder = await state.encoder(body.model)
     except NotFound as error:
@@ -159,7 +158,8 @@ def _answer(embedded: Embedded, body: EmbeddingsRequest, model: str) -> dict[str
     else:
         values = vectors.tolist()
     data = [{"object": "embedding", "index": index, "embedding": value} for index, value in enumerate(values)]
-    usage = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
+    tokens = embedded.cost.tokens
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     answer = {"object": "list", "data": data, "model": model, "usage": usage}
     windows = embedded.windows
     overflow = [

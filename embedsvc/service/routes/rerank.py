@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Any
 
@@ -11,12 +12,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from embedsvc.encoding import OnOverflow
-from embedsvc.encoding.cross_encoder import CrossEncoder, Logits, Pair, probabilities
+from embedsvc.encoding.cross_encoder import CrossEncoder, Pair, probabilities
 from embedsvc.errors import NotFound, QueryTooLong
 from embedsvc.service.body import read_model
-from embedsvc.service.embedding import score
+from embedsvc.service.embedding import Scored, score
 from embedsvc.service.problems import EMPTY, Refused
-from embedsvc.service.routes.common import MAX_TEXTS, fast_reply, shows, takes
+from embedsvc.service.routes.common import MAX_TEXTS, fast_reply, shows, takes, tei_headers
 from embedsvc.service.schemas import PredictRequest, RerankRequest, TEIRerankRequest
 from embedsvc.service.state import run, state_of
 
@@ -57,13 +58,11 @@ async def rerank(request: Request) -> Response:
     else:
         cut = 0
     try:
-        logits, prepared = await score(
-            request, encoder, [(body.query, text) for text in texts], on_overflow=_configured(request)
-        )
+        scored = await score(request, encoder, [(body.query, text) for text in texts], on_overflow=_configured(request))
     except QueryTooLong as error:
         raise Refused(str(error), param="documents") from None
-    cut += sum(prepared.cut_tokens)
-    scores = probabilities(logits)[:, 0]
+    cut += scored.cost.cut_tokens
+    scores = probabilities(scored.logits)[:, 0]
     results = []
     for at in _ranking(scores)[: body.top_n]:
         result: dict[str, Any] = {"index": at, "relevance_score": float(scores[at])}
@@ -73,7 +72,7 @@ async def rerank(request: Request) -> Response:
     meta: dict[str, Any] = {"api_version": {"version": "1"}, "billed_units": {"search_units": 1}}
     if cut:
         meta["warnings"] = [f"{cut} tokens of the documents were cut"]
-    usage = {"total_tokens": sum(prepared.token_counts)}
+    usage = {"total_tokens": scored.cost.tokens}
     answer = {"id": uuid.uuid4().hex, "model": encoder.model.name, "results": results, "usage": usage, "meta": meta}
     return fast_reply(answer)
 
@@ -88,13 +87,15 @@ async def rerank(request: Request) -> Response:
     openapi_extra=takes(TEIRerankRequest, {"two": {"query": "restart", "texts": ["Bread.", "How to restart."]}}),
 )
 async def rerank_texts(request: Request) -> Response:
+    started = time.perf_counter()
     body = await read_model(request, TEIRerankRequest)
     _check_count(body.texts, "texts", status=413)
     encoder = await _reranker(request, None)
-    logits = await _tei_logits(request, encoder, [(body.query, text) for text in body.texts], body.truncate)
-    scores = (logits if body.raw_scores else probabilities(logits))[:, 0]
+    scored = await _tei_scores(request, encoder, [(body.query, text) for text in body.texts], body.truncate)
+    scores = (scored.logits if body.raw_scores else probabilities(scored.logits))[:, 0]
     texts = [{"text": text} if body.return_text else {} for text in body.texts]
-    return fast_reply([{"index": at, "score": float(scores[at]), **texts[at]} for at in _ranking(scores)])
+    answer = [{"index": at, "score": float(scores[at]), **texts[at]} for at in _ranking(scores)]
+    return fast_reply(answer, tei_headers(scored.cost, encoder.runtime.device, started))
 
 
 @router.post(
@@ -107,6 +108,7 @@ async def rerank_texts(request: Request) -> Response:
     openapi_extra=takes(PredictRequest, {"pair": {"inputs": [["A man sleeps.", "A man is awake."]]}}),
 )
 async def predict(request: Request) -> Response:
+    started = time.perf_counter()
     body = await read_model(request, PredictRequest)
     single = isinstance(body.inputs, str) or (bool(body.inputs) and isinstance(body.inputs[0], str))
     given: list[Any] = [body.inputs] if single else list(body.inputs)
@@ -117,12 +119,12 @@ async def predict(request: Request) -> Response:
             raise Refused(f"inputs[{at}] has {len(each)} texts; send one or two.", param="inputs", status=422)
     encoder = await _cross_encoder(request, None)
     pairs = [(each[0], each[1] if len(each) == 2 else None) for each in texts]
-    logits = await _tei_logits(request, encoder, pairs, body.truncate)
-    rows = logits if body.raw_scores else probabilities(logits)
+    scored = await _tei_scores(request, encoder, pairs, body.truncate)
+    rows = scored.logits if body.raw_scores else probabilities(scored.logits)
     answers = [
         [{"score": float(row[label]), "label": encoder.labels[label]} for label in _ranking(row)] for row in rows
     ]
-    return fast_reply(answers[0] if single else answers)
+    return fast_reply(answers[0] if single else answers, tei_headers(scored.cost, encoder.runtime.device, started))
 
 
 async def _reranker(request: Request, name: str | None) -> CrossEncoder:
@@ -150,10 +152,10 @@ async def _cross_encoder(request: Request, name: str | None) -> CrossEncoder:
         raise Refused(str(error), param="model", status=424 if tei else 404) from None
 
 
-async def _tei_logits(request: Request, encoder: CrossEncoder, pairs: list[Pair], truncate: bool | None) -> Logits:
+async def _tei_scores(request: Request, encoder: CrossEncoder, pairs: list[Pair], truncate: bool | None) -> Scored:
     on_overflow = _configured(request) if truncate is None else "truncate" if truncate else "error"
     try:
-        return (await score(request, encoder, pairs, on_overflow=on_overflow))[0]
+        return await score(request, encoder, pairs, on_overflow=on_overflow)
     except QueryTooLong as error:
         raise Refused(f"{error} Here that is: truncate.", param="texts", status=422) from None
 
@@ -180,8 +182,8 @@ def _text_of(document: str | dict[str, Any], at: int) -> str:
 def _first_tokens(encoder: CrossEncoder, texts: list[str], count: int) -> tuple[list[str], int]:
     """Texts that end with their token ``count``, and the tokens that were left out."""
     kept, cut = [], 0
-    for text in texts:
-        offsets = encoder.tokenizer.encode(text, add_special_tokens=False).offsets
+    for text, encoding in zip(texts, encoder.tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
+        offsets = encoding.offsets
         kept.append(text[: offsets[count - 1][1]] if len(offsets) > count else text)
         cut += max(0, len(offsets) - count)
     return kept, cut

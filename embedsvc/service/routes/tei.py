@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
+from tokenizers import Encoding
 
 from embedsvc import __version__
 from embedsvc.encoding import Encoder, OnOverflow
 from embedsvc.encoding.tokens import Ids, Kind
 from embedsvc.errors import QueryTooLong
 from embedsvc.service.body import read_model
-from embedsvc.service.embedding import Embedded, check_dimensions, embed, shortened, tokens_of
+from embedsvc.service.embedding import Embedded, check_dimensions, cost_of, embed, shortened, tokens_of
 from embedsvc.service.problems import EMPTY, Refused
-from embedsvc.service.routes.common import MAX_TEXTS, fast_reply, reply, shows, takes
+from embedsvc.service.routes.common import MAX_TEXTS, fast_reply, reply, shows, takes, tei_headers
 from embedsvc.service.schemas import (
     DecodeRequest,
     EmbeddingParameters,
@@ -55,9 +56,9 @@ _KINDS: dict[str | None, Kind] = {
 @router.post(
     "/embed",
     summary="Embed texts (TEI)",
-    description="`truncate` cuts what exceeds the window, and the header `x-embedsvc-tokens-cut` says how much. "
-    "Without it the service's `on_overflow` holds. Texts or tokens, one or a list. Vectors have unit length; "
-    "`normalize: false` is refused for a model whose own vectors have not.",
+    description="`truncate` cuts what exceeds the window. Without it the service's `on_overflow` holds. The headers "
+    "`x-embedsvc-tokens-cut` and `x-embedsvc-extra-windows` say what became of long texts. Texts or tokens, one or a "
+    "list. Vectors have unit length; `normalize: false` is refused for a model whose own vectors have not.",
     response_class=Response,
     responses={200: shows("One vector per text.", [[0.013, -0.021]], _array(_array(_NUMBER)))},
     openapi_extra=takes(EmbedRequest, {"two": {"inputs": ["Hello", "world"]}}),
@@ -78,7 +79,7 @@ async def embed_texts(request: Request) -> Response:
     embedded = await _embed(request, encoder, _texts(body.inputs), body)
     vectors = shortened(embedded.vectors, body.dimensions)
     answer = vectors.tolist() if len(vectors) <= 64 else await run(state.chores, vectors.tolist)
-    return fast_reply(answer, _headers(embedded, encoder, started))
+    return fast_reply(answer, tei_headers(embedded.cost, encoder.runtime.device, started))
 
 
 @router.post(
@@ -91,11 +92,13 @@ async def embed_texts(request: Request) -> Response:
     openapi_extra=takes(EmbedRequest, {"one": {"inputs": "Hello"}}),
 )
 async def embed_tokens(request: Request) -> Response:
+    started = time.perf_counter()
     state = state_of(request)
     body = await read_model(request, EmbedRequest)
     encoder = await state.encoder(None)
     kind, on_overflow, keep_end = _wishes(request, body)
-    token_ids = await tokens_of(state, encoder, _texts(body.inputs))
+    texts = _texts(body.inputs)
+    token_ids = await tokens_of(state, encoder, texts)
     if on_overflow == "split":  # which only vectors of whole texts allow
         on_overflow = "error"
     try:
@@ -105,8 +108,14 @@ async def embed_tokens(request: Request) -> Response:
     if (tokens := sum(windows.token_counts)) > _MOST_TOKENS:
         raise Refused(f"inputs has {tokens} tokens; send at most {_MOST_TOKENS} at once.", param="inputs", status=413)
 
+    tokenized = time.perf_counter()
+
     def work() -> Response:
-        return fast_reply([encoder.token_vectors(ids, kind=kind).tolist() for ids in windows.token_ids])
+        begun = time.perf_counter()
+        vectors = [encoder.token_vectors(ids, kind=kind) for ids in windows.token_ids]
+        took = time.perf_counter() - begun
+        cost = cost_of(texts, windows, tokenized - started, begun - tokenized, took)
+        return fast_reply([each.tolist() for each in vectors], tei_headers(cost, encoder.runtime.device, started))
 
     return await state.token_vectors.run(work)
 
@@ -129,7 +138,7 @@ async def similarity(request: Request) -> Response:
     sentences = _texts([body.inputs.source_sentence, *body.inputs.sentences])
     embedded = await _embed(request, encoder, sentences, body.parameters)
     cosines = embedded.vectors[1:] @ embedded.vectors[0]
-    return fast_reply(cosines.tolist(), _headers(embedded, encoder, started))
+    return fast_reply(cosines.tolist(), tei_headers(embedded.cost, encoder.runtime.device, started))
 
 
 @router.post(
@@ -154,7 +163,9 @@ async def tokenize(request: Request) -> Response:
     prompt = _prompt(encoder, body.prompt_name)
 
     def work() -> Response:
-        return reply([_tokens_of(encoder, prompt + text, body.add_special_tokens) for text in texts])
+        whole = [prompt + text for text in texts]
+        encodings = encoder.tokenizer.encode_batch(whole, add_special_tokens=body.add_special_tokens)
+        return reply([_tokens_of(encoding, text) for encoding, text in zip(encodings, whole, strict=True)])
 
     return await run(state.chores, work)
 
@@ -265,8 +276,7 @@ def _prompt(encoder: Encoder, name: str | None) -> str:
     return encoder.model.query_prompt if _kind(name) == "query" else encoder.model.passage_prompt
 
 
-def _tokens_of(encoder: Encoder, text: str, add_special_tokens: bool) -> list[dict[str, Any]]:
-    encoding = encoder.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+def _tokens_of(encoding: Encoding, text: str) -> list[dict[str, Any]]:
     tokens = []
     for id, piece, special, (start, stop) in zip(
         encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
@@ -276,24 +286,6 @@ def _tokens_of(encoder: Encoder, text: str, add_special_tokens: bool) -> list[di
         else:
             tokens.append({"id": id, "text": text[start:stop], "special": False, "start": start, "stop": stop})
     return tokens
-
-
-def _headers(embedded: Embedded, encoder: Encoder, started: float) -> dict[str, str]:
-    """What it cost, as TEI tells it: times in milliseconds. A header says how many tokens were cut, if any."""
-    times = {
-        "x-compute-time": embedded.tokenization_seconds + embedded.queue_seconds + embedded.inference_seconds,
-        "x-total-time": time.perf_counter() - started,
-        "x-tokenization-time": embedded.tokenization_seconds,
-        "x-queue-time": embedded.queue_seconds,
-        "x-inference-time": embedded.inference_seconds,
-    }
-    headers = {name: str(round(seconds * 1000)) for name, seconds in times.items()}
-    headers["x-compute-type"] = "gpu+optimized" if encoder.dtype in ("fp16", "bf16") else "cpu"
-    headers["x-compute-characters"] = str(embedded.characters)
-    headers["x-compute-tokens"] = str(embedded.tokens)
-    if cut := sum(embedded.windows.cut_tokens):
-        headers["x-embedsvc-tokens-cut"] = str(cut)
-    return headers
 
 
 def _info(state: State, encoder: Encoder) -> dict[str, Any]:
