@@ -221,6 +221,26 @@ def test_tei_headers_tell_what_it_cost(http: httpx.Client) -> None:
         assert int(response.headers[f"x-{name}-time"]) >= 0
 
 
+def test_every_tei_route_tells_what_became_of_long_texts(http: httpx.Client, tmp_path: Path) -> None:
+    long = {"inputs": ["Why?", LONG], "truncate": True}
+    assert http.post("/embed_all", json=long).headers["x-embedsvc-tokens-cut"] == "90"
+    words = "why " * 100
+    scored = http.post("/rerank", json={"query": "why", "texts": [words, "why"], "truncate": True})
+    assert int(scored.headers["x-embedsvc-tokens-cut"]) > 50
+    assert int(scored.headers["x-compute-characters"]) == len(words) + 9
+    assert "x-embedsvc-tokens-cut" not in http.post("/rerank", json={"query": "why", "texts": ["why"]}).headers
+
+
+def test_a_split_text_is_told_and_one_too_large_to_tokenise_refused(tmp_path: Path) -> None:
+    with server(tmp_path, on_overflow="split", queue_tokens=100) as started:
+        response = started.http.post("/embed", json={"inputs": ["Why?", LONG]})
+        assert response.headers["x-embedsvc-extra-windows"] == "1"
+        assert "x-embedsvc-extra-windows" not in started.http.post("/embed", json={"inputs": "Why?"}).headers
+        response = started.http.post("/embed", json={"inputs": "a" * 20_001})
+        assert response.status_code == 413
+        assert "20001 characters; send at most 20000" in response.json()["error"]
+
+
 def test_tokens_there_and_back(http: httpx.Client) -> None:
     (tokens,) = http.post("/tokenize", json={"inputs": "Naïve café"}).json()
     assert [token["special"] for token in tokens] == [True, *[False] * (len(tokens) - 2), True]

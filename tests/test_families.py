@@ -17,10 +17,12 @@ from safetensors.numpy import load_file, save_file
 
 import embedsvc.encoding.contract as contract
 import embedsvc.encoding.exports as exports
+import embedsvc.encoding.loading as loading
 import embedsvc.encoding.openvino_runtime as openvino_runtime
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, encoder_for, load_encoder
 from embedsvc.encoding.models import POOLINGS, read_model
+from embedsvc.encoding.tokens import load_tokens
 from embedsvc.errors import MissingDependency, ModelError, ParityError
 from tests.tiny_models import FAMILIES, WIDTH, make_model, write
 
@@ -95,6 +97,18 @@ def test_int8_agrees_or_is_refused(root: Path, family: str) -> None:
     assert (vectors * reference(folder, TEXTS)).sum(axis=1).mean() > 0.99
 
 
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_int8_with_weights_in_a_file_of_their_own(root: Path, tmp_path: Path, family: str) -> None:
+    """As all models of real size have them. MPNet's attention is not fused."""
+    folder = make_model(tmp_path / "m", family, max_position_embeddings=9002)
+    encoder = load(tmp_path, folder, "onnx", "int8")
+    vectors = encoder.encode_texts(TEXTS, kind="passage").vectors
+    assert (vectors * reference(folder, TEXTS)).sum(axis=1).mean() > 0.99
+    (export,) = (tmp_path / "cache" / "models").glob("*-int8")
+    assert {file.name for file in export.iterdir()} == {"manifest.json", "model.onnx", "model.onnx.data"}
+    assert encoder.weight_bytes > 9000 * WIDTH * 4
+
+
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - NOT_ON_ONNX))
 def test_int8_on_openvino(root: Path, family: str) -> None:
     encoder = load(root, folder_of(root, family), "openvino", "int8-g64")
@@ -111,7 +125,7 @@ def test_int8_on_openvino(root: Path, family: str) -> None:
 def test_openvino_that_computes_something_else_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = openvino_runtime.OpenVinoRuntime.run
     monkeypatch.setattr(openvino_runtime.OpenVinoRuntime, "run", lambda *inputs: np.roll(run(*inputs), 1, axis=1))
-    with pytest.raises(ParityError, match=r"on openvino in fp32 does not agree .*Use --runtime onnx"):
+    with pytest.raises(ParityError, match=r"on openvino in fp32 does not agree .*Use another --dtype or --runtime"):
         load(root, folder_of(root, "bert"), "openvino", "fp32")
 
 
@@ -194,6 +208,19 @@ def test_prompts(root: Path, tmp_path: Path, prompts: dict[str, str], query: str
     for kind, prompt in (("query", query), ("passage", passage)):
         ours = encoder.encode_texts(TEXTS, kind=kind).vectors  # type: ignore[arg-type]
         assert np.abs(ours - reference(folder, TEXTS, prompt=prompt)).max() < 1e-4
+
+
+def test_sixteen_bits_are_used_only_if_their_vectors_agree(root: Path, tmp_path: Path) -> None:
+    """Numbers that fp16 does not have, and bf16 has."""
+    folder = make_model(tmp_path / "m", "bert")
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.LayerNorm.weight"] *= 1e6
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    model = read_model(folder, tmp_path)
+    settings, tokens = Settings(cache_dir=tmp_path), load_tokens(model)
+    loading._load_runtime(model, tokens, "torch", "bf16", False, settings)
+    with pytest.raises(ParityError, match=r"on torch in fp16 does not agree .*Use another --dtype or --runtime"):
+        loading._load_runtime(model, tokens, "torch", "fp16", False, settings)
 
 
 # -- bad models --------------------------------------------------------------------------------------------------------

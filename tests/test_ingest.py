@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import io
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +17,16 @@ from lance.dataset import MergeInsertBuilder
 import embedsvc.ingest
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
-from embedsvc.encoding import Encoder
+from embedsvc.encoding import Encoder, load_encoder
+from embedsvc.encoding.choices import Calibration, record
+from embedsvc.encoding.machine import machine
 from embedsvc.errors import Conflict, ContractMismatch, NotFound, StorageFailure, UsageError
 from embedsvc.ingest import Outcome, ingest_items, ingest_paths, open_or_create
 from embedsvc.readers import FieldChoice, discover
 from embedsvc.records import Chunking, Document, Source, make_document
 from tests.conftest import write_tree
 from tests.fakes import FakeEncoder
+from tests.tiny_models import make_bert
 
 TREE = {
     "a.txt": "The first file speaks of rivers.",
@@ -573,6 +577,41 @@ def test_asking_for_what_the_collection_has_is_fine(library: Path) -> None:
     settings = Settings(data_dir=library, runtime="onnx", dtype="int8", chunk_tokens=512, overlap=64)
     collection, _ = open_or_create("library", settings, {"model", "dtype", "chunk_tokens", "overlap"})
     assert collection.name == "library"
+
+
+@pytest.mark.usefixtures("exports_in_process")
+def test_a_collection_keeps_its_dtype_whatever_is_the_fastest_by_now(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data", cache_dir=tmp_path / "cache", model=str(make_bert(tmp_path / "m")))
+    _, encoder = open_or_create("c", settings, {"model"})
+    assert (encoder.runtime_name, encoder.dtype) == ("onnx", "int8")
+    record(Calibration(settings.model, machine(), (), "torch", "fp32"), encoder.model, settings.cache)
+    assert load_encoder(settings).dtype == "fp32"
+    for asked in (set[str](), {"model"}):
+        _, again = open_or_create("c", settings, asked)
+        assert (again.runtime_name, again.dtype) == ("onnx", "int8")
+    with pytest.raises(ContractMismatch, match="weights_hash"):
+        open_or_create("c", dataclasses.replace(settings, model=str(make_bert(tmp_path / "other", seed=1))), {"model"})
+    with pytest.raises(ContractMismatch, match="dtype"):
+        open_or_create("c", dataclasses.replace(settings, dtype="fp32"), {"model", "dtype"})
+
+
+def test_a_slow_input_does_not_hold_up_what_was_read_before(
+    here: Settings, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedsvc.ingest, "_COMMIT_SECONDS", 0.05)
+    collection = Collection.create("c", fake.contract, Chunking(16, 2), here)
+    told = threading.Event()
+
+    def items() -> Iterator[Document]:
+        yield make_document("a", "red green")
+        assert told.wait(30), "nothing was told of the first while the second was being read"
+        yield make_document("b", "blue")
+
+    statuses = []
+    for outcome in ingest_items(collection, fake, items(), FieldChoice()):  # type: ignore[arg-type]
+        statuses.append((outcome.uri, outcome.status))
+        told.set()
+    assert statuses == [("a", "indexed"), ("b", "indexed")]
 
 
 @pytest.mark.parametrize(

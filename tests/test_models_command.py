@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import embedsvc.encoding.calibration as calibration_module
 from embedsvc.config import Settings
-from embedsvc.encoding import encoder_for, load_encoder, resolve_model
+from embedsvc.encoding import Encoder, Parity, encoder_for, load_encoder, parity, resolve_model
 from embedsvc.encoding.calibration import calibrate, choose
 from embedsvc.encoding.choices import Calibration, Candidate, record, recorded
 from embedsvc.encoding.exports import record_file
@@ -76,6 +77,29 @@ def test_the_choice_is_for_new_collections_only(measured: tuple[Settings, Calibr
             assert load_encoder(replace(settings, runtime="onnx", dtype="int8")).dtype == "int8"
     finally:
         record(calibration, model, settings.cache)
+
+
+def test_a_runtime_that_fails_is_out_and_the_others_are_measured(
+    measured: tuple[Settings, Calibration], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = measured
+
+    def load(settings: Settings) -> Encoder:
+        if settings.runtime == "openvino":
+            raise ModelError("OpenVINO cannot load it.")
+        return load_encoder(settings)
+
+    def compare(encoder: Encoder, reference: object) -> Parity:
+        if encoder.runtime_name == "torch":
+            raise ModelError("NaN")
+        return parity(encoder, reference)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(calibration_module, "load_encoder", load)
+    monkeypatch.setattr(calibration_module, "parity", compare)
+    found = calibrate(replace(settings, dtype="fp32"))
+    refusals = {candidate.runtime: candidate.refusal for candidate in found.candidates}
+    assert refusals == {"onnx": None, "torch": "NaN", "openvino": "OpenVINO cannot load it."}
+    assert found.runtime == "onnx"
 
 
 def test_the_fastest_of_some_is_not_written_down(tmp_path: Path) -> None:

@@ -106,6 +106,20 @@ def test_a_batch_keeps_to_the_budget_and_to_like_lengths(desk: Desk) -> None:
     assert desk.batches == [[0], [1, 4, 5], [2], [3], [6]]
 
 
+def test_of_very_many_the_oldest_go_first(desk: Desk) -> None:
+    """More than are looked at for one batch."""
+    desk.held = True
+    shared = scheduler(desk)
+    tickets = [shared.submit([text(number, 100 + number % 3)]) for number in range(1000)]
+    desk.finish(2000)
+    assert [ticket.future.result(20)[0, 0] for ticket in tickets] == list(range(1000))
+    firsts = [batch[0] for batch in desk.batches]
+    assert sorted(number for batch in desk.batches for number in batch) == list(range(1000))
+    assert all(
+        first <= min(number for batch in desk.batches[at:] for number in batch) for at, first in enumerate(firsts)
+    )
+
+
 def test_a_small_request_does_not_wait_for_a_large_one(desk: Desk) -> None:
     desk.held = True
     shared = scheduler(desk)
