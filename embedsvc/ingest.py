@@ -33,6 +33,8 @@ Input = FoundFile | Source | Document | Rejected
 
 _COMMIT_SECONDS = 5.0
 """A commit is made after so long, or of ``Settings.commit_tokens``, whichever comes first."""
+_READER_SECONDS = 10.0
+"""A reader that was told to stop is waited for at most so long."""
 _MEGABYTE = 1_000_000
 _DUPLICATE = "duplicate: another input of this run has the document id {!r} too; only the first was taken."
 
@@ -137,11 +139,12 @@ def _chunking(encoder: Encoder, settings: Settings, asked: Set[str]) -> Chunking
             )
         window = encoder.max_length
     room = window - encoder.reserved("passage")
-    if settings.overlap >= room:
+    overlap = settings.overlap if "overlap" in asked else max(0, min(settings.overlap, room // 2))
+    if overlap >= room:
         raise UsageError(
-            f"A window of {window} tokens leaves {room} for text; overlap is {settings.overlap} and must be smaller."
+            f"A window of {window} tokens leaves {room} for text; overlap is {overlap} and must be smaller."
         )
-    return Chunking(window, settings.overlap)
+    return Chunking(window, overlap)
 
 
 def ingest_paths(
@@ -202,7 +205,9 @@ def _ingest(
             yield from _remove(writer, reading, within)
         finally:
             stop.set()
-            reader.join()
+            # It ends at its next look at `stop`. Where an interrupt struck inside a lock that the two share, it never
+            # comes to that; being a daemon, it holds up nothing.
+            reader.join(_READER_SECONDS)
             committer.shutdown()
 
 
@@ -393,16 +398,18 @@ class _Room:
 
     def __init__(self, tokens: int) -> None:
         self._free = self._all = tokens
-        self._changed = threading.Condition()
+        # The lock itself is entered, not the condition: an interrupt between the two would leave it locked for ever.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     def take(self, tokens: int, stop: threading.Event) -> None:
-        with self._changed:
+        with self._lock:
             while self._free < self._all and self._free < tokens and not stop.is_set():
                 self._changed.wait(0.1)
             self._free -= tokens
 
     def give(self, tokens: int) -> None:
-        with self._changed:
+        with self._lock:
             self._free += tokens
             self._changed.notify()
 

@@ -581,10 +581,12 @@ def test_asking_for_what_the_collection_has_is_fine(library: Path) -> None:
 
 @pytest.mark.usefixtures("exports_in_process")
 def test_a_collection_keeps_its_dtype_whatever_is_the_fastest_by_now(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path / "data", cache_dir=tmp_path / "cache", model=str(make_bert(tmp_path / "m")))
-    _, encoder = open_or_create("c", settings, {"model"})
+    model = str(make_bert(tmp_path / "m"))
+    settings = Settings(data_dir=tmp_path / "data", cache_dir=tmp_path / "cache", model=model)
+    made, encoder = open_or_create("c", settings, {"model"})
     assert (encoder.runtime_name, encoder.dtype) == ("onnx", "int8")
     record(Calibration(settings.model, machine(), (), "torch", "fp32"), encoder.model, settings.cache)
+    assert made.chunking == Chunking(40, 19)  # as much as the model's short window has room for
     assert load_encoder(settings).dtype == "fp32"
     for asked in (set[str](), {"model"}):
         _, again = open_or_create("c", settings, asked)

@@ -115,9 +115,8 @@ def test_of_very_many_the_oldest_go_first(desk: Desk) -> None:
     assert [ticket.future.result(20)[0, 0] for ticket in tickets] == list(range(1000))
     firsts = [batch[0] for batch in desk.batches]
     assert sorted(number for batch in desk.batches for number in batch) == list(range(1000))
-    assert all(
-        first <= min(number for batch in desk.batches[at:] for number in batch) for at, first in enumerate(firsts)
-    )
+    left = [min(number for batch in desk.batches[at:] for number in batch) for at in range(len(firsts))]
+    assert firsts == left
 
 
 def test_a_small_request_does_not_wait_for_a_large_one(desk: Desk) -> None:
