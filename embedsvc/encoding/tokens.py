@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,8 @@ from embedsvc.records import without_surrogates
 
 Kind = Literal["query", "passage"]
 
+_GROUP = 1_000_000
+"""Characters that are tokenised at once: an Encoding takes a hundred times the memory of its ids."""
 _SMALL = 2_000
 """Characters of a text that is tokenised at once, holding the GIL: a longer one lets other threads go on."""
 
@@ -58,10 +60,24 @@ class Tokens:
                 raise UsageError(f"Text {position} is of type {type(text).__name__}; pass strings.")
         valid = [without_surrogates(text) for text in texts]
         if len(valid) == 1 and len(valid[0]) <= _SMALL:  # without the hand-over to the tokenizer's thread pool
-            encodings = [self.tokenizer.encode(valid[0], add_special_tokens=False)]
-        else:
-            encodings = self.tokenizer.encode_batch_fast(valid, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+            return [np.array(self.tokenizer.encode(valid[0], add_special_tokens=False).ids, dtype=np.int32)]
+        token_ids: list[Ids] = []
+        for start, stop in _groups(valid):
+            encodings = self.tokenizer.encode_batch_fast(valid[start:stop], add_special_tokens=False)
+            token_ids += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        return token_ids
+
+
+def _groups(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Slices of ``texts``, each of at most ``_GROUP`` characters or of one text."""
+    start = characters = 0
+    for at, text in enumerate(texts):
+        if characters and characters + len(text) > _GROUP:
+            yield start, at
+            start, characters = at, 0
+        characters += len(text)
+    if start < len(texts):
+        yield start, len(texts)
 
 
 def load_tokenizer(model: Model) -> tuple[Tokenizer, int]:

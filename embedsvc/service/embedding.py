@@ -31,8 +31,8 @@ _SMALL = 2_000
 _LARGEST = 10
 """A request's tokens, at most, over those that may wait."""
 
-_CHARACTERS_PER_TOKEN = 20
-"""Prose has 4 to 5; a request with more is not even tokenised."""
+_CHARACTERS_PER_TOKEN = 5
+"""As prose has, about; a request with more characters than its tokens may have is not even tokenised."""
 
 
 @dataclass(frozen=True, slots=True)
