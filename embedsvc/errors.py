@@ -23,7 +23,16 @@ class BadFilter(UsageError):
 
 
 class QueryTooLong(UsageError):
-    """A query with more tokens than the model's window, while ``on_overflow`` is ``error``."""
+    """A text with more tokens than the model's window, while ``on_overflow`` is ``error``. ``remedy`` says what to do
+    besides shortening it, in the caller's own words (:meth:`with_remedy`); None: nothing helps."""
+
+    def __init__(self, fact: str, remedy: str | None) -> None:
+        self.fact, self.remedy = fact, remedy
+        super().__init__(f"{fact} Shorten it{f', or {remedy}' if remedy else ''}.")
+
+    def with_remedy(self, remedy: str) -> str:
+        """The message, where on_overflow goes by another name."""
+        return str(QueryTooLong(self.fact, self.remedy and remedy))
 
 
 class NotFound(EmbedsvcError):

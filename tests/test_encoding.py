@@ -374,6 +374,16 @@ def test_batches_side_by_side_give_what_each_gives_alone(encoder: Encoder) -> No
     assert np.abs(np.concatenate(alone) - np.concatenate(together)).max() < 1e-6
 
 
+def test_large_texts_are_tokenised_in_parts(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["why is this so? " * 40, "", "a b", "x" * 300, " one two three" * 30, "last"]
+    expected = encoder.tokens.of_texts(texts)
+    monkeypatch.setattr("embedsvc.encoding.tokens._GROUP", 100)
+    found = encoder.tokens.of_texts([text for text in texts if "x" not in text])
+    whole = [ids for ids, text in zip(expected, texts, strict=True) if "x" not in text]
+    assert [ids.tolist() for ids in found] == [ids.tolist() for ids in whole]
+    assert len(encoder.tokens.of_texts(["x" * 300])) == 1  # a word without end is cut somewhere
+
+
 LOAD = (
     "import sys; from pathlib import Path; from embedsvc.config import Settings; "
     "from embedsvc.encoding import load_encoder; "

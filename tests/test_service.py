@@ -33,6 +33,7 @@ from embedsvc.records import Chunking
 from embedsvc.service import create_app, serve
 from embedsvc.service.encoders import Encoders
 from embedsvc.service.jobs import Jobs
+from embedsvc.service.middleware import Front
 from embedsvc.service.opened import Collections
 from embedsvc.service.state import Bounded
 from tests.server import DEADLINE, Server, server, until
@@ -179,7 +180,7 @@ def test_a_bad_search_is_told_what_is_wrong(http: httpx.Client, body: Any, statu
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", ["not JSON"]),
+        (b"", ["body is empty"]),
         (b"{'query': 1}", ["not JSON"]),
         (b'{"query": "\xff"}', ["not UTF-8", "0xff"]),
         (b'{"vector": [NaN]}', ["NaN"]),
@@ -636,11 +637,13 @@ def test_embeddings_in_openai_shape(http: httpx.Client) -> None:
         ({"input": None}, 400, "input", None, "missing"),
         ({"input": {"a": 1}}, 400, "input", None, "not a string"),
         ({"input": [True]}, 400, "input", None, "not a string"),
-        ({"input": [1, 40_000]}, 400, None, None, "40000"),
-        ({"input": [[1], [-2]]}, 400, None, None, "-2"),
+        ({"input": [1, 40_000]}, 400, "input", None, "40000"),
+        ({"input": [[1], [-2]]}, 400, "input", None, "-2"),
         ({"input": [[1], "a"]}, 400, "input", None, "input[1] is not a list of tokens"),
         ({"input": ["a", [1]]}, 400, "input", None, "input[1] is not a string"),
-        ({"input": [[1, "a"]]}, 400, "input", None, "not a token"),
+        ({"input": [[1, "a"]]}, 400, "input", None, "input[0][1] is no token"),
+        ({"input": [1, "a"]}, 400, "input", None, "input[1] is no token"),
+        ({"input": [2**70]}, 400, "input", None, "input[0] is no token"),
         ({"input": [[]]}, 400, "input", None, "empty"),
         ({"input": "word " * 600}, 400, "input", "context_length_exceeded", "600 tokens"),
         ({"input": "a", "model": "gpt-4"}, 404, "model", "model_not_found", MODEL),
@@ -878,6 +881,7 @@ def test_openapi_describes_every_route(http: httpx.Client) -> None:
         ("GET", "/v1/jobs/{id}"),
         ("POST", "/v1/embeddings"),
         ("GET", "/v1/models"),
+        ("GET", "/v1/models/{model}"),
         *(
             ("POST", f"/{name}")
             for name in ("embed", "embed_all", "similarity", "tokenize", "decode", "rerank", "predict")
@@ -969,3 +973,27 @@ def test_more_searches_than_may_wait_are_refused() -> None:
         return found
 
     assert asyncio.run(ask()) == [True, "second", "third"]
+
+
+@pytest.mark.parametrize(("path", "shape"), [("/v1/embeddings", "error"), ("/embed", "error_type"), ("/x", "title")])
+def test_a_request_that_a_stopping_server_gives_up_is_told_so(path: str, shape: str) -> None:
+    """uvicorn cancels what is not done in time."""
+    sent: list[Any] = []
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(DEADLINE)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def stop() -> None:
+        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": []}
+        task = asyncio.ensure_future(Front(endless, 1000)(scope, None, send))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    asyncio.run(stop())
+    assert sent[0]["status"] == 503
+    assert (b"retry-after", b"5") in sent[0]["headers"]
+    assert shape in json.loads(sent[1]["body"])

@@ -163,8 +163,11 @@ def doctor(
     """Check the environment, the encoder against sentence-transformers, and a collection's store and index."""
     from embedsvc.checks import check_collection, check_environment
     from embedsvc.cli import output
+    from embedsvc.collection import collection_directory
 
     settings = settings_of(data_dir=data_dir, model=model, runtime=runtime, dtype=dtype)
+    if name is not None:
+        collection_directory(name, settings)  # a name that is not there is no damage
     checks = list(check_environment(settings))
     environment_ok = all(check.ok for check in checks)
     if name is not None:

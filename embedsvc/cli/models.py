@@ -77,7 +77,7 @@ def remove(name: Name, json: Json = False) -> None:
     freed = sum(remove_exports(each, cache) for each in hashes)
     if not freed:
         raise NotFound(f"Nothing was prepared of {name!r}. See embedsvc models list.")
-    output.message(f"Removed {freed / 1e6:.0f} MB.", {"removed": name, "bytes": freed}, json)
+    output.message(f"Removed {freed / 1e6:,.1f} MB.", {"removed": name, "bytes": freed}, json)
 
 
 @app.command()
@@ -89,7 +89,7 @@ def pack(name: Name, file: Path, json: Json = False) -> None:
 
     cache = settings_of().cache
     size = pack(resolve_model(name, cache), cache, file)
-    output.message(f"Wrote {size / 1e6:.0f} MB to {file}.", {"file": str(file), "bytes": size}, json)
+    output.message(f"Wrote {size / 1e6:,.1f} MB to {file}.", {"file": str(file), "bytes": size}, json)
 
 
 @app.command()

@@ -57,7 +57,10 @@ def record(calibration: Calibration, model: Model, cache: Path) -> None:
     try:
         write_json(record_file(model, cache), asdict(calibration))
     except OSError as error:
-        raise ModelError(f"The choice cannot be written below {cache} ({error}). Free some space.") from error
+        raise ModelError(
+            f"The choice cannot be written below {cache} ({error}). Free some space or name another folder with "
+            "EMBEDSVC_CACHE_DIR."
+        ) from error
 
 
 def recorded(model: Model, cache: Path) -> Calibration | None:

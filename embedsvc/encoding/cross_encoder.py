@@ -89,11 +89,13 @@ class CrossEncoder:
             last = max((text for text in encoding.sequence_ids if text is not None), default=0)
             second = [place for place, text in enumerate(encoding.sequence_ids) if text == last]
             if excess and (on_overflow == "error" or excess >= len(second)):
-                raise QueryTooLong(
+                fact = (
                     f"Pair {at} has {len(ids)} tokens, {len(second)} of them the last text's; {self.model.name} "
-                    f"takes {self.model.max_length}. Shorten it"
-                    + (", or ask for on_overflow=truncate." if excess < len(second) else ".")
+                    f"takes {self.model.max_length}"
                 )
+                if excess < len(second):
+                    raise QueryTooLong(f"{fact}.", "ask for on_overflow=truncate")
+                raise QueryTooLong(f"{fact}, and the first text, which is never cut, leaves no room.", None)
             packed.append(np.delete(ids, second[len(second) - excess :]) if excess else ids)
             cut.append(excess)
         return Pairs(packed, tuple(map(len, packed)), tuple(cut))

@@ -152,10 +152,12 @@ class Encoder:
         if on_overflow == "error":
             for at, ids in enumerate(token_ids):
                 if len(ids) > room:
-                    which = f"The {kind}" if len(token_ids) == 1 else f"Text {at}"
+                    one = "The query" if kind == "query" else "The text"
+                    which = one if len(token_ids) == 1 else f"Text {at}"
                     raise QueryTooLong(
-                        f"{which} has {len(ids)} tokens; {self.model.name} takes {room} besides special tokens "
-                        "and prompt. Shorten it, or ask for on_overflow=split or truncate."
+                        f"{which} has {len(ids)} tokens; {self.model.name} takes {room} besides special tokens and "
+                        "prompt.",
+                        "ask for on_overflow=split or truncate",
                     )
         return fit(token_ids, room, self.reserved(kind), split=on_overflow == "split", keep_end=keep_end)
 

@@ -63,9 +63,15 @@ class Tokens:
             return [np.array(self.tokenizer.encode(valid[0], add_special_tokens=False).ids, dtype=np.int32)]
         token_ids: list[Ids] = []
         for start, stop in _groups(valid):
-            encodings = self.tokenizer.encode_batch_fast(valid[start:stop], add_special_tokens=False)
-            token_ids += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+            if len(valid[start]) > _GROUP:
+                token_ids.append(np.concatenate([self._batch([piece])[0] for piece in _pieces(valid[start])]))
+            else:
+                token_ids += self._batch(valid[start:stop])
         return token_ids
+
+    def _batch(self, texts: Sequence[str]) -> list[Ids]:
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
 def _groups(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -78,6 +84,17 @@ def _groups(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
         characters += len(text)
     if start < len(texts):
         yield start, len(texts)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """``text`` in parts of at most ``_GROUP`` characters, cut before a space where there is one."""
+    start = 0
+    while len(text) - start > _GROUP:
+        cut = text.rfind(" ", start + 1, start + _GROUP)
+        stop = cut if cut > start else start + _GROUP
+        yield text[start:stop]
+        start = stop
+    yield text[start:]
 
 
 def load_tokenizer(model: Model) -> tuple[Tokenizer, int]:

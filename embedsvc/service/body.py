@@ -53,6 +53,8 @@ async def apart(request: Request, work: Callable[[], _T]) -> _T:
 
 
 def _parsed(body: bytes) -> Any:
+    if not body:
+        raise InvalidBody("The body is empty; send JSON.")
     try:
         return json.loads(body.decode(), parse_constant=_refuse, parse_float=_finite)
     except UnicodeDecodeError as error:
@@ -62,6 +64,8 @@ def _parsed(body: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise InvalidBody(f"The body is not JSON: {error}.") from None
     except ValueError as error:
+        if "integer string conversion" in str(error):
+            raise InvalidBody("The body has a number with too many digits.") from None
         raise InvalidBody(f"The body has a number that cannot be kept: {error}.") from None
 
 

@@ -18,7 +18,6 @@ from embedsvc.encoding import Encoder, OnOverflow
 from embedsvc.encoding.cross_encoder import CrossEncoder, Logits, Pair
 from embedsvc.encoding.tokens import Ids, Kind
 from embedsvc.encoding.windows import Windows
-from embedsvc.errors import UsageError
 from embedsvc.service.problems import BodyTooLarge, Refused
 from embedsvc.service.state import State, run, state_of
 
@@ -31,8 +30,8 @@ _SMALL = 2_000
 _LARGEST = 10
 """A request's tokens, at most, over those that may wait."""
 
-_CHARACTERS_PER_TOKEN = 5
-"""As prose has, about; a request with more characters than its tokens may have is not even tokenised."""
+_CHARACTERS_PER_TOKEN = 10
+"""Prose has 4 to 5; a request with more characters than so many tokens have is not even tokenised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +139,7 @@ async def tokens_of(state: State, encoder: Encoder, texts: Sequence[str | Ids]) 
     """The texts' own tokens; texts that are tokens already are looked over.
 
     Raises:
-        UsageError: a token that the model does not have. BodyTooLarge: more than could be encoded.
+        Refused: a token that the model does not have. BodyTooLarge: more than could be encoded.
     """
     strings = [text for text in texts if isinstance(text, str)]
     if len(strings) < len(texts):
@@ -158,10 +157,11 @@ def _own_tokens(encoder: Encoder, at: int, ids: Ids) -> Ids:
     """A text's tokens without the special ones that the client's tokenizer may have put around them."""
     size = encoder.tokenizer.get_vocab_size()
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
-        raise UsageError(
+        raise Refused(
             f"input[{at}] has the token {int(ids.max() if ids.max() >= size else ids.min())}; {encoder.model.name} has "
             f"tokens 0 to {size - 1}. Send texts, or tokens of this model's own tokenizer; with LangChain's "
-            "OpenAIEmbeddings, set check_embedding_ctx_length=False."
+            "OpenAIEmbeddings, set check_embedding_ctx_length=False.",
+            param="input",
         )
     return encoder.tokens.without_special(ids)
 

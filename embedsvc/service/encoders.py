@@ -62,11 +62,11 @@ class Encoders:
 
     def names(self) -> list[str]:
         """The models that requests may name to embed with, the default one first."""
-        return list(dict.fromkeys(self._served.values()))
+        return _short_names(self._served)
 
     def reranker_names(self) -> list[str]:
         """The cross-encoders that requests may name, the default one first."""
-        return list(dict.fromkeys(self._rerankers.values()))
+        return _short_names(self._rerankers)
 
     def reranker_model(self, name: str | None) -> str:
         """What the settings call the served cross-encoder ``name``; None: the first.
@@ -74,12 +74,12 @@ class Encoders:
         Raises:
             NotFound: no such cross-encoder is served.
         """
-        names = self.reranker_names()
-        if not names:
+        models = list(self._rerankers.values())
+        if not models:
             raise NotFound("No reranker is served here. Start the service with EMBEDSVC_RERANKERS=FOLDER.")
-        model = names[0] if name is None else self._rerankers.get(name.removeprefix(_PREFIX))
+        model = models[0] if name is None else self._rerankers.get(name.removeprefix(_PREFIX))
         if model is None:
-            raise NotFound(f"The reranker {name!r} is not served here; {', '.join(map(repr, names))} is.")
+            raise NotFound(f"The reranker {name!r} is not served here. Served: {', '.join(self.reranker_names())}.")
         return model
 
     def loaded_reranker(self, model: str) -> CrossEncoder | None:
@@ -144,7 +144,7 @@ class Encoders:
     def _model(self, name: str) -> str:
         model = self._served.get(name.removeprefix(_PREFIX))
         if model is None:
-            raise NotFound(f"The model {name!r} is not served here; {', '.join(map(repr, self.names()))} is.")
+            raise NotFound(f"The model {name!r} is not served here. Served: {', '.join(self.names())}.")
         return model
 
     def load(self, settings: Settings) -> Encoder:
@@ -232,6 +232,15 @@ class Encoders:
 
 def _key(encoder: Encoder | CrossEncoder) -> _Key:
     return encoder.model.name, encoder.dtype
+
+
+def _short_names(served: dict[str, str]) -> list[str]:
+    """One name for each model: the last part of its folder, where that means no other."""
+    names = {}
+    for model in served.values():
+        last = Path(model).name
+        names[model] = last if served.get(last) == model else model
+    return list(names.values())
 
 
 def _served(*models: str) -> dict[str, str]:

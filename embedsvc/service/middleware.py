@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -12,6 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from embedsvc.service.problems import BodyTooLarge, problem
 
 log = logging.getLogger("embedsvc.service")
+
+_STOPPING = "The service is stopping and cannot finish this request any more. Ask again when it is back."
 
 
 class Front:
@@ -54,6 +57,10 @@ class Front:
                 await self._app(scope, counted, noted)
         except ClientDisconnect:
             status = 499
+        except asyncio.CancelledError:  # the server stops and has waited as long as it may
+            if status:
+                raise
+            await problem(path, 503, "Not ready", _STOPPING, headers={"retry-after": "5"})(scope, receive, noted)
         except Exception:
             log.exception("request %s: %s %s failed", id, scope["method"], _raw_path(scope))
             if status:

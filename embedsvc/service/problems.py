@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -27,6 +28,8 @@ TEI_ROUTES = frozenset(
     {"/", "/embed", "/embed_all", "/similarity", "/rerank", "/predict", "/tokenize", "/decode", "/info", "/health"}
 )
 COHERE_ROUTES = frozenset({"/v1/rerank", "/v2/rerank"})
+_KIND = re.compile(r"(str|int|list\[.*\]|dict\[.*\])$")
+"""How a complaint names the kinds that a field may have."""
 EMPTY = "empty"
 """The code of a fault that is an empty input."""
 _TEI_KINDS = {400: "Empty", 413: "Validation", 422: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy"}
@@ -112,7 +115,7 @@ def problem(
         return Response(json_bytes(body), status, headers, media_type="application/json")
     if path in COHERE_ROUTES:
         return Response(json_bytes({"message": detail}), status, headers, media_type="application/json")
-    if path in OPENAI_ROUTES:
+    if path in OPENAI_ROUTES or path.startswith("/v1/models/"):
         kind = {429: "rate_limit_error"}.get(status, "invalid_request_error" if status < 500 else "server_error")
         body = {"error": {"message": detail, "type": kind, "param": param, "code": code}}
         return Response(json_bytes(body), status, headers, media_type="application/json")
@@ -155,8 +158,9 @@ def _invalid(request: Request, error: Exception) -> Response:
         {"pointer": "#/" + "/".join(_pointer(part) for part in item["loc"]), "detail": _sentence(item)}
         for item in found[:20]
     ]
-    first = found[0]
-    where = ".".join(str(part) for part in first["loc"]) or "body"
+    # Of a field that may be one of several things every one is complained of: the deepest complaint is nearest.
+    first = max(found, key=lambda item: len(item["loc"]))
+    where = ".".join(str(part) for part in first["loc"] if not _KIND.match(str(part))) or "body"
     more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
     detail = f"{where}: {_sentence(first)}{more}"
     if _path(request) in OPENAI_ROUTES | COHERE_ROUTES:
@@ -171,6 +175,8 @@ def _pointer(part: object) -> str:
 def _sentence(item: Mapping[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         return "There is no such field."
+    if item["type"] == "model_type":
+        return "Input should be a JSON object."
     return f"{item['msg']}."
 
 

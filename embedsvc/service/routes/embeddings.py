@@ -24,6 +24,10 @@ _MANY = 64
 """Vectors that are written as JSON in the event loop, at 30 µs each; more are handed to a thread."""
 
 
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "embedsvc"}
+
+
 def _fault(message: str, param: str | None, code: str | None = None) -> dict[str, Any]:
     example = {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
     return {
@@ -93,7 +97,7 @@ async def embeddings(request: Request) -> Response:
         raise Refused(str(error), param="input", code="context_length_exceeded") from None
 
     def answer() -> Response:
-        return fast_reply(_answer(embedded, body, encoder.model.name))
+        return fast_reply(_answer(embedded, body, body.model))
 
     return answer() if len(texts) <= _MANY else await run(state.chores, answer)
 
@@ -108,16 +112,32 @@ async def embeddings(request: Request) -> Response:
             "All that are served.",
             {
                 "object": "list",
-                "data": [{"id": "all-MiniLM-L6-v2", "object": "model", "created": 0, "owned_by": "embedsvc"}],
+                "data": [_model("all-MiniLM-L6-v2")],
             },
             {"type": "object"},
         )
     },
 )
 async def models(request: Request) -> Response:
-    names = state_of(request).encoders.names()
-    data = [{"id": name, "object": "model", "created": 0, "owned_by": "embedsvc"} for name in names]
-    return reply({"object": "list", "data": data})
+    return reply({"object": "list", "data": list(map(_model, state_of(request).encoders.names()))})
+
+
+@router.get(
+    "/v1/models/{model:path}",
+    summary="One of them (OpenAI)",
+    description="By any of the names that requests may use.",
+    response_class=Response,
+    responses={
+        200: shows("It is served.", _model("all-MiniLM-L6-v2"), {"type": "object"}),
+        404: _fault("The model 'x' is not served here.", "model", "model_not_found"),
+    },
+)
+async def model(model: str, request: Request) -> Response:
+    try:
+        state_of(request).encoders.loaded(model)
+    except NotFound as error:
+        raise Refused(str(error), param="model", code="model_not_found", status=404) from None
+    return reply(_model(model))
 
 
 def _texts(raw: Any) -> list[str] | list[Ids]:
@@ -127,12 +147,13 @@ def _texts(raw: Any) -> list[str] | list[Ids]:
     given = raw.get("input")
     if given is None:
         raise Refused("input is missing: a text, a list of texts, or tokens.", param="input")
-    if isinstance(given, list) and given and _is_token(given[0]):
+    if isinstance(given, list) and given and isinstance(given[0], int) and not isinstance(given[0], bool):
         given = [given]
     texts = given if isinstance(given, list) else [given]
     if not 1 <= len(texts) <= MAX_TEXTS:
         raise Refused(f"input has {len(texts)} entries; send 1 to {MAX_TEXTS}.", param="input")
     as_tokens = isinstance(texts[0], list)
+    one_list = as_tokens and given is not raw["input"]
     checked: list[Any] = []
     for at, text in enumerate(texts):
         where = f"input[{at}]" if isinstance(raw["input"], list) else "input"
@@ -140,8 +161,9 @@ def _texts(raw: Any) -> list[str] | list[Ids]:
             raise Refused(f"{where} is not {'a list of tokens' if as_tokens else 'a string'}.", param="input")
         if not text:
             raise Refused(f"{where} is empty.", param="input")
-        if as_tokens and not all(_is_token(token) for token in text):
-            raise Refused(f"{where} holds something that is not a token: tokens are whole numbers.", param="input")
+        if as_tokens and (wrong := next((i for i, token in enumerate(text) if not _is_token(token)), None)) is not None:
+            where = f"input[{wrong}]" if one_list else f"{where}[{wrong}]"
+            raise Refused(f"{where} is no token: tokens are whole numbers that the model has.", param="input")
         checked.append(np.array(text, dtype=np.int32) if as_tokens else text)
     return checked
 

@@ -60,7 +60,7 @@ async def rerank(request: Request) -> Response:
     try:
         scored = await score(request, encoder, [(body.query, text) for text in texts], on_overflow=_configured(request))
     except QueryTooLong as error:
-        raise Refused(str(error), param="documents") from None
+        raise Refused(error.with_remedy("send max_tokens_per_doc"), param="documents") from None
     cut += scored.cost.cut_tokens
     scores = probabilities(scored.logits)[:, 0]
     results = []
@@ -73,7 +73,8 @@ async def rerank(request: Request) -> Response:
     if cut:
         meta["warnings"] = [f"{cut} tokens of the documents were cut"]
     usage = {"total_tokens": scored.cost.tokens}
-    answer = {"id": uuid.uuid4().hex, "model": encoder.model.name, "results": results, "usage": usage, "meta": meta}
+    name = body.model or state_of(request).encoders.reranker_names()[0]
+    answer = {"id": uuid.uuid4().hex, "model": name, "results": results, "usage": usage, "meta": meta}
     return fast_reply(answer)
 
 
@@ -157,7 +158,7 @@ async def _tei_scores(request: Request, encoder: CrossEncoder, pairs: list[Pair]
     try:
         return await score(request, encoder, pairs, on_overflow=on_overflow)
     except QueryTooLong as error:
-        raise Refused(f"{error} Here that is: truncate.", param="texts", status=422) from None
+        raise Refused(error.with_remedy('send "truncate": true'), param="texts", status=422) from None
 
 
 def _configured(request: Request) -> OnOverflow:

@@ -104,7 +104,7 @@ async def embed_tokens(request: Request) -> Response:
     try:
         windows = encoder.prepare(token_ids, kind=kind, on_overflow=on_overflow, keep_end=keep_end)
     except QueryTooLong as error:
-        raise Refused(f"{error} Here that is: truncate.", param="inputs", status=422) from None
+        raise Refused(error.with_remedy('send "truncate": true'), param="inputs", status=422) from None
     if (tokens := sum(windows.token_counts)) > _MOST_TOKENS:
         raise Refused(f"inputs has {tokens} tokens; send at most {_MOST_TOKENS} at once.", param="inputs", status=413)
 
@@ -135,7 +135,9 @@ async def similarity(request: Request) -> Response:
     state = state_of(request)
     body = await read_model(request, SimilarityRequest)
     encoder = await state.encoder(None)
-    sentences = _texts([body.inputs.source_sentence, *body.inputs.sentences])
+    if not body.inputs.source_sentence:
+        raise Refused("inputs.source_sentence is empty.", param="inputs", code=EMPTY)
+    sentences = [body.inputs.source_sentence, *_texts(body.inputs.sentences, "inputs.sentences")]
     embedded = await _embed(request, encoder, sentences, body.parameters)
     cosines = embedded.vectors[1:] @ embedded.vectors[0]
     return fast_reply(cosines.tolist(), tei_headers(embedded.cost, encoder.runtime.device, started))
@@ -229,7 +231,7 @@ async def _embed(request: Request, encoder: Encoder, texts: Sequence[str | Ids],
     try:
         return await embed(request, encoder, texts, kind=kind, on_overflow=on_overflow, keep_end=keep_end)
     except QueryTooLong as error:
-        raise Refused(f"{error} Here that is: truncate.", param="inputs", status=422) from None
+        raise Refused(error.with_remedy('send "truncate": true'), param="inputs", status=422) from None
 
 
 def _wishes(request: Request, body: EmbeddingParameters) -> tuple[Kind, OnOverflow, bool]:
@@ -250,23 +252,23 @@ def _kind(prompt_name: str | None) -> Kind:
     return _KINDS[prompt_name]
 
 
-def _texts(inputs: Any) -> list[str | Ids]:
+def _texts(inputs: Any, field: str = "inputs") -> list[str | Ids]:
     """A text, a list of texts, tokens, or a list of lists of tokens, as a list."""
     if isinstance(inputs, str) or (inputs and isinstance(inputs[0], int)):
         inputs = [inputs]
-    for at, text in enumerate(_some(inputs)):
+    for at, text in enumerate(_some(inputs, field)):
         if not len(text):
-            raise Refused(f"inputs[{at}] is empty.", param="inputs", code=EMPTY)
+            raise Refused(f"{field}[{at}] is empty.", param="inputs", code=EMPTY)
         if not isinstance(text, str) and (far := next((token for token in text if abs(token) >= 2**31), None)):
             raise Refused(f"inputs[{at}] holds {far}, which is no token.", param="inputs", status=422)
     return [text if isinstance(text, str) else np.array(text, dtype=np.int32) for text in inputs]
 
 
-def _some(texts: list[Any]) -> list[Any]:
+def _some(texts: list[Any], field: str = "inputs") -> list[Any]:
     if not texts:
-        raise Refused("inputs is empty.", param="inputs", code=EMPTY)
+        raise Refused(f"{field} is empty.", param="inputs", code=EMPTY)
     if len(texts) > MAX_TEXTS:
-        raise Refused(f"inputs has {len(texts)} entries; send at most {MAX_TEXTS}.", param="inputs", status=413)
+        raise Refused(f"{field} has {len(texts)} entries; send at most {MAX_TEXTS}.", param="inputs", status=413)
     return texts
 
 
