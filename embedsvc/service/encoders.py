@@ -84,11 +84,7 @@ class Encoders:
 
     def loaded_reranker(self, model: str) -> CrossEncoder | None:
         """The cross-encoder that the settings call ``model``, if it is loaded."""
-        known = self._known(model)
-        if not isinstance(known, CrossEncoder):
-            return None
-        self.touch(known)
-        return known
+        return self._kept(model, CrossEncoder)
 
     def reranker(self, model: str) -> CrossEncoder:
         """The cross-encoder that the settings call ``model``, loaded where it is not.
@@ -96,17 +92,8 @@ class Encoders:
         Raises:
             ModelError: it cannot be loaded.
         """
-        encoder = self.loaded_reranker(model)
-        if encoder is None:
-            with self._loading:
-                encoder = self.loaded_reranker(model)
-                if encoder is None:
-                    encoder = self._keep(load_cross_encoder(replace(self._settings, model=model, dtype="fp32")))
-                    self._keys[model] = _key(encoder)
-        return encoder
-
-    def _known(self, model: str) -> Encoder | CrossEncoder | None:
-        return self._loaded.get(self._keys[model]) if model in self._keys else None
+        settings = replace(self._settings, model=model, dtype="fp32")
+        return self._loaded_once(model, CrossEncoder, lambda: load_cross_encoder(settings))
 
     def loaded(self, name: str) -> Encoder | None:
         """The encoder of the served model ``name``, if it is loaded.
@@ -117,11 +104,7 @@ class Encoders:
         model = self._model(name)
         if model == self._settings.model:
             return self._default
-        encoder = self._known(model)
-        if not isinstance(encoder, Encoder):
-            return None
-        self.touch(encoder)
-        return encoder
+        return self._kept(model, Encoder)
 
     def named(self, name: str) -> Encoder:
         """The encoder of the served model ``name``, loaded where it is not.
@@ -132,14 +115,7 @@ class Encoders:
         model = self._model(name)
         if model == self._settings.model:
             return self.default()
-        encoder = self.loaded(name)
-        if encoder is None:
-            with self._loading:
-                encoder = self.loaded(name)  # somebody else may have loaded it meanwhile
-                if encoder is None:
-                    encoder = self._keep(load_encoder(replace(self._settings, model=model)))
-                    self._keys[model] = _key(encoder)
-        return encoder
+        return self._loaded_once(model, Encoder, lambda: load_encoder(replace(self._settings, model=model)))
 
     def _model(self, name: str) -> str:
         model = self._served.get(name.removeprefix(_PREFIX))
@@ -154,6 +130,24 @@ class Encoders:
             return self.default()
         with self._loading:
             return self._keep(load_encoder(settings))
+
+    def _kept(self, model: str, kind: type[_E]) -> _E | None:
+        """What is loaded of what the settings call ``model``."""
+        known = self._loaded.get(self._keys[model]) if model in self._keys else None
+        if not isinstance(known, kind):
+            return None
+        self.touch(known)
+        return known
+
+    def _loaded_once(self, model: str, kind: type[_E], load: Callable[[], _E]) -> _E:
+        encoder = self._kept(model, kind)
+        if encoder is None:
+            with self._loading:
+                encoder = self._kept(model, kind)  # somebody else may have loaded it meanwhile
+                if encoder is None:
+                    encoder = self._keep(load())
+                    self._keys[model] = _key(encoder)
+        return encoder
 
     def _keep(self, encoder: _E) -> _E:
         """Keeps ``encoder``, or has the same one kept already; unloads others where the weights become too many."""
