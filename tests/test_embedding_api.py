@@ -438,6 +438,7 @@ def test_models_are_unloaded_within_the_memory_budget(tmp_path: Path) -> None:
         encoders.reranker_model(None)
 
 
+@pytest.mark.usefixtures("exports_in_process")
 def test_an_unloaded_model_leaves_the_memory_at_once(tmp_path: Path) -> None:
     folders = [str(make_bert(tmp_path / name, seed=seed)) for seed, name in enumerate(("one", "two", "three"))]
     settings = Settings(

@@ -98,6 +98,7 @@ def test_torch_and_onnx_fp32_are_interchangeable(torch_encoder: Encoder, fp32: E
     assert np.abs(ours - theirs).max() < 1e-4
 
 
+@pytest.mark.usefixtures("exports_in_process")
 @pytest.mark.parametrize(("pooling", "normalize"), [("cls", True), ("mean", False)])
 def test_tiny_model_with_prompts_equals_sentence_transformers(
     tiny: Settings, tmp_path: Path, pooling: str, normalize: bool
@@ -338,6 +339,7 @@ def copy_of(tiny: Settings, root: Path, *, with_cache: bool) -> Settings:
     return dataclasses.replace(tiny, cache_dir=root / "cache")
 
 
+@pytest.mark.usefixtures("exports_in_process")
 def test_damaged_export_is_made_again(tiny: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = copy_of(tiny, tmp_path, with_cache=True)
     file = export_folder(resolve_model(settings.model, settings.cache), "fp32", settings.cache) / "model.onnx"
@@ -346,6 +348,7 @@ def test_damaged_export_is_made_again(tiny: Settings, tmp_path: Path, caplog: py
     assert "damaged; exporting the model again" in caplog.text
 
 
+@pytest.mark.usefixtures("exports_in_process")
 def test_damaged_weights_of_an_export_are_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What is large stands in a file of its own."""
     folder = make_bert(tmp_path / "m", positions=9000)
@@ -466,6 +469,7 @@ def test_what_parity_asks_for(dtype: str, least: float, mean: float, good: bool)
     assert canaries.agrees(dtype, least, mean) is good
 
 
+@pytest.mark.usefixtures("exports_in_process")
 def test_int8_without_parity_is_refused_and_auto_goes_on_with_fp32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
