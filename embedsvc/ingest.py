@@ -1,7 +1,7 @@
 """The way in: inputs → documents → passages → vectors → one commit per batch of documents → vector index.
 
-Three stages overlap. A thread reads and tokenises ahead, within a bound; the encoder always has the next batch in its
-queue; a third thread commits. Encoding is what costs, so it should never wait for the other two.
+The stages overlap. A thread reads ahead, within a bound, others tokenise and cut; the encoder always has the next batch
+in its queue; one more thread commits. Encoding is what costs, so it should never wait for the other two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from embedsvc.chunking import Chunks, chunk
 from embedsvc.collection import Collection, EncodedDocument, Writer, check_name, collection_names
-from embedsvc.config import Settings
+from embedsvc.config import Settings, usable_cores
 from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for, load_encoder
 from embedsvc.encoding.scheduler import Ticket
 from embedsvc.errors import Conflict, ReadError, UsageError
@@ -33,6 +33,8 @@ Input = FoundFile | Source | Document | Rejected
 
 _COMMIT_SECONDS = 5.0
 """A commit is made after so long, or of ``Settings.commit_tokens``, whichever comes first."""
+_CHARACTERS_PER_TOKEN = 5
+"""Of prose, about: what is read ahead is bounded by characters, since it is not tokenised yet."""
 _READER_SECONDS = 10.0
 """A reader that was told to stop is waited for at most so long."""
 _MEGABYTE = 1_000_000
@@ -53,6 +55,21 @@ class Outcome:
     seconds: float = 0.0
     reason: str | None = None
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A document that is being tokenised and cut, on a thread beside that which reads."""
+
+    document: Document
+    chunking: Future[tuple[Chunks, float]]
+    """With the seconds that it took."""
+    replaces: bool
+    seconds: float
+
+    def result(self) -> _Chunked:
+        chunks, seconds = self.chunking.result()
+        return _Chunked(self.document, chunks, self.replaces, self.seconds + seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,14 +201,21 @@ def _ingest(
     commit_tokens = max(1, collection.settings.commit_tokens)
     with collection.writer() as writer:
         reading = _Reading(known=writer.store.known_documents())
-        ahead: queue.Queue[_Chunked | Outcome | BaseException | None] = queue.Queue(maxsize=256)
-        room = _Room(2 * commit_tokens)
+        ahead: queue.Queue[_Read | Outcome | BaseException | None] = queue.Queue(maxsize=256)
+        room = _Room(2 * commit_tokens * _CHARACTERS_PER_TOKEN)
         stop = threading.Event()
+        chunkers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="chunker")
+        reserved = encoder.reserved("passage")
+
+        def chunked(document: Document) -> tuple[Chunks, float]:
+            started = time.perf_counter()
+            chunks = chunk(document, encoder.tokenizer, collection.chunking, reserved=reserved)
+            return chunks, time.perf_counter() - started
 
         def read_ahead() -> None:
             try:
-                for item in _read_all(items, fields, reading, collection, encoder):
-                    room.take(item.chunks.tokens if isinstance(item, _Chunked) else 0, stop)
+                for item in _read_all(items, fields, reading, lambda document: chunkers.submit(chunked, document)):
+                    room.take(len(item.document.text) if isinstance(item, _Read) else 0, stop)
                     _put(ahead, item, stop)
                 _put(ahead, None, stop)
             except BaseException as error:
@@ -208,13 +232,16 @@ def _ingest(
             # It ends at its next look at `stop`. Where an interrupt struck inside a lock that the two share, it never
             # comes to that; being a daemon, it holds up nothing.
             reader.join(_READER_SECONDS)
+            chunkers.shutdown(wait=False, cancel_futures=True)
             committer.shutdown()
 
 
 def _read_all(
-    items: Iterable[Input], fields: FieldChoice, reading: _Reading, collection: Collection, encoder: Encoder
-) -> Iterator[_Chunked | Outcome]:
-    reserved = encoder.reserved("passage")
+    items: Iterable[Input],
+    fields: FieldChoice,
+    reading: _Reading,
+    chunk_apart: Callable[[Document], Future[tuple[Chunks, float]]],
+) -> Iterator[_Read | Outcome]:
     for item in items:
         started = time.perf_counter()
         uri = item.uri
@@ -246,8 +273,8 @@ def _read_all(
                 if hash == document.hash:
                     yield Outcome(document.uri, "unchanged", seconds=time.perf_counter() - started)
                 else:
-                    chunks = chunk(document, encoder.tokenizer, collection.chunking, reserved=reserved)
-                    yield _Chunked(document, chunks, hash is not None, time.perf_counter() - started)
+                    seconds = time.perf_counter() - started
+                    yield _Read(document, chunk_apart(document), hash is not None, seconds)
                 started = time.perf_counter()
             if not isinstance(item, Document):
                 left = [id for id in reading.by_source.get(uri, ()) if id not in reading.seen]
@@ -268,7 +295,7 @@ def _reason(error: ReadError) -> str:
 def _encode_and_commit(
     writer: Writer,
     encoder: Encoder,
-    ahead: queue.Queue[_Chunked | Outcome | BaseException | None],
+    ahead: queue.Queue[_Read | Outcome | BaseException | None],
     room: _Room,
     committer: ThreadPoolExecutor,
     commit_tokens: int,
@@ -299,9 +326,10 @@ def _encode_and_commit(
                 if isinstance(item, Outcome):
                     yield item
                     continue
-                room.give(item.chunks.tokens)
-                tokens += item.chunks.tokens
-                batch.append(item)
+                document = item.result()
+                room.give(len(item.document.text))
+                tokens += document.chunks.tokens
+                batch.append(document)
             target = min(commit_tokens, 2 * target)
             # The next batch is in the encoder's queue before this one is waited for: the cores never run dry.
             following = _start_encoding(encoder, writer.store, batch) if batch else None
@@ -394,29 +422,29 @@ def _remove(writer: Writer, reading: _Reading, within: Sequence[str]) -> Iterato
 
 
 class _Room:
-    """Bounds the tokens that are read but not encoded yet; one document may always pass, however large it is."""
+    """Bounds the characters that are read but not encoded yet; one document may always pass, however large it is."""
 
-    def __init__(self, tokens: int) -> None:
-        self._free = self._all = tokens
+    def __init__(self, characters: int) -> None:
+        self._free = self._all = characters
         # The lock itself is entered, not the condition: an interrupt between the two would leave it locked for ever.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
 
-    def take(self, tokens: int, stop: threading.Event) -> None:
+    def take(self, characters: int, stop: threading.Event) -> None:
         with self._lock:
-            while self._free < self._all and self._free < tokens and not stop.is_set():
+            while self._free < self._all and self._free < characters and not stop.is_set():
                 self._changed.wait(0.1)
-            self._free -= tokens
+            self._free -= characters
 
-    def give(self, tokens: int) -> None:
+    def give(self, characters: int) -> None:
         with self._lock:
-            self._free += tokens
+            self._free += characters
             self._changed.notify()
 
 
 def _put(
-    ahead: queue.Queue[_Chunked | Outcome | BaseException | None],
-    item: _Chunked | Outcome | BaseException | None,
+    ahead: queue.Queue[_Read | Outcome | BaseException | None],
+    item: _Read | Outcome | BaseException | None,
     stop: threading.Event,
 ) -> None:
     while not stop.is_set():
