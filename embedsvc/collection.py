@@ -1,7 +1,7 @@
 """A collection: store, contract and vector index under one name. The only place that writes them.
 
 <data dir>/<name>/passages.lance     the store
-<data dir>/<name>/faiss/<version>    the vector index of one store version
+<data dir>/<name>/faiss              the vector index (see vectors/files.py)
 <data dir>/.<name>.lock              held by the one process that writes
 """
 
@@ -13,7 +13,7 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +22,25 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from embedsvc.config import Settings
-from embedsvc.errors import Conflict, NotFound, StorageFailure, UsageError
+from embedsvc.config import Settings, memory_bytes
+from embedsvc.errors import Conflict, EmbedsvcError, NotFound, StorageFailure, UsageError
 from embedsvc.records import Chunking, Contract, Document, Passage
 from embedsvc.storage import Store, export_store, passage_table, read_exported
 from embedsvc.storage.store import TABLE, Floats, check_free, move_into_place
-from embedsvc.vectors import IndexPlan, VectorIndex, apply_changes, build_index, fold, load_index, save_index
+from embedsvc.vectors import (
+    Among,
+    Filters,
+    Goal,
+    VectorIndex,
+    apply_changes,
+    build,
+    fold,
+    gently,
+    load_index,
+    needs_fold,
+    of_segment,
+    save_index,
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +59,19 @@ class Snapshot:
     store: Store
     index: VectorIndex
 
+    filters: Filters
+
     @property
     def version(self) -> int:
         return self.store.version
+
+    def among(self, condition: str) -> Among:
+        """The rows for which the user's SQL ``condition`` holds, for the index to search among.
+
+        Raises:
+            BadFilter: it is not SQL, or the store cannot evaluate it.
+        """
+        return self.filters.among(self.index, condition, lambda: self.store.matching(condition))
 
 
 def check_name(name: str) -> str:
@@ -63,6 +86,18 @@ def check_name(name: str) -> str:
             "the first one a letter or digit."
         )
     return name
+
+
+def index_goal(settings: Settings) -> Goal:
+    """What the vector index of a collection must reach and may take.
+
+    Raises:
+        UsageError: a recall that is not a share.
+    """
+    if not 0 < settings.target_recall <= 1:
+        raise UsageError(f"target_recall is {settings.target_recall:g}; it is a share, above 0 and up to 1.")
+    memory = settings.index_memory_mb * 1_000_000 or memory_bytes() // 2
+    return Goal(settings.target_recall, memory, settings.exact_passages)
 
 
 def collection_names(data_dir: Path) -> list[str]:
@@ -112,10 +147,10 @@ class Collection:
     def __init__(self, directory: Path, settings: Settings) -> None:
         self.settings = settings
         self._directory = directory
-        self._plan = IndexPlan()
+        self.goal = index_goal(settings)
+        self._filters = Filters(settings.target_recall)
+        self._writing = False
         self._refreshing = threading.Lock()
-        self._on_disk: int | None = None
-        """Version of the saved index that was found whole, or written, last."""
         self._store = Store.open(directory, settings.durability)
         self._snapshot: Snapshot | None = None
         """None until somebody searches: much of what is done with a collection needs no vector index."""
@@ -177,24 +212,43 @@ class Collection:
             current = self._snapshot
             if current is None or store.version > current.version:
                 index = self._index_for(store, None if current is None else current.index)
-                self._snapshot = current = Snapshot(self.name, store, index)
+                self._snapshot = current = Snapshot(self.name, store, index, self._filters)
             return current
 
     def _index_for(self, store: Store, known: VectorIndex | None = None) -> VectorIndex:
         """The index of exactly this store version: the saved or the known one, and what has changed since."""
-        saved = load_index(self._directory / _INDEX_FOLDER, store.contract.dimension, store.version, known)
-        if saved is not None:
-            self._on_disk = saved.version
-        index = saved or known
-        if index is not None and index.version == store.version:
-            return index
+        index = load_index(self._index_folder, store.contract.dimension, store.version, known) or known
+        if index is None and not self._writing and store.count() > self.goal.exact:
+            index = self._built(store)
         if index is not None:
             try:
-                changes = store.changes_since(index.version)
-                return apply_changes(index, changes.row_ids, changes.vectors, changes.deleted, store.version)
+                return _brought_to(index, store)
             except (ValueError, OSError, RuntimeError) as error:  # the older version was cleaned up, say
                 log.warning("%s: no difference to version %s (%s)", self.name, index.version, error)
-        return build_index(*store.vectors(), store.version, self._plan)
+        row_ids, vectors = store.vectors()
+        none = row_ids[:0]
+        return apply_changes(VectorIndex.empty(store.contract.dimension), row_ids, vectors, none, store.version)
+
+    def _built(self, store: Store) -> VectorIndex | None:
+        """An index of all that is in the store, built and saved; None where another process writes, which will do that,
+        or where nothing can be written. Searches are exact then."""
+        try:
+            with _locked(self._directory, 0):
+                rows, dimension = store.vector_batches(), store.contract.dimension
+                segment = build(rows, store.count(), dimension, self.goal, self._index_folder)
+                return self._saved(of_segment(segment, store.version), store)
+        except (Conflict, StorageFailure) as error:
+            log.warning("%s: no vector index can be built now, searches are exact: %s", self.name, error)
+            return None
+
+    @property
+    def _index_folder(self) -> Path:
+        return self._directory / _INDEX_FOLDER
+
+    def _saved(self, index: VectorIndex, store: Store) -> VectorIndex:
+        save_index(index, self._index_folder)
+        store.keep(index.version)
+        return index
 
     @contextmanager
     def writer(self) -> Iterator[Writer]:
@@ -209,39 +263,94 @@ class Collection:
             # Opened afresh: version numbers alone do not tell a collection from one made later under its name.
             if Store.open(self._directory, self.settings.durability).identity != self._store.identity:
                 raise Conflict(f"The collection {self.name!r} was deleted and made anew meanwhile. Open it again.")
-            writer = Writer(self.store())
-            yield writer
-            if writer.store.count() or writer.changed:
-                writer.store = writer.store.maintain()
-            self.save()
-            # Last: the index is brought up to date by the difference to the version it stands at.
-            writer.store.clean_up()
+            folder = Folder(self)
+            writer = Writer(self.store(), folder.nudge)
+            self._writing = True
+            try:
+                try:
+                    yield writer
+                finally:
+                    folder.join()
+                if writer.store.count() or writer.changed:
+                    writer.store = writer.store.maintain()
+                self.fold()
+                # Last: the index is brought up to date by the difference to the version it stands at.
+                writer.store.clean_up()
+            finally:
+                self._writing = False
 
-    def save(self) -> None:
-        """Makes one index of all there is at the newest version and writes it to the disk, if it is not there yet."""
+    def fold(self) -> None:
+        """Makes a segment of the rows that no segment of the vector index holds, where there are enough of them, and
+        saves the index where no such rows are left. For the one that writes; searches go on meanwhile.
+
+        Raises:
+            StorageFailure: the disk is full or not writable. UsageError: no index fits the memory.
+        """
         snapshot = self.snapshot()
-        index = fold(snapshot.index, self._plan)
-        folder = self._directory / _INDEX_FOLDER
-        there = index.version == self._on_disk and (folder / str(index.version)).is_dir()
-        if not index.is_loose and not there:
-            save_index(index, folder)
-            self._on_disk = index.version
-            snapshot.store.keep(index.version)
+        index = snapshot.index
+        if needs_fold(index, self.goal):
+            index = fold(index, self.goal, self._index_folder)
+        elif not index.parts:
+            shutil.rmtree(self._index_folder, ignore_errors=True)
+            return
+        elif len(index.fresh) or index.version == index.folded:
+            return
+        self._saved(index, snapshot.store)
         with self._refreshing:
-            if self._snapshot is snapshot:
-                self._snapshot = Snapshot(self.name, snapshot.store, index)
+            current = self._snapshot or snapshot
+            self._snapshot = replace(current, index=_brought_to(index, current.store))
 
     def export(self, file: Path) -> int:
         """Writes the collection to one Parquet file (see :mod:`embedsvc.storage.portable`); returns its passages."""
         return export_store(self.store(), file)
 
 
+def _brought_to(index: VectorIndex, store: Store) -> VectorIndex:
+    """``index`` at the version of ``store``, which is the same or a later one."""
+    if index.version == store.version:
+        return index
+    changes = store.changes_since(index.version)
+    return apply_changes(index, changes.row_ids, changes.vectors, changes.deleted, store.version)
+
+
+class Folder:
+    """Folds a collection's vector index on a thread of its own while documents keep coming, so that searches need not
+    look at more and more rows one by one."""
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+        self._rows = 0
+        self._thread: threading.Thread | None = None
+
+    def nudge(self, rows: int) -> None:
+        """``rows`` more were committed."""
+        self._rows += rows
+        if self._rows > self._collection.goal.exact and (self._thread is None or not self._thread.is_alive()):
+            self._rows = 0
+            self._thread = threading.Thread(target=self._run, name="fold", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with gently():
+                self._collection.fold()
+        except EmbedsvcError as error:
+            log.warning("%s: the vector index stays as it is: %s", self._collection.name, error)
+
+    def join(self) -> None:
+        """Waits for the fold that is under way."""
+        if self._thread is not None:
+            self._thread.join()
+
+
 class Writer:
     """Commits to a collection's store. Got from :meth:`Collection.writer`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, committed: Callable[[int], None]) -> None:
+        """``committed`` is told how many rows were put in."""
         self.store = store
         self.changed = False
+        self._committed = committed
 
     def replace(self, documents: Sequence[EncodedDocument], gone: Sequence[str] = ()) -> None:
         """In one durable commit, puts ``documents`` in the place of what has their ids and removes the ids ``gone``."""
@@ -251,6 +360,7 @@ class Writer:
     def replace_rows(self, rows: pa.Table, document_ids: Sequence[str]) -> None:
         self.store = self.store.replace(rows, document_ids)
         self.changed = True
+        self._committed(rows.num_rows)
 
 
 @contextmanager

@@ -60,6 +60,12 @@ class Settings:
     say so."""
     durability: Literal["fsync", "os"] = "fsync"
     """``fsync``: a commit is acknowledged only once it is on the disk. ``os``: leave that to the kernel."""
+    target_recall: float = 0.95
+    """Share of the ten truly nearest passages that an approximate vector index must find, with 95 % confidence."""
+    exact_passages: int = 8192
+    """Up to so many passages of a collection are searched exactly; of more, the vector index is approximate."""
+    index_memory_mb: int = 0
+    """Megabytes of memory that the vector index of a collection may take; 0: half of what there is."""
     lock_timeout: float = 10.0
     """Seconds a writer waits for another process that writes to the same collection."""
     host: str = "127.0.0.1"
@@ -96,6 +102,14 @@ def listed(names: str) -> list[str]:
 def usable_cores() -> int:
     """Cores that this process may use; where the system cannot tell (macOS), those that there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use: the machine's, or less where its control group (a container) says so."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    allowed = limit.read_text(encoding="ascii").strip() if limit.is_file() else ""
+    return min(total, int(allowed)) if allowed.isdigit() else total
 
 
 _HINTS: dict[str, Any] = {}

@@ -26,8 +26,10 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         "index": {
             "kind": index.kind,
             "bytes_per_vector": index.bytes_per_vector,
-            "recall@10": index.recall_at_10,
-            "recall_sample": index.recall_sample,
+            "recall@10": index.recall.mean,
+            "recall_interval": [index.recall.low, index.recall.high],
+            "recall_sample": index.recall.sample,
+            "segments": len(index.parts),
             "build_seconds": round(index.build_seconds, 3),
         },
         "bytes": _bytes_below(store.path.parent),

@@ -429,9 +429,13 @@ def test_a_read_only_data_directory_is_searched_but_not_written(run: Run, read_o
 
 
 def test_a_damaged_index_is_built_again_with_a_warning(library: Path) -> None:
-    for file in (library / "library" / "faiss").rglob("index.faiss"):
-        file.write_bytes(file.read_bytes()[:-7])
-    with start("search", "largest planet", "-c", "library", "-k", 1, "--json", "--data-dir", library) as process:
+    indexed = {**os.environ, "EMBEDSVC_EXACT_PASSAGES": "0"}
+    search = ("search", "largest planet", "-c", "library", "-k", 1, "--json", "--data-dir", library)
+    with start(*search, env=indexed) as process:
+        process.communicate()
+    (vectors,) = (library / "library" / "faiss").rglob("vectors.npy")
+    vectors.write_bytes(vectors.read_bytes()[:-7])
+    with start(*search, env=indexed) as process:
         out, err = process.communicate()
     assert process.returncode == 0
     assert json.loads(out)["hits"][0]["uri"].endswith("astronomy.txt")
@@ -543,3 +547,29 @@ def test_the_standard_library_gives_documents_for_the_demo() -> None:
     )
     assert "math" in documents  # compiled in, asked at run time
     assert not any(id.startswith(("test.", "idlelib")) for id in documents)
+
+
+# -- index plan ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("passages", "memory", "kind"), [("5k", 100, "flat"), ("1M", 1000, "hnsw8"), ("10,000,000", 2000, "ivfpq4")]
+)
+def test_the_plan_of_an_index(run: Run, passages: str, memory: int, kind: str) -> None:
+    told = run("index", "plan", "--passages", passages, "--memory-mb", memory, "--json").json
+    assert told["kind"] == kind
+    assert 0 < told["memory_mb"] <= memory == told["memory_allowed_mb"]
+    assert "kind" in run("index", "plan", f"--passages={passages}").out
+
+
+def test_a_plan_that_fits_nothing_says_what_would(run: Run) -> None:
+    refused(run("index", "plan", "--passages", "10M", "--memory-mb", 50), 2, "MB of memory at least")
+    refused(run("index", "plan", "--passages", "many"), 2, "'many' is not a number", "250k")
+    refused(run("index", "plan", "--passages", "1.2.3M"), 2, "not a number")
+
+
+def test_what_is_called_plan_is_indexed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan").write_text("The plan is to have no plan.")
+    assert run("index", "plan", "-c", "c", "--data-dir", tmp_path / "data").code == 0
+    assert run("collections", "show", "c", "--data-dir", tmp_path / "data", "--json").json["documents"] == 1

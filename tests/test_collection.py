@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -191,13 +192,14 @@ def test_a_reader_beside_a_writer_sees_whole_commits_only(here: Settings) -> Non
 
 
 def test_the_index_follows_commits_and_is_saved_at_the_end(here: Settings) -> None:
+    here = replace(here, exact_passages=2)
     collection = collection_of(here, "c", "zero", "one", "two")
     with collection.writer() as writer:
         writer.replace([simple("d1", "changed"), simple("d3", "three")], gone=["d0"])
         middle = collection.snapshot()
         assert len(middle.index) == middle.store.count() == 3
     end = collection.snapshot()
-    assert not end.index.is_loose
+    assert not len(end.index.fresh)
     assert (here.data_dir / "c" / "faiss" / str(end.version)).is_dir()
     rows, vectors = end.store.vectors()
     assert end.index.scores(vectors[0], rows).tolist() == pytest.approx((vectors @ vectors[0]).tolist())
@@ -288,6 +290,7 @@ def test_an_import_appears_whole_or_not_at_all(here: Settings, tmp_path: Path, m
 
 
 def test_a_small_change_does_not_write_the_saved_index_anew(here: Settings) -> None:
+    here = replace(here, exact_passages=20)
     collection = collection_of(here, "c", *map(str, range(40)))
     saved = [(file.name, file.stat().st_ino) for file in (collection_directory("c", here) / "faiss").iterdir()]
     with collection.writer() as writer:
@@ -301,10 +304,10 @@ def test_a_small_change_does_not_write_the_saved_index_anew(here: Settings) -> N
 
 
 def test_the_version_that_the_saved_index_stands_at_is_kept(here: Settings) -> None:
-    collection = collection_of(here, "c", "text")
+    collection = collection_of(replace(here, exact_passages=0), "c", "text")
     tags = collection.store().dataset.tags.list()
-    (saved,) = (collection_directory("c", here) / "faiss").iterdir()
-    assert [tag["version"] for tag in tags.values()] == [int(saved.name)]
+    saved = max(int(file.name) for file in (collection_directory("c", here) / "faiss").glob("[0-9]*"))
+    assert [tag["version"] for tag in tags.values()] == [saved]
 
 
 def test_a_document_larger_than_a_batch_of_rows_stays_whole(
@@ -423,8 +426,9 @@ def test_vectors_that_came_out_different_are_a_mismatch() -> None:
 def test_a_damaged_saved_index_is_written_anew_by_the_next_writer(
     here: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
+    here = replace(here, exact_passages=0)
     collection = collection_of(here, "c", "one text")
-    for file in (here.data_dir / "c" / "faiss").glob("*/index.faiss"):
+    for file in (here.data_dir / "c" / "faiss").glob("*/vectors.npy"):
         file.write_bytes(file.read_bytes()[:-7])
     damaged = Collection.open("c", here)
     damaged.snapshot()
@@ -467,3 +471,93 @@ def test_a_collection_that_was_made_anew_is_not_written_to(here: Settings, commi
     with pytest.raises(Conflict, match="made anew"), stale.writer() as writer:
         writer.replace([simple("stale", "what belongs to the old one")])
     assert Collection.open("c", here).store().known_documents().keys() == {f"new{at}" for at in range(commits)}
+
+
+# -- the vector index in the background ------------------------------------------------------------------------------
+
+
+def many(start: int, count: int) -> list[Any]:
+    return [simple(f"d{at}", f"text {at}") for at in range(start, start + count)]
+
+
+def test_a_long_writer_folds_while_it_writes(here: Settings) -> None:
+    collection = collection_of(replace(here, exact_passages=20), "c")
+    folder = here.data_dir / "c" / "faiss"
+    with collection.writer() as writer:
+        for start in range(0, 200, 10):
+            writer.replace(many(start, 10))
+            snapshot = collection.snapshot()
+            assert len(snapshot.index) == snapshot.store.count() == start + 10
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("[0-9]*")):  # saved before the writer has ended
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        reader = Collection.open("c", replace(here, exact_passages=20)).snapshot()
+        assert len(reader.index) == reader.store.count() == 200
+        assert reader.index.parts
+    end = collection.snapshot()
+    rows, vectors = end.store.vectors()
+    assert len(end.index) == 200
+    assert len(end.index.fresh) <= 20
+    assert end.index.scores(vectors[0], rows) == pytest.approx(vectors @ vectors[0])
+
+
+def test_searches_while_the_index_is_folded_see_every_row_once(here: Settings) -> None:
+    collection = collection_of(replace(here, exact_passages=10), "c")
+    faults: list[str] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        query = np.array([1.0, 0.0, 0.0], np.float32)
+        while not done.is_set():
+            snapshot = collection.snapshot()
+            found, _ = snapshot.index.search(query, 1000)
+            if not len(found) == len(set(found.tolist())) == snapshot.store.count():
+                faults.append(f"version {snapshot.version}: {len(found)} of {snapshot.store.count()}")
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for start in range(0, 90, 30):
+            with collection.writer() as writer:
+                writer.replace(many(start, 30))
+                writer.replace(many(start + 25, 3), gone=[f"d{start}", f"d{start + 1}"])
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert faults == []
+
+
+def test_a_reader_takes_the_segments_that_another_process_made(here: Settings) -> None:
+    settings = replace(here, exact_passages=10)
+    collection_of(settings, "c", *map(str, range(5)))
+    reader = Collection.open("c", settings)
+    assert not reader.snapshot().index.parts
+    with Collection.open("c", settings).writer() as writer:
+        writer.replace(many(100, 30))
+    after = reader.snapshot()
+    assert len(after.index.parts) == 1
+    assert len(after.index) == after.store.count() == 35
+
+
+def test_where_nothing_can_be_saved_searches_are_exact(
+    here: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection_of(here, "c", *map(str, range(30)))
+
+    def full(*_: object) -> None:
+        raise StorageFailure("no room")
+
+    monkeypatch.setattr("embedsvc.collection.build", lambda *_: full())
+    snapshot = Collection.open("c", replace(here, exact_passages=10)).snapshot()
+    assert len(snapshot.index) == 30
+    assert snapshot.index.recall.mean == 1.0
+    assert "searches are exact" in caplog.text
+
+
+def test_a_target_that_is_no_share_is_refused(here: Settings) -> None:
+    collection_of(here, "c")
+    with pytest.raises(UsageError, match="target_recall is 95"):
+        Collection.open("c", replace(here, target_recall=95.0))

@@ -6,11 +6,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from embedsvc.cli import models
 from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, settings_of
 
+
+class _Root(TyperGroup):
+    """``index plan --passages N`` is a command of its own; ``index plan -c NAME`` indexes what is called plan."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[:2] == ["index", "plan"] and any(each.startswith("--passages") for each in args):
+            args = [_PLAN, *args[2:]]
+        return super().resolve_command(ctx, args)
+
+
+_PLAN = "index-plan"
+
 app = typer.Typer(
+    cls=_Root,
     help="Semantic search over your own documents, with exact citations.",
     no_args_is_help=True,
     add_completion=False,
@@ -49,7 +63,10 @@ def index(
     max_file_mb: Annotated[int | None, typer.Option(help="Larger files are left out and reported.")] = None,
     json: Json = False,
 ) -> None:
-    """Bring a collection in step with files and folders. Unchanged files cost nothing."""
+    """Bring a collection in step with files and folders. Unchanged files cost nothing.
+
+    index plan --passages 10M tells which vector index so many passages would get.
+    """
     from embedsvc.cli import indexing
     from embedsvc.readers import FieldChoice
 
@@ -68,6 +85,24 @@ def index(
     asked = {key for key, value in locals().items() if key in indexing.FIXED and value is not None}
     failed = indexing.run(name, paths, settings, fields, asked, exact=exact, json_lines=json)
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command(_PLAN, hidden=True)
+def index_plan(
+    passages: Annotated[str, typer.Option(help="How many: 180000, 250k, 10M.")],
+    dimension: Annotated[int, typer.Option(help="Of the vectors; all-MiniLM-L6-v2 has 384.", min=1)] = 384,
+    memory_mb: Annotated[int | None, typer.Option(help="That it may take. Default: half of the machine's.")] = None,
+    json: Json = False,
+) -> None:
+    """Tell which vector index a collection would get, and its memory, disk and build time. Nothing is built."""
+    from embedsvc.cli import output
+    from embedsvc.collection import index_goal
+    from embedsvc.config import usable_cores
+    from embedsvc.vectors import plan
+
+    goal = index_goal(settings_of(index_memory_mb=memory_mb))
+    count = output.parsed_count(passages)
+    output.plan(count, dimension, goal, plan(count, dimension, goal), usable_cores(), json)
 
 
 @app.command()

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from embedsvc.describe import answer_dict
+from embedsvc.errors import UsageError
 
 if TYPE_CHECKING:
     from embedsvc.checks import Check
     from embedsvc.encoding.choices import Calibration
     from embedsvc.evaluate import Evaluation
     from embedsvc.search import Answer
+    from embedsvc.vectors import Goal, Plan
 
 _SHOWN_CHARACTERS = 400
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -127,6 +129,39 @@ def collections(values: Sequence[dict[str, Any]], data_dir: Path, json: bool) ->
 
 
 def collection(value: dict[str, Any], json: bool) -> None:
+    if json:
+        _print_json(value)
+    else:
+        _pairs(value)
+
+
+_COUNT = re.compile(r"(\d[\d,_]*(?:\.\d+)?)\s*([kM]?)")
+
+
+def parsed_count(text: str) -> int:
+    """A number of things as people write it: ``180000``, ``180,000``, ``250k``, ``1.5M``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = _COUNT.fullmatch(text.strip())
+    if not found:
+        raise UsageError(f"{text!r} is not a number of passages. Write 180000, 250k or 10M.")
+    return int(float(found[1].replace(",", "").replace("_", "")) * {"": 1, "k": 1e3, "M": 1e6}[found[2]])
+
+
+def plan(count: int, dimension: int, goal: Goal, planned: Plan, cores: int, json: bool) -> None:
+    value = {
+        "passages": count,
+        "dimension": dimension,
+        "kind": planned.kind,
+        "target_recall": goal.target_recall,
+        "memory_mb": round(planned.memory / 1e6, 1),
+        "memory_allowed_mb": round(goal.memory / 1e6),
+        "disk_mb": round(planned.disk / 1e6, 1),
+        "build_seconds": round(planned.seconds / cores, 1),
+        "cores": cores,
+    }
     if json:
         _print_json(value)
     else:

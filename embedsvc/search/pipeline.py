@@ -170,7 +170,7 @@ def _retrieve(snapshot: Snapshot, encoder: Encoder, query: Query) -> tuple[_Cand
     else:
         encoded = encoder.encode_texts([query.text], kind="query", on_overflow=query.on_overflow)
         vector, cut = encoded.vectors[0], encoded.cut_tokens[0]
-    among = None if query.filter is None else store.matching(query.filter)
+    among = None if query.filter is None else snapshot.among(query.filter)
     dense_ids, dense_scores = index.search(vector, limit, among)
     if lexical is None:
         return _Candidates(dense_ids, dense_scores, dense_scores, None), cut

@@ -231,10 +231,12 @@ class ChunkingOut(BaseModel):
 
 
 class IndexOut(BaseModel):
-    kind: Literal["flat", "hnsw"] = Field(description="`flat` is exact.")
+    kind: Literal["flat", "hnsw8", "ivfpq4"] = Field(description="`flat` is exact.")
     bytes_per_vector: float
     recall_at_10: float = Field(alias="recall@10", description="Measured against exact search.")
-    recall_sample: int
+    recall_interval: tuple[float, float] = Field(description="Its 95 % confidence interval.")
+    recall_sample: int = Field(description="Queries it was measured with.")
+    segments: int = Field(description="Parts that were indexed together; further rows are searched exactly.")
     build_seconds: float
 
 

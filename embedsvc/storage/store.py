@@ -472,6 +472,12 @@ class Store:
         """All row ids (n,) and their vectors (n, dimension)."""
         return _vectors(self._scan(["vector"], None, with_row_id=True))
 
+    def vector_batches(self, rows: int = 50_000) -> Iterator[tuple[RowIds, Floats]]:
+        """As :meth:`vectors`, at most ``rows`` at a time."""
+        with _reading(self.path):
+            for batch in self.dataset.scanner(columns=["vector"], with_row_id=True, batch_size=rows).to_batches():
+                yield _vectors(pa.Table.from_batches([batch]))
+
     def document_vectors(self, document_ids: Sequence[str]) -> dict[tuple[str, str], Floats]:
         """Of each passage of these documents: (document id, text) → vector (dimension,)."""
         if not document_ids:

@@ -1,16 +1,27 @@
 """The vector index: FAISS over the store's vectors. Derived, always rebuildable, never the only copy."""
 
-from embedsvc.vectors.faiss_module import faiss_module
+from embedsvc.vectors.faiss_module import faiss_module, gently
 from embedsvc.vectors.files import load_index, save_index
-from embedsvc.vectors.index import IndexPlan, VectorIndex, apply_changes, build_index, fold
+from embedsvc.vectors.filtering import Filters
+from embedsvc.vectors.index import Among, VectorIndex, apply_changes, build, fold, needs_fold, of_segment
+from embedsvc.vectors.planner import Goal, Plan, plan
+from embedsvc.vectors.recall import Recall
 
 __all__ = [
-    "IndexPlan",
+    "Among",
+    "Filters",
+    "Goal",
+    "Plan",
+    "Recall",
     "VectorIndex",
     "apply_changes",
-    "build_index",
+    "build",
     "faiss_module",
     "fold",
+    "gently",
     "load_index",
+    "needs_fold",
+    "of_segment",
+    "plan",
     "save_index",
 ]

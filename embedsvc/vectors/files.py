@@ -1,8 +1,10 @@
-"""The vector index on the disk: ``faiss/<store version>/``, whole or not at all.
+"""The vector index on the disk: segments in folders of their own, and for a store version the list of its segments.
 
-A folder holds FAISS's own file, the row ids as plain numpy, and a manifest with sizes and checksums. Anything that
-does not fit (missing, cut short, altered, another FAISS, another dimension) makes :func:`load_index` answer None with
-a warning: the store has all it takes to build it again.
+    faiss/segment-<id>/    codes, vectors and row ids of a segment (:mod:`.building`)
+    faiss/<version>/       index.json names the segments; <segment>.alive.npy says which rows of one are still there
+
+A segment that is not what was written makes :func:`load_index` answer None with a warning: the store has all it takes
+to build it again.
 """
 
 from __future__ import annotations
@@ -11,78 +13,69 @@ import json
 import logging
 import shutil
 import uuid
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embedsvc.errors import StorageFailure
-from embedsvc.vectors.faiss_module import faiss_module
-from embedsvc.vectors.index import VectorIndex
+from embedsvc.vectors.building import load_segment
+from embedsvc.vectors.fresh import Fresh
+from embedsvc.vectors.index import Part, VectorIndex, alive_rows
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """File names of one saved index."""
-
-    index: str = "index.faiss"
-    row_ids: str = "row_ids.npy"
-    manifest: str = "index.json"
-
-
-_LAYOUT = Layout()
-
-
-def _checksum(file: Path) -> dict[str, int]:
-    crc = 0
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            crc = zlib.crc32(block, crc)
-    return {"bytes": file.stat().st_size, "crc32": crc}
+_MANIFEST = "index.json"
+_ALIVE = ".alive.npy"
 
 
 def save_index(index: VectorIndex, folder: Path) -> None:
-    """Writes the base of ``index``, which must be folded, as ``folder/<version>`` and removes older ones.
+    """Writes which segments, all under ``folder``, make up ``index``, which must have no fresh rows, and removes what
+    neither it nor the one before it needs. To be called by the one process that writes.
 
     Raises:
         StorageFailure: the disk is full or not writable; what was there stays.
     """
-    faiss = faiss_module()
     target = folder / str(index.version)
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         temporary.mkdir(parents=True)
-        faiss.write_index(index.base, str(temporary / _LAYOUT.index))
-        np.save(temporary / _LAYOUT.row_ids, index.row_ids, allow_pickle=False)
+        for part in index.parts:
+            if part.alive is not None:
+                np.save(temporary / f"{part.segment.name}{_ALIVE}", part.alive.bitmap, allow_pickle=False)
         manifest = {
-            "kind": index.kind,
             "version": index.version,
             "dimension": index.dimension,
-            "recall@10": index.recall_at_10,
-            "recall_sample": index.recall_sample,
-            "depth": index.depth,
-            "build_seconds": round(index.build_seconds, 3),
-            "faiss": faiss.__version__,
-            "files": {name: _checksum(temporary / name) for name in (_LAYOUT.index, _LAYOUT.row_ids)},
+            "segments": [{"name": part.segment.name, "alive": len(part)} for part in index.parts],
         }
-        (temporary / _LAYOUT.manifest).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise StorageFailure(
             f"The vector index could not be written under {folder}: {error}. "
             "Nothing is lost, it is built again from the store."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    # A reader that is opening the one before gets to finish; what is older than that goes.
-    for version in _versions(folder)[2:]:
-        shutil.rmtree(folder / str(version), ignore_errors=True)
+    _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Removes all but the two newest versions and their segments: a reader that is opening the one before gets to
+    finish. What is open stays readable, as files do that are removed."""
+    kept = _versions(folder)[:2]
+    needed = {str(version) for version in kept}
+    for version in kept:
+        try:
+            manifest = json.loads((folder / str(version) / _MANIFEST).read_text(encoding="utf-8"))
+            needed |= {segment["name"] for segment in manifest["segments"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    for entry in folder.iterdir():
+        if entry.name not in needed:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _versions(folder: Path) -> list[int]:
@@ -92,44 +85,37 @@ def _versions(folder: Path) -> list[int]:
 
 
 def load_index(folder: Path, dimension: int, newest: int, known: VectorIndex | None = None) -> VectorIndex | None:
-    """The saved index of the latest store version that is not after ``newest``, unless it is not after ``known``'s.
+    """The saved index of the latest store version that is not after ``newest``, unless ``known`` has its segments.
 
     None where there is none to be used.
     """
     for version in _versions(folder):
-        if known is not None and version <= known.version:
+        if known is not None and version <= known.folded:
             return None
         if version <= newest:
             try:
-                return _load(folder / str(version), dimension)
+                return _load(folder, version, dimension, known)
             except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
                 log.warning("vector index %s is not usable (%s); it is built again", folder / str(version), error)
                 return None
     return None
 
 
-def _load(folder: Path, dimension: int) -> VectorIndex:
-    faiss = faiss_module()
-    manifest: dict[str, Any] = json.loads((folder / _LAYOUT.manifest).read_text(encoding="utf-8"))
-    if manifest["faiss"] != faiss.__version__:
-        raise ValueError(f"written by FAISS {manifest['faiss']}, this is {faiss.__version__}")
-    for name, expected in manifest["files"].items():
-        if _checksum(folder / name) != expected:
-            raise ValueError(f"{name} is not what was written")
-    base = faiss.read_index(str(folder / _LAYOUT.index))
-    row_ids = np.load(folder / _LAYOUT.row_ids, allow_pickle=False)
-    if base.d != dimension or base.ntotal != len(row_ids) or manifest["version"] != int(folder.name):
+def _load(folder: Path, version: int, dimension: int, known: VectorIndex | None) -> VectorIndex:
+    manifest: dict[str, Any] = json.loads((folder / str(version) / _MANIFEST).read_text(encoding="utf-8"))
+    if manifest["version"] != version or manifest["dimension"] != dimension:
         raise ValueError("it belongs to another collection")
-    return VectorIndex(
-        kind=manifest["kind"],
-        version=manifest["version"],
-        base=base,
-        row_ids=row_ids,
-        dead=np.zeros(len(row_ids), bool),
-        fresh_ids=np.empty(0, np.int64),
-        fresh_vectors=np.empty((0, dimension), np.float32),
-        recall_at_10=manifest["recall@10"],
-        recall_sample=manifest["recall_sample"],
-        depth=manifest["depth"],
-        build_seconds=manifest["build_seconds"],
-    )
+    open_already = {part.segment.name: part.segment for part in known.parts} if known is not None else {}
+    parts = []
+    for about in manifest["segments"]:
+        name = about["name"]
+        segment = open_already.get(name) or load_segment(folder / name, dimension)
+        alive = None
+        if about["alive"] != len(segment):
+            bits = np.load(folder / str(version) / f"{name}{_ALIVE}", allow_pickle=False)
+            mask = np.unpackbits(bits, bitorder="little", count=len(segment)).astype(bool)
+            alive = alive_rows(segment, mask)
+            if alive.count != about["alive"]:
+                raise ValueError(f"{name}{_ALIVE} is not what was written")
+        parts.append(Part(segment, alive))
+    return VectorIndex(dimension, version, version, tuple(parts), Fresh.empty(dimension))

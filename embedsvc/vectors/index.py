@@ -1,230 +1,243 @@
-"""A vector index as an immutable value: searches never wait for changes, changes never disturb a search.
+"""The vector index of a collection as an immutable value: searches never wait for changes, nor see half of one.
 
-``base`` is a FAISS index over positions 0..n-1. Rows that came after it was built lie in ``fresh`` and are searched
-exactly; rows that went are ``dead`` in the base and never returned. :func:`fold` makes one base of it all again.
+Rows lie in segments, which were built once and are only read, or are *fresh*: in memory, searched exactly. A small
+collection has only fresh rows, and its index is exact. :func:`fold` makes a segment of the fresh ones and joins it with
+segments that are not much larger, so that a row is indexed again a few times while a collection grows and there are
+never many segments (the log-structured merge of O'Neil et al., Acta Informatica 1996, as in Lucene).
 Vectors are of unit length, so the inner product is the cosine.
 """
 
 from __future__ import annotations
 
-import time
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from embedsvc.vectors.faiss_module import faiss_module
+from embedsvc.errors import StorageFailure
+from embedsvc.vectors.building import build_segment
+from embedsvc.vectors.fresh import Fresh
+from embedsvc.vectors.planner import Goal, plan
+from embedsvc.vectors.recall import EXACT, Floats, Recall
+from embedsvc.vectors.segment import Allowed, Mask, RowIds, Segment, best
 
-RowIds = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
-
-HNSW_FROM = 50_000
-"""Passages from which an index is approximate: below, exact search of all of them costs less than 5 ms."""
-_HNSW_LINKS = 32
-_HNSW_BUILD_DEPTH = 100
-_SEARCH_DEPTHS = (32, 64, 128, 256, 512)
-_RECALL_SAMPLE = 200
-_FOLD_SHARE = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class IndexPlan:
-    """What to build: the least measured recall@10 that an approximate index must reach, and from how many rows."""
-
-    target_recall: float = 0.95
-    hnsw_from: int = HNSW_FROM
+_GROWTH = 4
+"""A fold takes in the segments that are up to so many times as large as what it has already."""
+_DEAD_SHARE = 0.2
+"""A segment with more dead rows than this is built anew."""
+_BLOCK = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class VectorIndex:
-    """See the module. ``row_ids`` (n,) are the base positions' row ids, ``dead`` (n,) marks those that are gone.
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A segment, and which of its rows are still there; ``alive`` None: all."""
 
-    ``fresh_ids`` (m,) and ``fresh_vectors`` (m, dimension) are not in the base. ``recall_at_10`` was measured against
-    exact search when the base was built (1.0 for ``flat``, which is exact); ``depth`` is HNSW's efSearch.
-    """
-
-    kind: str
-    version: int
-    base: Any
-    row_ids: RowIds
-    dead: npt.NDArray[np.bool_]
-    fresh_ids: RowIds
-    fresh_vectors: Floats
-    recall_at_10: float
-    recall_sample: int
-    depth: int
-    build_seconds: float
-
-    @property
-    def dimension(self) -> int:
-        return int(self.base.d)
+    segment: Segment
+    alive: Allowed | None
 
     def __len__(self) -> int:
-        return len(self.row_ids) - int(self.dead.sum()) + len(self.fresh_ids)
+        return len(self.segment) if self.alive is None else self.alive.count
+
+    def rows(self) -> Iterator[tuple[RowIds, Floats]]:
+        """Row ids and vectors of those that are there, some at a time."""
+        for start in range(0, len(self.segment), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            ids, vectors = self.segment.row_ids[part], self.segment.vectors[part]
+            if self.alive is None:
+                yield ids, vectors
+            else:
+                yield ids[self.alive.mask[part]], vectors[self.alive.mask[part]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Among:
+    """The rows that a filter lets through, as :meth:`VectorIndex.among` makes it of row ids, for that index only."""
+
+    parts: tuple[Allowed, ...]
+    fresh: Mask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorIndex:
+    """See the module. ``version`` is the store's; ``folded`` the version at which no row was fresh."""
+
+    dimension: int
+    version: int
+    folded: int
+    parts: tuple[Part, ...]
+    fresh: Fresh
+
+    @classmethod
+    def empty(cls, dimension: int) -> VectorIndex:
+        return cls(dimension, 0, 0, (), Fresh.empty(dimension))
+
+    def __len__(self) -> int:
+        """Vectors that can be found."""
+        return sum(map(len, self.parts)) + len(self.fresh)
 
     @property
-    def is_loose(self) -> bool:
-        """Whether rows lie beside the base, or dead in it."""
-        return bool(len(self.fresh_ids) or self.dead.any())
+    def kind(self) -> str:
+        """That of its largest segment; ``flat``, which is exact, where there is none."""
+        return max(self.parts, key=len).segment.kind if self.parts else "flat"
+
+    @property
+    def recall(self) -> Recall:
+        """As measured when the segments were built: of several, each counts by its rows, the fresh ones as exact."""
+        if not self.parts:
+            return EXACT
+        weights = np.array([*map(len, self.parts), len(self.fresh)]) / max(1, len(self))
+        measured = [*(part.segment.recall for part in self.parts), EXACT]
+        mean, low, high = (
+            float(weights @ [getattr(recall, name) for recall in measured]) for name in ("mean", "low", "high")
+        )
+        return Recall(mean, low, high, sum(recall.sample for recall in measured))
+
+    @property
+    def build_seconds(self) -> float:
+        return sum(part.segment.build_seconds for part in self.parts)
+
+    @property
+    def bytes_resident(self) -> float:
+        """Bytes of memory that searching takes; what is mapped from the disk does not count."""
+        return (
+            sum(part.segment.bytes_resident for part in self.parts)
+            + self.fresh.vectors.nbytes
+            + self.fresh.row_ids.nbytes
+        )
 
     @property
     def bytes_per_vector(self) -> float:
-        """Resident bytes of the base per vector it holds."""
-        links = 2 * _HNSW_LINKS * 4 + 8 if self.kind == "hnsw" else 0
-        return 4.0 * self.dimension + links + 8
+        return self.bytes_resident / max(1, len(self))
 
-    def search(self, query: Floats, k: int, among: RowIds | None = None) -> tuple[RowIds, Floats]:
+    def among(self, row_ids: RowIds) -> Among:
+        """``row_ids`` (n,) made ready for :meth:`search`; worth keeping as long as this index is."""
+        parts = []
+        for part in self.parts:
+            mask = np.isin(part.segment.row_ids, row_ids)
+            parts.append(Allowed.of(mask if part.alive is None else mask & part.alive.mask))
+        return Among(tuple(parts), np.isin(self.fresh.row_ids, row_ids))
+
+    def search(self, query: Floats, k: int, among: Among | None = None) -> tuple[RowIds, Floats]:
         """The ``k`` nearest rows of one ``query`` (dimension,): row ids and cosines, best first.
 
-        ``among`` (sorted row ids) restricts the search, which is exact then: a graph loses recall where what the
-        filter passes lies together and far from the query (.61 recall@10 for half the rows, measured).
+        A row that has several vectors counts once, with its best. ``among`` restricts the search; the recall is not
+        lower for it.
         """
-        if among is None:
-            base = self._search_base(query, k, ~self.dead if self.dead.any() else None, self.kind)
-            fresh = _best(self.fresh_ids, self.fresh_vectors @ query, k)
-        else:
-            allowed = np.isin(self.row_ids, among) & ~self.dead
-            base = self._search_base(query, k, allowed, "flat")
-            passed = np.isin(self.fresh_ids, among)
-            fresh = _best(self.fresh_ids[passed], self.fresh_vectors[passed] @ query, k)
-        return _best(np.concatenate([base[0], fresh[0]]), np.concatenate([base[1], fresh[1]]), k)
+        ids, scores = self.search_many(query[None], k, among)
+        found = ids[0] >= 0
+        return ids[0][found], scores[0][found]
+
+    def search_many(self, queries: Floats, k: int, among: Among | None = None) -> tuple[RowIds, Floats]:
+        """As :meth:`search`, of ``queries`` (m, dimension): (m, at most k), -1 and -inf where there are no more."""
+        allowed: Sequence[Allowed | None] = [part.alive for part in self.parts] if among is None else among.parts
+        found = [part.segment.search(queries, k, rows) for part, rows in zip(self.parts, allowed, strict=True)]
+        if self.fresh.count or not found:
+            found.append(self.fresh.search(queries, k, None if among is None else among.fresh))
+        if len(found) == 1:
+            return found[0]
+        ids, scores = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        return best(ids, scores, k, distinct=True)
 
     def scores(self, query: Floats, row_ids: RowIds) -> Floats:
-        """Exact cosines of these rows with ``query`` (dimension,); NaN for a row that is not in the index."""
-        scores = np.full(len(row_ids), np.nan, np.float32)
-        for ids, vectors, usable in (
-            (self.row_ids, self._base_vectors(), ~self.dead),
-            (self.fresh_ids, self.fresh_vectors, np.ones(len(self.fresh_ids), bool)),
-        ):
-            if len(ids):
-                order = _order(ids)
-                place = np.minimum(np.searchsorted(ids, row_ids, sorter=order), len(ids) - 1)
-                position = place if order is None else order[place]
-                hit = (ids[position] == row_ids) & usable[position]
-                scores[hit] = vectors[position[hit]] @ query
+        """Exact cosines of these rows (n,) with ``query`` (dimension,); NaN for a row that is not in the index."""
+        scores = self.fresh.scores(query, row_ids)
+        for part in self.parts:
+            alive = None if part.alive is None else part.alive.mask
+            scores = np.maximum(scores, part.segment.scores(query, row_ids, alive))
+        scores[scores == -np.inf] = np.nan
         return scores
-
-    def _search_base(
-        self, query: Floats, k: int, allowed: npt.NDArray[np.bool_] | None, kind: str
-    ) -> tuple[RowIds, Floats]:
-        faiss = faiss_module()
-        k = min(k, len(self.row_ids))
-        if not k:
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        options: dict[str, Any] = {}
-        bitmap = None  # kept alive while FAISS reads it
-        if allowed is not None:
-            bitmap = np.packbits(allowed, bitorder="little")
-            options["sel"] = faiss.IDSelectorBitmap(bitmap)
-        if kind == "hnsw":
-            base, parameters = self.base, faiss.SearchParametersHNSW(efSearch=max(self.depth, k), **options)
-        else:
-            base, parameters = self._flat(), faiss.SearchParameters(**options)
-        scores, positions = base.search(query[None], k, params=parameters)
-        found = positions[0] >= 0
-        return self.row_ids[positions[0][found]], scores[0][found]
-
-    def _flat(self) -> Any:
-        """FAISS's exact index over the base's vectors: the base itself, or what its graph stands on."""
-        return faiss_module().downcast_index(self.base.storage) if self.kind == "hnsw" else self.base
-
-    def _base_vectors(self) -> Floats:
-        """The base's vectors (n, dimension) where FAISS holds them: a view, not a copy."""
-        flat = self._flat()
-        if not flat.ntotal:
-            return np.empty((0, self.dimension), np.float32)
-        view: Floats = faiss_module().rev_swig_ptr(flat.get_xb(), flat.ntotal * self.dimension)
-        return view.reshape(flat.ntotal, self.dimension)
-
-    def _all(self) -> tuple[RowIds, Floats]:
-        alive = ~self.dead
-        ids = np.concatenate([self.row_ids[alive], self.fresh_ids])
-        return ids, np.concatenate([self._base_vectors()[alive], self.fresh_vectors])
-
-
-def _order(ids: RowIds) -> npt.NDArray[np.intp] | None:
-    """Sorting permutation of ``ids``; None where they are sorted, as bases are."""
-    return None if bool((ids[1:] >= ids[:-1]).all()) else np.argsort(ids)
-
-
-def _best(ids: RowIds, scores: Floats, k: int) -> tuple[RowIds, Floats]:
-    if len(scores) > k:
-        kept = np.argpartition(-scores, k - 1)[:k]
-        ids, scores = ids[kept], scores[kept]
-    # Equal scores in row order, so that the same question always gets the same answer.
-    order = np.lexsort((ids, -scores))
-    return ids[order], scores[order]
-
-
-def build_index(row_ids: RowIds, vectors: Floats, version: int, plan: IndexPlan) -> VectorIndex:
-    """Builds what ``plan`` asks for over ``vectors`` (n, dimension) of unit length and measures its recall@10.
-
-    An approximate index whose measured recall stays below the target is thrown away for an exact one.
-
-    Source: HNSW as in Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using
-    Hierarchical Navigable Small World graphs", TPAMI 2020; FAISS's implementation.
-    """
-    faiss = faiss_module()
-    started = time.perf_counter()
-    order = np.argsort(row_ids, kind="stable")
-    row_ids, vectors = row_ids[order], np.ascontiguousarray(vectors[order], np.float32)
-    dimension = vectors.shape[1]
-    exact = faiss.IndexFlatIP(dimension)
-    kind, base, depth, recall, sampled = "flat", exact, 0, 1.0, 0
-    if len(row_ids) >= plan.hnsw_from:
-        graph = faiss.IndexHNSWFlat(dimension, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-        graph.hnsw.efConstruction = _HNSW_BUILD_DEPTH
-        graph.add(vectors)
-        sample = np.random.default_rng(0).choice(len(vectors), _RECALL_SAMPLE, replace=False)
-        # One more than ten, for each sample finds itself, and that is no merit.
-        truth = faiss.knn(vectors[sample], vectors, 11, metric=faiss.METRIC_INNER_PRODUCT)[0]
-        for depth in _SEARCH_DEPTHS:
-            found = graph.search(vectors[sample], 11, params=faiss.SearchParametersHNSW(efSearch=depth))[0]
-            # By score, so that of equally near rows it does not matter which were found.
-            hits = (found >= truth[:, -1:] - 1e-6).sum(axis=1)
-            recall = float(np.mean((hits - 1).clip(0) / 10))
-            if recall >= plan.target_recall:
-                kind, base, sampled = "hnsw", graph, len(sample)
-                break
-        else:
-            depth, recall = 0, 1.0
-    if kind == "flat":
-        exact.add(vectors)
-    return VectorIndex(
-        kind=kind,
-        version=version,
-        base=base,
-        row_ids=row_ids,
-        dead=np.zeros(len(row_ids), bool),
-        fresh_ids=np.empty(0, np.int64),
-        fresh_vectors=np.empty((0, dimension), np.float32),
-        recall_at_10=recall,
-        recall_sample=sampled,
-        depth=depth,
-        build_seconds=time.perf_counter() - started,
-    )
 
 
 def apply_changes(index: VectorIndex, row_ids: RowIds, vectors: Floats, deleted: RowIds, version: int) -> VectorIndex:
     """The index at a later store version: ``row_ids`` (n,) with ``vectors`` are new or replaced, ``deleted`` are gone.
 
-    The base is shared with ``index``, which goes on answering as before.
+    Costs as much as the change is large, but for a byte for each row of a segment that lost some. ``index`` goes on
+    answering as before.
     """
-    gone = np.concatenate([row_ids, deleted])
-    kept = ~np.isin(index.fresh_ids, gone)
-    return replace(
-        index,
-        version=version,
-        dead=index.dead | np.isin(index.row_ids, gone),
-        fresh_ids=np.concatenate([index.fresh_ids[kept], row_ids]),
-        fresh_vectors=np.concatenate([index.fresh_vectors[kept], vectors.reshape(-1, index.dimension)]),
-    )
+    gone = np.union1d(row_ids, deleted)
+    parts = []
+    for part in index.parts:
+        positions = part.segment.locate(gone)
+        if len(positions):
+            mask = np.ones(len(part.segment), bool) if part.alive is None else part.alive.mask.copy()
+            mask[positions] = False
+            part = Part(part.segment, alive_rows(part.segment, mask))
+        parts.append(part)
+    vectors = np.nan_to_num(vectors.reshape(-1, index.dimension), nan=0, posinf=0, neginf=0)
+    fresh = index.fresh.changed(row_ids, vectors, gone)
+    return replace(index, version=version, parts=tuple(parts), fresh=fresh)
 
 
-def fold(index: VectorIndex, plan: IndexPlan) -> VectorIndex:
-    """One base of base, fresh and dead, when there is enough of them to be worth a build; else ``index`` itself."""
-    loose = len(index.fresh_ids) + int(index.dead.sum())
-    if not loose or loose < _FOLD_SHARE * len(index.row_ids):
-        return index
-    return build_index(*index._all(), index.version, plan)
+def alive_rows(segment: Segment, mask: Mask) -> Allowed:
+    """Only these rows of a segment are there: what went is met but not found, so the search tries harder by as much."""
+    share = max(1 - _DEAD_SHARE, np.count_nonzero(mask) / len(mask))
+    return Allowed.of(mask, replace(segment.effort, depth=math.ceil(segment.effort.depth / share)))
+
+
+def needs_fold(index: VectorIndex, goal: Goal) -> bool:
+    """Whether there is enough beside the segments, or dead in them, to be worth a build."""
+    return len(index.fresh) > goal.exact or bool(_worn(index))
+
+
+def _worn(index: VectorIndex) -> list[Part]:
+    return [part for part in index.parts if len(part) < (1 - _DEAD_SHARE) * len(part.segment)]
+
+
+def fold(index: VectorIndex, goal: Goal, folder: Path, queries: Floats | None = None) -> VectorIndex:
+    """The same rows, with the fresh ones in a segment, under ``folder``, that takes in those not much larger and those
+    with many dead rows. Old segments stay on the disk, and ``index`` goes on answering.
+
+    Raises:
+        StorageFailure: the disk is full or not writable.
+    """
+    joined, size = _worn(index), len(index.fresh)
+    size += sum(map(len, joined))
+    for part in sorted(index.parts, key=len):
+        if part not in joined and len(part) <= _GROWTH * size:
+            joined.append(part)
+            size += len(part)
+    kept = tuple(part for part in index.parts if part not in joined)
+    fresh = Fresh.empty(index.dimension)
+    if not size:
+        return replace(index, parts=kept, fresh=fresh, folded=index.version)
+
+    def rows() -> Iterator[tuple[RowIds, Floats]]:
+        for part in joined:
+            yield from part.rows()
+        yield index.fresh.rows()
+
+    made = build(rows(), size, index.dimension, goal, folder, beside=sum(map(len, kept)), queries=queries)
+    return replace(index, parts=(*kept, Part(made, None)), fresh=fresh, folded=index.version)
+
+
+def build(
+    rows: Iterator[tuple[RowIds, Floats]],
+    count: int,
+    dimension: int,
+    goal: Goal,
+    folder: Path,
+    *,
+    beside: int = 0,
+    queries: Floats | None = None,
+) -> Segment:
+    """A segment of ``count`` rows, of the kind that fits all of the collection: these and the ones ``beside`` them.
+
+    Raises:
+        StorageFailure: the disk is full or not writable. UsageError: no kind fits the memory.
+    """
+    planned = plan(max(count + beside, goal.exact + 1), dimension, goal)
+    try:
+        return build_segment(rows, count, dimension, planned.kinds, goal.target_recall, folder, queries)
+    except (OSError, RuntimeError) as error:
+        raise StorageFailure(
+            f"The vector index could not be written under {folder}: {error}. "
+            "Nothing is lost, it is built again from the store."
+        ) from error
+
+
+def of_segment(segment: Segment, version: int) -> VectorIndex:
+    """The index of one segment that holds all of a store version."""
+    dimension = segment.vectors.shape[1]
+    return VectorIndex(dimension, version, version, (Part(segment, None),), Fresh.empty(dimension))

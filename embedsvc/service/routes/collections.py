@@ -34,7 +34,15 @@ _COLLECTION = {
         "max_length": 512,
     },
     "chunking": {"window": 512, "overlap": 64, "whole": False},
-    "index": {"kind": "flat", "bytes_per_vector": 1544.0, "recall@10": 1.0, "recall_sample": 0, "build_seconds": 0.01},
+    "index": {
+        "kind": "flat",
+        "bytes_per_vector": 1544.0,
+        "recall@10": 1.0,
+        "recall_interval": [1.0, 1.0],
+        "recall_sample": 0,
+        "segments": 0,
+        "build_seconds": 0.01,
+    },
     "bytes": 5810021,
 }
 

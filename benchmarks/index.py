@@ -1,0 +1,225 @@
+"""The vector index over real vectors: speed at equal recall against hnswlib, memory, build time, filters, honesty.
+
+    python benchmarks/index.py [--size 1000000] [--rounds 3] [--json FILE] [--vectors FILE]
+
+Vectors are those of benchmarks/vectors.py, windows of 48 tokens; above their number (about 210,000), points between
+neighbours in the text, with noise: not real, and the output says so. 2,000 windows are held out as queries.
+The peer is hnswlib (M 16, ef_construction 200), built and asked on all cores in the same run; contestants take turns, a
+ratio is the median of the ratios within each round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+import numpy.typing as npt
+import vectors as made
+from common import Figure, at_least, at_most, interleaved, percentile, ratio, report
+
+from embedsvc.vectors import Goal, Recall, VectorIndex, build, of_segment, plan
+from embedsvc.vectors.filtering import fitted
+
+Floats = npt.NDArray[np.float32]
+RowIds = npt.NDArray[np.int64]
+
+K = 10
+HELD_OUT = 2000
+SINGLE = 500
+SELECTIVITIES = (0.5, 0.1, 0.01, 0.001, 0.0001)
+TARGET = 0.96
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=1_000_000, help="vectors (default 1,000,000)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--vectors", type=Path, help="an .npy made by benchmarks/vectors.py")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--no-peer", action="store_true", help="without hnswlib, which needs 2 KB per vector")
+    given = parser.parse_args()
+    real = made.load(given.vectors)
+    held = np.zeros(len(real), bool)
+    held[50 :: len(real) // HELD_OUT] = True
+    queries, real = np.ascontiguousarray(real[held][:HELD_OUT]), real[~held]
+    print(
+        f"{given.size:,} vectors, of which {min(given.size, len(real)):,} real ones; {len(queries):,} held-out queries"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "vectors.npy"
+        base = np.lib.format.open_memmap(file, "w+", np.float32, (given.size, real.shape[1]))
+        at = 0
+        for block in made.more(real, given.size):
+            base[at : at + len(block)] = block
+            at += len(block)
+        base.flush()
+        base = np.load(file, mmap_mode="r")
+        figures = measure(base, queries, given.rounds, Path(scratch), peer=not given.no_peer)
+    report(figures, given.json, size=given.size, real=min(given.size, len(real)), queries=len(queries))
+
+
+def batches(base: Floats) -> Iterator[tuple[RowIds, Floats]]:
+    for start in range(0, len(base), 50_000):
+        block = base[start : start + 50_000]
+        yield np.arange(start, start + len(block)), block
+
+
+def exact(queries: Floats, base: Floats, k: int = K) -> Floats:
+    """The scores (queries, k) of the exact answers, by numpy, some rows at a time."""
+    best = np.full((len(queries), k), -np.inf, np.float32)
+    for start in range(0, len(base), 20_000):
+        scores = np.concatenate([best, queries @ base[start : start + 20_000].T], axis=1)
+        best = -np.partition(-scores, k - 1, axis=1)[:, :k]
+    return np.sort(best, axis=1)[:, ::-1]
+
+
+def recall(found: Floats, truth: Floats) -> float:
+    return float((found >= truth[:, -1:] - 1e-6).sum(axis=1).clip(max=truth.shape[1]).mean() / truth.shape[1])
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def single(search: Callable[[Floats], object], queries: Floats) -> list[float]:
+    """Milliseconds of each query, one after the other."""
+    return [1000 * timed(lambda query=query: search(query)) for query in queries]  # type: ignore[misc]
+
+
+def measure(base: Floats, queries: Floats, rounds: int, scratch: Path, *, peer: bool) -> list[Figure]:
+    truth = exact(queries, base)
+    dimension = base.shape[1]
+    figures: list[Figure] = []
+    indexes: dict[str, VectorIndex] = {}
+    seconds: dict[str, float] = {}
+    default = plan(len(base), dimension, Goal(memory=10**12))
+    compact = replace(Goal(TARGET), memory=int(default.memory) - 1)
+    for name, goal in (("default", Goal(TARGET, memory=10**12)), ("compact", compact)):
+        started = time.perf_counter()
+        segment = build(batches(base), len(base), dimension, goal, scratch)
+        seconds[name] = time.perf_counter() - started
+        index = indexes[name] = of_segment(segment, 1)
+        found = recall(index.search_many(queries, K)[1], truth)
+        label = f"{name} ({index.kind}, depth {segment.effort.depth})"
+        figures += [
+            at_least(f"{label}: recall@10 of held-out queries", found, TARGET - 0.01),
+            at_most(
+                f"{name}: resident bytes per vector", index.bytes_per_vector, {"default": 660, "compact": 130}[name]
+            ),
+            Figure(f"{name}: build", seconds[name], "s"),
+        ]
+        said = index.recall
+        figures.append(
+            Figure(
+                f"{name}: recall@10 as the index says",
+                said.mean,
+                f"{said.low:.3f}-{said.high:.3f}",
+                "within",
+                inside(said, found),
+            )
+        )
+        report(figures[-4:], None)
+    contestants: dict[str, Callable[[], object]] = {
+        name: lambda index=index: index.search_many(queries, K)  # type: ignore[misc]
+        for name, index in indexes.items()
+    }
+    if peer:
+        graph, build_seconds = hnswlib_graph(base)
+        seconds["hnswlib"] = build_seconds
+        ours = recall(indexes["default"].search_many(queries, K)[1], truth)
+        for depth in range(16, 400, 4):
+            graph.set_ef(depth)
+            its = recall_of(graph, queries, base, truth)
+            if its >= ours:
+                break
+        figures += [
+            Figure(f"hnswlib, ef {depth}: recall@10 of held-out queries", its, ""),
+            Figure("hnswlib: build", build_seconds, "s"),
+            at_most("default: build over hnswlib's", seconds["default"] / build_seconds, 1.0, "x"),
+            at_most("compact: build over hnswlib's", seconds["compact"] / build_seconds, 0.4, "x"),
+        ]
+        contestants["hnswlib"] = lambda: graph.knn_query(queries, K)
+    spent = interleaved(contestants, rounds)
+    for name, times in spent.items():
+        rate = len(queries) / min(times)
+        figures.append(
+            at_least(f"{name}: queries/s together", rate, 1000, "1/s")
+            if name == "compact"
+            else Figure(f"{name}: queries/s together", rate, "1/s")
+        )
+    if peer:
+        figures.append(
+            at_least(
+                "default over hnswlib at equal recall, queries/s", ratio(spent["hnswlib"], spent["default"]), 1.4, "x"
+            )
+        )
+    for name, index in indexes.items():
+        times = single(lambda query, index=index: index.search(query, K), queries[:SINGLE])  # type: ignore[misc]
+        figures.append(
+            at_most(f"{name}: one query, p50", percentile(times, 0.5), {"default": 1, "compact": 20}[name], "ms")
+        )
+        figures.append(Figure(f"{name}: one query, p99", percentile(times, 0.99), "ms"))
+    for name, index in indexes.items():
+        figures += filters(name, index, base, queries[:200])
+    return figures
+
+
+def inside(said: Recall, found: float) -> bool:
+    """Whether what numpy finds with queries that the index never saw lies within what the index says of itself."""
+    return said.low <= found <= said.high
+
+
+def filters(name: str, index: VectorIndex, base: Floats, queries: Floats) -> list[Figure]:
+    """Of a random share of the rows: recall, and the time of a query over that without a filter, in turn."""
+    figures = []
+    rng = np.random.default_rng(5)
+    for share in SELECTIVITIES:
+        rows = np.flatnonzero(rng.random(len(base)) < share)
+        among = index.among(rows)
+        effort = fitted(index.parts[0].segment, among.parts[0], 0.95)
+        among = replace(among, parts=(replace(among.parts[0], effort=effort),))
+        truth = exact(queries, base[rows], min(K, len(rows)))
+        found = np.stack([index.search(query, truth.shape[1], among)[1] for query in queries])
+        spent = interleaved(
+            {
+                "all": lambda: [index.search(query, K) for query in queries],
+                "some": lambda among=among: [index.search(query, K, among) for query in queries],
+            },
+            3,
+        )
+        what = f"{name}, filter that passes {100 * share:g} %"
+        figures += [
+            at_least(f"{what}: recall@10", recall(found, truth), 0.95),
+            at_most(f"{what}: time over unfiltered", ratio(spent["some"], spent["all"]), 4, "x"),
+        ]
+    return figures
+
+
+def hnswlib_graph(base: Floats):  # type: ignore[no-untyped-def]
+    import hnswlib
+
+    graph = hnswlib.Index("ip", base.shape[1])
+    graph.init_index(len(base), ef_construction=200, M=16)
+    started = time.perf_counter()
+    for rows, block in batches(base):
+        graph.add_items(block, rows)
+    return graph, time.perf_counter() - started
+
+
+def recall_of(graph, queries: Floats, base: Floats, truth: Floats) -> float:  # type: ignore[no-untyped-def]
+    rows = graph.knn_query(queries, K)[0].astype(np.int64)
+    return recall(np.matmul(base[rows], queries[:, :, None])[..., 0], truth)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Makes a segment: lays the vectors down on the disk, builds the codes over them, and measures what came of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+import uuid
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsvc.vectors.faiss_module import faiss_module
+from embedsvc.vectors.kinds import KINDS, Effort
+from embedsvc.vectors.measuring import Questions, questions, sample
+from embedsvc.vectors.recall import EXACT, Floats, Recall
+from embedsvc.vectors.segment import FLAT, RowIds, Segment
+
+log = logging.getLogger(__name__)
+
+_FEWEST = 100
+"""Fewer vectors are searched exactly: a sample of them could not show that a target is reached."""
+_SPOTS, _SPOT = 256, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """File names of a segment."""
+
+    codes: str = "codes.faiss"
+    vectors: str = "vectors.npy"
+    row_ids: str = "row_ids.npy"
+    about: str = "segment.json"
+
+
+LAYOUT = Layout()
+
+
+def build_segment(
+    rows: Iterable[tuple[RowIds, Floats]],
+    count: int,
+    dimension: int,
+    kinds: Sequence[str],
+    target: float,
+    folder: Path,
+    queries: Floats | None = None,
+) -> Segment:
+    """Indexes ``count`` rows (one at least) under ``folder``. They come as row ids (n,) and vectors (n, dimension) of
+    unit length.
+
+    The first of ``kinds`` that reaches recall@10 of ``target`` is taken (the whole 95 % confidence interval must lie
+    above it), with the least effort that does; where none does, an exact segment is made. ``queries``
+    (m, dimension) are real ones to measure with, besides a sample of the rows themselves.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    started = time.perf_counter()
+    name = f"segment-{uuid.uuid4().hex}"
+    temporary = folder / f".{name}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        ids = _lay_down(rows, count, dimension, temporary)
+        vectors: Floats = np.load(temporary / LAYOUT.vectors, mmap_mode="r")
+        copies = int(np.unique(ids, return_counts=True)[1].max())
+        exact = Segment(name, FLAT, ids, _order(ids), copies, vectors, None, Effort(0, 1), EXACT, 0.0)
+        if count < _FEWEST:
+            kinds = ()
+        sets = [questions(exact, sample(exact))]
+        if queries is not None and len(queries):
+            sets.append(questions(exact, queries))
+        segment = next(filter(None, (_tried(exact, kind, target, sets) for kind in kinds)), exact)
+        if segment is exact and kinds:
+            log.warning("no index of these %d vectors reaches a recall of %g: they are searched exactly", count, target)
+        if segment.codes is not None:
+            faiss_module().write_index(segment.codes, str(temporary / LAYOUT.codes))
+        about = {
+            "kind": segment.kind,
+            "dimension": dimension,
+            "copies": copies,
+            "effort": asdict(segment.effort),
+            "recall": asdict(segment.recall),
+            "build_seconds": round(time.perf_counter() - started, 3),
+            "faiss": faiss_module().__version__,
+            "files": {path.name: _checksum(path, path.name != LAYOUT.vectors) for path in sorted(temporary.iterdir())},
+        }
+        (temporary / LAYOUT.about).write_text(json.dumps(about, indent=1), encoding="utf-8")
+        temporary.rename(folder / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return load_segment(folder / name, dimension)
+
+
+def _lay_down(rows: Iterable[tuple[RowIds, Floats]], count: int, dimension: int, folder: Path) -> RowIds:
+    """Writes vectors and row ids; returns the latter. Rows whose vector is not finite would be found for any query or
+    none, and are laid down as zeros, which are nobody's neighbours."""
+    ids = np.empty(count, np.int64)
+    vectors = np.lib.format.open_memmap(folder / LAYOUT.vectors, "w+", np.float32, (count, dimension))
+    at = 0
+    for some_ids, some in rows:
+        ids[at : at + len(some_ids)] = some_ids
+        vectors[at : at + len(some_ids)] = np.nan_to_num(some, nan=0, posinf=0, neginf=0)
+        at += len(some_ids)
+    if at != count:
+        raise ValueError(f"{at} rows came where {count} were announced")
+    vectors.flush()
+    np.save(folder / LAYOUT.row_ids, ids, allow_pickle=False)
+    return ids
+
+
+def _tried(exact: Segment, kind: str, target: float, sets: Sequence[Questions]) -> Segment | None:
+    """The segment with codes of this kind and the least effort that reaches the target for each of the ``sets``; None:
+    no effort does. Its recall is that of the first."""
+    segment = replace(exact, kind=kind, codes=KINDS[kind].build(exact.vectors))
+    for effort in KINDS[kind].efforts:
+        recalls = [each.recall(segment, effort) for each in sets]
+        if all(recall.low >= target for recall in recalls):
+            return replace(segment, effort=effort, recall=recalls[0])
+    return None
+
+
+def _checksum(file: Path, whole: bool) -> dict[str, int]:
+    """Size and CRC-32 of a file; of the vectors, which may be many gigabytes, of 256 places in it."""
+    size, crc = file.stat().st_size, 0
+    with file.open("rb") as stream:
+        if whole:
+            while block := stream.read(1 << 20):
+                crc = zlib.crc32(block, crc)
+        else:
+            for place in range(_SPOTS):
+                stream.seek(place * max(0, size - _SPOT) // (_SPOTS - 1))
+                crc = zlib.crc32(stream.read(_SPOT), crc)
+    return {"bytes": size, "crc32": crc}
+
+
+def load_segment(folder: Path, dimension: int) -> Segment:
+    """The segment that :func:`build_segment` left in ``folder``, mapped into memory.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, RuntimeError: it is not what was written, or of another FAISS.
+    """
+    faiss = faiss_module()
+    about: dict[str, Any] = json.loads((folder / LAYOUT.about).read_text(encoding="utf-8"))
+    if about["faiss"] != faiss.__version__:
+        raise ValueError(f"written by FAISS {about['faiss']}, this is {faiss.__version__}")
+    for name, expected in about["files"].items():
+        if _checksum(folder / name, name != LAYOUT.vectors) != expected:
+            raise ValueError(f"{name} is not what was written")
+    ids = np.load(folder / LAYOUT.row_ids, mmap_mode="r", allow_pickle=False)
+    vectors = np.load(folder / LAYOUT.vectors, mmap_mode="r", allow_pickle=False)
+    codes = None
+    if about["kind"] != FLAT:
+        codes = faiss.read_index(str(folder / LAYOUT.codes), faiss.IO_FLAG_MMAP_IFC)
+        if codes.d != dimension or codes.ntotal != len(ids):
+            raise ValueError("it belongs to another collection")
+    if vectors.shape != (len(ids), dimension) or about["kind"] not in (FLAT, *KINDS):
+        raise ValueError("it belongs to another collection")
+    return Segment(
+        name=folder.name,
+        kind=about["kind"],
+        row_ids=ids,
+        order=_order(ids),
+        copies=about["copies"],
+        vectors=vectors,
+        codes=codes,
+        effort=Effort(**about["effort"]),
+        recall=Recall(**about["recall"]),
+        build_seconds=about["build_seconds"],
+    )
+
+
+def _order(ids: RowIds) -> npt.NDArray[np.intp] | None:
+    """Sorting permutation of ``ids``; None where they are sorted."""
+    return None if bool((ids[1:] >= ids[:-1]).all()) else np.argsort(ids, kind="stable")

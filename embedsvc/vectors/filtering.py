@@ -1,0 +1,123 @@
+"""What a filter lets through, made ready for searching, and searched as well as all the rows are.
+
+Few rows are all scored. Of many, a search by the codes may miss what an unfiltered one would find, above all where what
+passes lies together and far from the query. So it is used only with an effort that was measured to reach the target for
+these very rows; until then, all that pass are scored.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from embedsvc.vectors.faiss_module import gently
+from embedsvc.vectors.index import Among, VectorIndex
+from embedsvc.vectors.kinds import KINDS, Effort
+from embedsvc.vectors.measuring import questions, sample
+from embedsvc.vectors.segment import Allowed, RowIds, Segment
+
+log = logging.getLogger(__name__)
+
+_KEPT = 32
+_SAMPLE = 500
+_SCANS = (10, 30, 100)
+_SCAN_SECONDS = 5e-9, 1.5e-7
+"""About what it costs to look whether a code is allowed, and to fetch and score one."""
+_CHANGED = 0.1
+"""What was measured stands until the share of rows that pass has changed by so much."""
+
+
+def fitted(segment: Segment, allowed: Allowed, target: float) -> Effort | None:
+    """The least effort that finds the allowed rows with recall@10 of ``target``; None: none does, score them all."""
+    asked = questions(segment, sample(segment, _SAMPLE), allowed)
+    for effort in _efforts(segment, allowed):
+        if asked.recall(segment, effort).low >= target:
+            return effort
+    return None
+
+
+def _efforts(segment: Segment, allowed: Allowed) -> Iterator[Effort]:
+    """Deeper and deeper searches while these cost less than looking at every code, then that."""
+    passing, count = allowed.count, len(segment)
+    scan = count * _SCAN_SECONDS[0] + passing * _SCAN_SECONDS[1]
+    depth = segment.effort.depth
+    while depth and depth * KINDS[segment.kind].step_seconds(count) < scan and depth <= count:
+        yield replace(segment.effort, depth=depth)
+        depth += depth // 2 + 1
+    for widen in _SCANS:
+        yield Effort(0, max(widen, segment.effort.widen))
+
+
+@dataclass(slots=True)
+class _Asked:
+    among: Among
+    times: int = 1
+
+
+class Filters:
+    """The filters asked for last, ready for an index; shared by threads."""
+
+    def __init__(self, target: float) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._index: VectorIndex | None = None
+        self._asked: dict[str, _Asked] = {}
+        self._fitted: dict[tuple[str, str], tuple[float, Effort | None]] = {}
+        """By filter and segment: the share of rows that passed, and what was found to do."""
+        self._pool: ThreadPoolExecutor | None = None
+
+    def among(self, index: VectorIndex, condition: str, matching: Callable[[], RowIds]) -> Among:
+        """What of ``index`` passes the filter called ``condition``; ``matching`` gives the row ids where they are not
+        known. A filter that is asked for again is measured meanwhile, on a thread of its own."""
+        with self._lock:
+            if self._index is not index:
+                self._index, self._asked = index, {}
+            asked = self._asked.get(condition)
+            if asked is not None:
+                asked.times += 1
+                if asked.times == 2 and any(self._is_open(condition, index, asked.among)):
+                    self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="filter")
+                    self._pool.submit(self._fit, index, condition, asked)
+                return asked.among
+        among = self._with_efforts(index, condition, index.among(matching()))
+        with self._lock:
+            if self._index is index:
+                while len(self._asked) >= _KEPT:
+                    del self._asked[next(iter(self._asked))]
+                self._asked[condition] = _Asked(among)
+        return among
+
+    def _is_open(self, condition: str, index: VectorIndex, among: Among) -> Iterator[bool]:
+        """Of each segment, whether it has to be measured."""
+        for part, allowed in zip(index.parts, among.parts, strict=True):
+            yield allowed.positions is None and not self._is_known(condition, part.segment, allowed)
+
+    def _is_known(self, condition: str, segment: Segment, allowed: Allowed) -> bool:
+        share, _ = self._fitted.get((condition, segment.name), (-1.0, None))
+        return abs(allowed.count / len(segment) - share) <= _CHANGED * share
+
+    def _with_efforts(self, index: VectorIndex, condition: str, among: Among) -> Among:
+        parts = []
+        for part, allowed in zip(index.parts, among.parts, strict=True):
+            if allowed.positions is None and self._is_known(condition, part.segment, allowed):
+                allowed = replace(allowed, effort=self._fitted[condition, part.segment.name][1])
+            parts.append(allowed)
+        return replace(among, parts=tuple(parts))
+
+    def _fit(self, index: VectorIndex, condition: str, asked: _Asked) -> None:
+        try:
+            with gently():
+                for part, allowed, is_open in zip(
+                    index.parts, asked.among.parts, list(self._is_open(condition, index, asked.among)), strict=True
+                ):
+                    if is_open:
+                        effort = fitted(part.segment, allowed, self._target)
+                        while len(self._fitted) >= 16 * _KEPT:
+                            del self._fitted[next(iter(self._fitted))]
+                        self._fitted[condition, part.segment.name] = allowed.count / len(part.segment), effort
+            asked.among = self._with_efforts(index, condition, asked.among)
+        except Exception:  # the rows are all scored, as before
+            log.exception("a filter could not be measured: %s", condition)

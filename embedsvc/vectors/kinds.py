@@ -1,0 +1,197 @@
+"""The kinds of approximate index that a segment may have, each a few functions around one FAISS index.
+
+Both give candidates from compressed codes; the segment scores those again with the vectors themselves, which lie on
+the disk. What a kind costs and how its effort is stepped up is said here once, for the planner and the builder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsvc.vectors.faiss_module import faiss_module
+from embedsvc.vectors.recall import Floats
+
+Positions = npt.NDArray[np.int64]
+
+_BLOCK = 50_000
+"""Vectors that are read from the disk at a time while building."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How hard a search tries. ``depth``: HNSW's efSearch, or IVF's nprobe; 0: every code is looked at. ``widen``:
+    candidates per hit wanted that are scored again with their own vectors."""
+
+    depth: int
+    widen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of index.
+
+    ``build(vectors)`` makes the FAISS index of (n, dimension) vectors of unit length. ``search(codes, queries, count,
+    depth, allowed)`` gives positions (queries, count), -1 where there are no more; ``allowed`` is a bitmap of
+    positions. ``scan`` does so by looking at every code that is allowed. ``efforts``: cheapest first.
+    ``step_seconds`` is about what one unit of depth costs a search of n codes.
+    """
+
+    name: str
+    build: Callable[[Floats], Any]
+    search: Callable[[Any, Floats, int, int, Bitmap | None], Positions]
+    scan: Callable[[Any, Floats, int, Bitmap | None], Positions]
+    efforts: tuple[Effort, ...]
+    bytes_per_vector: Callable[[int, int], float]
+    step_seconds: Callable[[int], float]
+
+
+Bitmap = npt.NDArray[np.uint8]
+
+
+def _blocks(vectors: Floats) -> Iterator[Floats]:
+    for start in range(0, len(vectors), _BLOCK):
+        yield np.ascontiguousarray(vectors[start : start + _BLOCK], np.float32)
+
+
+def _sample(vectors: Floats, count: int) -> Floats:
+    if len(vectors) <= count:
+        return np.ascontiguousarray(vectors, np.float32)
+    chosen = np.sort(np.random.default_rng(0).choice(len(vectors), count, replace=False))
+    return np.ascontiguousarray(vectors[chosen], np.float32)
+
+
+def _selector(allowed: Bitmap | None) -> dict[str, Any]:
+    return {} if allowed is None else {"sel": faiss_module().IDSelectorBitmap(allowed)}
+
+
+# -- hnsw8: a graph over codes of 8 bits -----------------------------------------------------------------------------
+
+_LINKS = 24
+_BUILD_DEPTH = 170
+_CLIPPED = 1e-4
+"""Share of the components that the codes' range may leave out."""
+
+
+def _build_hnsw(vectors: Floats) -> Any:
+    """Source: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical
+    Navigable Small World graphs", TPAMI 2020; FAISS's implementation.
+
+    Codes are whole numbers from -128 to 127 on one scale for all dimensions: products are those of whole numbers, and
+    cost a third of those of codes on a scale per dimension (docs/indexes.md).
+    """
+    faiss = faiss_module()
+    codes = faiss.IndexHNSWSQ(
+        vectors.shape[1], faiss.ScalarQuantizer.QT_8bit_direct_signed, _LINKS, faiss.METRIC_INNER_PRODUCT
+    )
+    codes.hnsw.efConstruction = _BUILD_DEPTH
+    largest = np.quantile(np.abs(_sample(vectors, 10_000)), 1 - _CLIPPED)
+    for block in _blocks(vectors):
+        codes.add(_whole(block, largest))
+    return codes
+
+
+def _whole(vectors: Floats, largest: npt.ArrayLike) -> Floats:
+    """``vectors`` in whole numbers of 8 bits, ``largest`` becoming 127. FAISS cuts off what is behind the point, and
+    does so to queries too."""
+    scaled = vectors * (np.float32(127) / np.maximum(largest, np.float32(1e-9)))
+    whole: Floats = np.clip(np.rint(scaled), -128, 127).astype(np.float32)
+    return whole
+
+
+def _search_hnsw(codes: Any, queries: Floats, count: int, depth: int, allowed: Bitmap | None) -> Positions:
+    parameters = faiss_module().SearchParametersHNSW(efSearch=max(depth, count), **_selector(allowed))
+    found: Positions = codes.search(_as_codes(queries), count, params=parameters)[1]
+    return found
+
+
+def _as_codes(queries: Floats) -> Floats:
+    return _whole(queries, np.abs(queries).max(axis=1, keepdims=True))
+
+
+def _scan_hnsw(codes: Any, queries: Floats, count: int, allowed: Bitmap | None) -> Positions:
+    faiss = faiss_module()
+    parameters = faiss.SearchParameters(**_selector(allowed))
+    found: Positions = faiss.downcast_index(codes.storage).search(_as_codes(queries), count, params=parameters)[1]
+    return found
+
+
+def _hnsw_bytes(count: int, dimension: int) -> float:
+    """Code, links of the lowest layer and the few above, a level and an offset."""
+    return dimension + 4 * (2 * _LINKS + _LINKS / (_LINKS - 1)) + 4 + 8
+
+
+# -- ivfpq4: inverted lists of product-quantised codes, 4 bits for some three dimensions -----------------------------
+
+_LIST_FACTOR = 2.5
+_MOST_LISTS = 8192
+_TRAINING_PER_LIST = 64
+
+
+def _lists(count: int) -> int:
+    return max(1, min(int(_LIST_FACTOR * math.sqrt(count)), count // 39, _MOST_LISTS))
+
+
+def _parts(dimension: int) -> int:
+    """Into how many equal parts a vector is cut: as many as go, of three dimensions at least."""
+    return next(parts for parts in range(max(1, dimension // 3), 0, -1) if dimension % parts == 0)
+
+
+def _build_ivf(vectors: Floats) -> Any:
+    """Source: André, Kermarrec and Le Scouarnec, "Cache locality is not enough: High-Performance Nearest Neighbor
+    Search with Product Quantization Fast Scan", VLDB 2015; FAISS's implementation.
+
+    RaBitQ codes of one bit per dimension find as much with half as many lists, but FAISS reads them a fifth as fast on
+    AVX2 (docs/indexes.md).
+    """
+    faiss = faiss_module()
+    dimension, lists = vectors.shape[1], _lists(len(vectors))
+    codes = faiss.index_factory(dimension, f"IVF{lists},PQ{_parts(dimension)}x4fs", faiss.METRIC_INNER_PRODUCT)
+    codes.train(_sample(vectors, max(_TRAINING_PER_LIST * lists, 1000)))
+    for block in _blocks(vectors):
+        codes.add(block)
+    return codes
+
+
+def _search_ivf(codes: Any, queries: Floats, count: int, depth: int, allowed: Bitmap | None) -> Positions:
+    parameters = faiss_module().SearchParametersIVF(nprobe=min(depth, codes.nlist), **_selector(allowed))
+    found: Positions = codes.search(queries, count, params=parameters)[1]
+    return found
+
+
+def _scan_ivf(codes: Any, queries: Floats, count: int, allowed: Bitmap | None) -> Positions:
+    return _search_ivf(codes, queries, count, codes.nlist, allowed)
+
+
+def _ivf_bytes(count: int, dimension: int) -> float:
+    """Code, id, and the vector's share of the centroids."""
+    return _parts(dimension) / 2 + 8 + 4 * dimension * _lists(max(count, 1)) / max(count, 1)
+
+
+_DEPTHS = (16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+
+HNSW8 = Kind(
+    "hnsw8",
+    _build_hnsw,
+    _search_hnsw,
+    _scan_hnsw,
+    tuple(Effort(depth, 2) for depth in _DEPTHS),
+    _hnsw_bytes,
+    lambda _: 4e-6,
+)
+IVFPQ4 = Kind(
+    "ivfpq4",
+    _build_ivf,
+    _search_ivf,
+    _scan_ivf,
+    # Of more candidates than a hundred, scoring them again costs more than looking into more lists.
+    (*(Effort(depth, 10) for depth in _DEPTHS), Effort(512, 20), Effort(1024, 40)),
+    _ivf_bytes,
+    lambda count: 8e-9 * count / _lists(count),
+)
+KINDS = {kind.name: kind for kind in (HNSW8, IVFPQ4)}

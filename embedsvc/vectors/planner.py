@@ -1,0 +1,68 @@
+"""Which kind of index fits a collection: the fastest whose memory is within the budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from embedsvc.errors import UsageError
+from embedsvc.vectors.kinds import HNSW8, IVFPQ4
+from embedsvc.vectors.segment import FLAT
+
+_PREFERENCE = (HNSW8, IVFPQ4)
+"""Fastest first."""
+_BUILD_SECONDS = {HNSW8.name: 3.2e-5, IVFPQ4.name: 4e-6}
+"""Of one core, per vector of 384 dimensions and per doubling of their number (benchmarks/index.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What an index must reach (recall@10, with 95 % confidence) and may take (bytes of memory).
+
+    ``exact``: up to so many vectors are searched exactly, which takes about 1 ms for 8,192.
+    """
+
+    target_recall: float = 0.95
+    memory: int = 4_000_000_000
+    exact: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would be built: ``kinds`` in the order in which they are tried, and what the first one takes.
+
+    ``memory`` and ``disk`` are bytes, ``seconds`` those of one core.
+    """
+
+    kinds: tuple[str, ...]
+    memory: float
+    disk: float
+    seconds: float
+
+    @property
+    def kind(self) -> str:
+        return self.kinds[0] if self.kinds else FLAT
+
+
+def plan(count: int, dimension: int, goal: Goal) -> Plan:
+    """What to build for ``count`` vectors.
+
+    Raises:
+        UsageError: nothing fits the memory; the message says what would.
+    """
+    raw = 4.0 * dimension * count
+    if count <= goal.exact:
+        return Plan((), raw, 0, 0)
+    # Rows that are not in a segment yet are kept as they are.
+    fresh = 2 * 4.0 * dimension * goal.exact
+    needs = {kind.name: fresh + count * kind.bytes_per_vector(count, dimension) for kind in _PREFERENCE}
+    kinds = tuple(name for name, memory in needs.items() if memory <= goal.memory)
+    if not kinds:
+        least = min(needs.values())
+        raise UsageError(
+            f"{count:,} vectors of {dimension} dimensions need {math.ceil(least / 1e6):,} MB of memory at least, and "
+            f"{goal.memory / 1e6:,.0f} are allowed. Raise index_memory_mb, or put less into one collection."
+        )
+    memory = needs[kinds[0]]
+    seconds = count * math.log2(count) * dimension / 384 * _BUILD_SECONDS[kinds[0]]
+    return Plan(kinds, memory, raw + 8 * count + memory - fresh, seconds)

@@ -1,0 +1,187 @@
+"""A segment: many vectors that were indexed together, once, and never change.
+
+Compressed codes in a FAISS index find candidates; the vectors themselves, memory-mapped, give their exact scores, so
+what a search returns is always a cosine and never an estimate. Rows that went since are masked out, not removed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsvc.vectors.faiss_module import faiss_module
+from embedsvc.vectors.kinds import KINDS, Bitmap, Effort, Positions
+from embedsvc.vectors.recall import Floats, K, Recall, nearest
+
+RowIds = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+FLAT = "flat"
+"""Kind of a segment without codes: every vector is looked at."""
+_EXACT_ROWS = 4096
+"""Up to so many allowed rows are all scored: 1 ms, and exact."""
+_BLOCK = 50_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Allowed:
+    """Which positions (n,) of a segment may be found. ``positions`` are they where they are few, else None.
+
+    ``effort``: what finds them well enough by their codes, as measured for these very rows; None: not known, they are
+    all scored.
+    """
+
+    mask: Mask
+    bitmap: Bitmap
+    count: int
+    positions: Positions | None
+    effort: Effort | None
+
+    @classmethod
+    def of(cls, mask: Mask, effort: Effort | None = None) -> Allowed:
+        count = int(np.count_nonzero(mask))
+        few = np.flatnonzero(mask) if count <= _EXACT_ROWS else None
+        return cls(mask, np.packbits(mask, bitorder="little"), count, few, effort)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """``row_ids`` (n,) of the ``vectors`` (n, dimension); a row with several vectors has its id several times, at most
+    ``copies`` times. ``order`` sorts ``row_ids``, None where they are sorted. ``codes``: FAISS's index over the
+    positions, None for ``flat``. ``name`` is its folder's."""
+
+    name: str
+    kind: str
+    row_ids: RowIds
+    order: npt.NDArray[np.intp] | None
+    copies: int
+    vectors: Floats
+    codes: Any
+    effort: Effort
+    recall: Recall
+    build_seconds: float
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    @property
+    def bytes_resident(self) -> float:
+        """Bytes of memory that its codes take; vectors and row ids are mapped from the disk."""
+        if self.codes is None:
+            return 0.0
+        return len(self) * KINDS[self.kind].bytes_per_vector(len(self), self.vectors.shape[1])
+
+    def locate(self, row_ids: RowIds) -> Positions:
+        """The positions of all vectors of these rows, sorted."""
+        left = np.searchsorted(self.row_ids, row_ids, "left", sorter=self.order)
+        right = np.searchsorted(self.row_ids, row_ids, "right", sorter=self.order)
+        places = left[left < right] if self.copies == 1 else np.concatenate([left[:0], *map(np.arange, left, right)])
+        return np.sort(places if self.order is None else self.order[places])
+
+    def search(
+        self, queries: Floats, k: int, allowed: Allowed | None, effort: Effort | None = None
+    ) -> tuple[RowIds, Floats]:
+        """Row ids and cosines (queries, at most k), best first, of the allowed rows nearest to ``queries`` (m, d);
+        -1 and -inf where there are no more. ``effort``: another than the one that met the target."""
+        if allowed is not None and allowed.positions is not None:
+            return self._ranked(*self._scored(queries, allowed.positions), k)
+        effort = effort or (self.effort if allowed is None else allowed.effort)
+        if self.codes is None or effort is None:
+            return self.exact(queries, k, allowed)
+        found = self._candidates(queries, k * self.copies, allowed, effort)
+        return self._ranked(found, self._rescored(queries, found), k)
+
+    def _candidates(self, queries: Floats, k: int, allowed: Allowed | None, effort: Effort) -> Positions:
+        """Positions (m, count) of what the codes say is nearest, -1 where there is no more."""
+        kind, bitmap = KINDS[self.kind], None if allowed is None else allowed.bitmap
+        there = len(self) if allowed is None else allowed.count
+        # Measured at ten: for a lower k not less is done, for a higher one more.
+        more = math.sqrt(max(1, k / K))
+        count = min(max(k, int(K * effort.widen * more)), there)
+        if effort.depth:
+            found = kind.search(self.codes, queries, count, int(effort.depth * more), bitmap)
+            short = found[:, min(k, count) - 1] < 0
+            if short.any():
+                found[short] = kind.scan(self.codes, queries[short], count, bitmap)
+            return found
+        return kind.scan(self.codes, queries, count, bitmap)
+
+    def exact(self, queries: Floats, k: int, allowed: Allowed | None) -> tuple[RowIds, Floats]:
+        """The exact answer, some of the rows at a time."""
+        positions = None if allowed is None else np.flatnonzero(allowed.mask)
+        there = len(self) if positions is None else len(positions)
+        ids, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+        for start in range(0, there, _BLOCK):
+            part: slice | Positions = slice(start, start + _BLOCK)
+            if positions is not None:
+                part = positions[part]
+            near, at = nearest(queries, self.vectors[part], k * self.copies)
+            some = self.row_ids[part][at]
+            ids, scores = np.concatenate([ids, some], axis=1), np.concatenate([scores, near], axis=1)
+            ids, scores = best(ids, scores, k, distinct=self.copies == 1)
+        return ids, scores
+
+    def _scored(self, queries: Floats, positions: Positions) -> tuple[Positions, Floats]:
+        scores: Floats = queries @ self.vectors[positions].T
+        return np.broadcast_to(positions, scores.shape), scores
+
+    def _rescored(self, queries: Floats, positions: Positions) -> Floats:
+        """Cosines (m, c) of the vectors at ``positions`` (m, c) with ``queries`` (m, dimension); -inf for -1."""
+        faiss = faiss_module()
+        scores = np.empty(positions.shape, np.float32)
+        positions, queries = np.ascontiguousarray(positions), np.ascontiguousarray(queries)
+        arrays = (faiss.swig_ptr(each) for each in (scores, queries, self.vectors, positions))
+        faiss.fvec_inner_products_by_idx(*arrays, queries.shape[1], *positions.shape)
+        scores[positions < 0] = -np.inf
+        return scores
+
+    def _ranked(self, positions: Positions, scores: Floats, k: int) -> tuple[RowIds, Floats]:
+        ids = np.where(positions >= 0, self.row_ids[positions], -1)
+        return best(ids, scores, k, distinct=self.copies == 1)
+
+    def scores(self, query: Floats, row_ids: RowIds, alive: Mask | None) -> Floats:
+        """Exact cosines (n,) of these rows with ``query``, of several vectors the best; -inf where it has none."""
+        positions = self.locate(row_ids)
+        if alive is not None:
+            positions = positions[alive[positions]]
+        return by_row(row_ids, self.row_ids[positions], self.vectors[positions] @ query)
+
+
+def by_row(asked: RowIds, ids: RowIds, scores: Floats) -> Floats:
+    """For each of the rows ``asked`` (n,), the best of the ``scores`` (m,) that are its by ``ids`` (m,); -inf: none."""
+    result = np.full(len(asked), -np.inf, np.float32)
+    order = np.argsort(asked, kind="stable")
+    np.maximum.at(result, order[np.searchsorted(asked, ids, sorter=order)], scores)
+    return result
+
+
+def best(ids: RowIds, scores: Floats, k: int, *, distinct: bool) -> tuple[RowIds, Floats]:
+    """Of ids and scores (m, n), the ``k`` best in each line, best first; equal scores in the order of ids, so that the
+    same question always gets the same answer. Where ids may repeat (not ``distinct``), each counts once."""
+    count = ids.shape[1]
+    if distinct and count > 4 * k:
+        least = np.partition(scores, count - k, axis=1)[:, count - k, None]
+        # As many as the line with the most that tie with its k-th best needs.
+        kept = int((scores >= least).sum(axis=1).max())
+        chosen = np.argpartition(-scores, min(kept, count) - 1, axis=1)[:, :kept]
+        ids, scores = np.take_along_axis(ids, chosen, 1), np.take_along_axis(scores, chosen, 1)
+    order = np.lexsort((ids, -scores), axis=-1)
+    if distinct:
+        order = order[:, :k]
+    ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
+    return (ids, scores) if distinct else _once(ids, scores, k)
+
+
+def _once(ids: RowIds, scores: Floats, k: int) -> tuple[RowIds, Floats]:
+    """The first ``k`` in each line of ids and scores (m, n), best first, but for ids that came before in the line."""
+    by_id = np.argsort(ids, axis=1, kind="stable")
+    ordered = np.take_along_axis(ids, by_id, 1)
+    again = np.zeros(ids.shape, bool)
+    np.put_along_axis(again, by_id[:, 1:], ordered[:, 1:] == ordered[:, :-1], 1)
+    ids, scores = np.where(again, -1, ids), np.where(again, -np.inf, scores).astype(np.float32)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
