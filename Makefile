@@ -1,6 +1,7 @@
 # make demo   from a clone to a cited answer
 # make test   the tests          make check   lint, types and format
 # make bench  the figures of docs/performance.md; bench-encode: those of the encoder and its API, with Infinity as peer
+# make bench-index   the vector index against hnswlib, at 1M vectors or SIZE=N
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
@@ -12,7 +13,7 @@ READY  := $(VENV)/.ready-$(FAISS)
 # infinity_emb in an environment of its own, for the comparison
 PEER   := .venv-infinity
 
-.PHONY: demo test check bench bench-encode clean
+.PHONY: demo test check bench bench-encode bench-index clean
 
 demo: $(READY)
 	$(BIN)/embedsvc demo
@@ -33,6 +34,12 @@ bench-encode: $(READY) $(PEER)/.ready
 	$(BIN)/python benchmarks/quality.py --json benchmarks/results/quality.json
 	$(BIN)/python benchmarks/serve.py --infinity $(PEER)/bin/infinity_emb --json benchmarks/results/serve.json
 	$(BIN)/python benchmarks/soak.py --json benchmarks/results/soak.json
+
+# SIZE: vectors; hnswlib is built here from its sources
+SIZE ?= 1000000
+bench-index: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/index.py --size $(SIZE) --json benchmarks/results/index-$(SIZE).json
 
 $(PEER)/.ready: constraints.txt
 	$(PYTHON) -m venv $(PEER)

@@ -196,6 +196,12 @@ class Collection:
         """Whether there is a snapshot already, of whatever version: a newer one is made of it quickly."""
         return self._snapshot is not None
 
+    @property
+    def index_bytes(self) -> float:
+        """Memory that the vector index takes, 0 where it is not loaded."""
+        snapshot = self._snapshot
+        return 0.0 if snapshot is None else snapshot.index.bytes_resident
+
     def store(self) -> Store:
         """The store at its newest version, whichever process committed it. Costs microseconds when nothing changed."""
         newest = self._store.latest()

@@ -65,7 +65,8 @@ class Settings:
     exact_passages: int = 8192
     """Up to so many passages of a collection are searched exactly; of more, the vector index is approximate."""
     index_memory_mb: int = 0
-    """Megabytes of memory that the vector index of a collection may take; 0: half of what there is."""
+    """Megabytes of memory that a collection's vector index may take, and in the service those of all that are open:
+    above it, the collection unused for longest is closed. 0: half of what there is."""
     lock_timeout: float = 10.0
     """Seconds a writer waits for another process that writes to the same collection."""
     host: str = "127.0.0.1"

@@ -36,6 +36,7 @@ from embedsvc.service.jobs import Jobs
 from embedsvc.service.middleware import Front
 from embedsvc.service.opened import Collections
 from embedsvc.service.state import Bounded
+from embedsvc.vectors import Goal
 from tests.server import DEADLINE, Server, server, until
 
 MODEL = "all-MiniLM-L6-v2"
@@ -771,6 +772,27 @@ def test_a_deleted_collection_is_let_go_of(here: Settings, encoder: Encoder) -> 
         collections.open("c")
     gc.collect()
     assert held() is None
+
+
+def test_of_many_collections_those_unused_for_longest_are_closed(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(data_dir=library, runtime="onnx")
+    names = [f"copy{at}" for at in range(5)]
+    for name in names:
+        shutil.copytree(library / "library", library / name)
+    one = Collection.open("library", settings)
+    size = one.snapshot().index.bytes_resident
+    monkeypatch.setattr("embedsvc.service.opened.index_goal", lambda _: Goal(memory=int(3.5 * size)))
+    collections = Collections(settings, Encoders(settings))
+    for name in names[:3]:
+        collections.load(name)
+    collections.open(names[0])  # used again
+    collections.load(names[3])
+    assert [name for name in names if collections.is_ready(name)] == [names[0], names[2], names[3]]
+    collections.load(names[1])
+    assert collections.call(names[1], lambda opened: len(opened.collection.snapshot().index)) == 5
+    assert sum(map(collections.is_ready, names)) == 3
 
 
 def test_put_makes_collections_with_the_encoder_that_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from embedsvc.collection import Collection, collection_directory
+from embedsvc.collection import Collection, collection_directory, index_goal
 from embedsvc.config import Settings
 from embedsvc.describe import describe
 from embedsvc.encoding import Encoder
@@ -65,6 +66,8 @@ class Collections:
         self._encoders = encoders
         self._opened: dict[str, Opened] = {}
         self._opening: dict[str, threading.Lock] = {}
+        self._used: dict[str, float] = {}
+        self._unloading = threading.Lock()
         encoders.on_unload = self._let_go
 
     def _let_go(self, encoder: object) -> None:
@@ -82,6 +85,7 @@ class Collections:
         opened = self._opened.get(name)
         if opened is not None and opened.is_current():
             self._encoders.touch(opened.encoder)
+            self._used[name] = time.monotonic()
             return opened
         try:
             collection_directory(name, self._settings)
@@ -93,7 +97,21 @@ class Collections:
             if opened is None or not opened.is_current():
                 self._opened.pop(name, None)
                 opened = self._opened[name] = self._open(name)
+                self._used[name] = time.monotonic()
             return opened
+
+    def load(self, name: str) -> None:
+        """Opens the collection with its vector index. Where all together take more memory than ``index_memory_mb``,
+        those unused for longest are closed; they are opened again when next asked for."""
+        self.call(name, lambda opened: opened.collection.snapshot())
+        budget = index_goal(self._settings).memory
+        with self._unloading:
+            held = {name: opened.collection.index_bytes for name, opened in list(self._opened.items())}
+            for oldest in sorted(held.keys() - {name}, key=lambda each: self._used.get(each, 0.0)):
+                if sum(held.values()) <= budget:
+                    break
+                self.forget(oldest)
+                del held[oldest]
 
     def is_ready(self, name: str) -> bool:
         """Whether it is open with its vector index, so that a search of it waits for nothing."""
@@ -120,6 +138,7 @@ class Collections:
     def forget(self, name: str) -> None:
         """Lets go of what is held of a collection that was deleted: its vectors and its files' space."""
         self._opened.pop(name, None)
+        self._used.pop(name, None)
 
     def peek(self, name: str) -> Collection:
         """The collection, for looking at: neither kept open nor checked against an encoder."""

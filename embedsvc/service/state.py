@@ -81,7 +81,7 @@ class State:
             await self._once(
                 f"collection {name}",
                 self.errands,
-                lambda: self.collections.call(name, lambda opened: opened.collection.snapshot()),
+                lambda: self.collections.load(name),
             )
 
     async def encoder(self, name: str | None) -> Encoder:

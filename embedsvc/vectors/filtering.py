@@ -26,6 +26,8 @@ _SAMPLE = 500
 _SCANS = (10, 30, 100)
 _SCAN_SECONDS = 5e-9, 1.5e-7
 """About what it costs to look whether a code is allowed, and to fetch and score one."""
+_VECTOR_SECONDS = 3e-7
+"""About what it costs to fetch and score a vector; most of it is waiting for memory."""
 _CHANGED = 0.1
 """What was measured stands until the share of rows that pass has changed by so much."""
 
@@ -40,15 +42,17 @@ def fitted(segment: Segment, allowed: Allowed, target: float) -> Effort | None:
 
 
 def _efforts(segment: Segment, allowed: Allowed) -> Iterator[Effort]:
-    """Deeper and deeper searches while these cost less than looking at every code, then that."""
+    """Deeper and deeper searches, while these cost less than looking at every code, or at all vectors that pass."""
     passing, count = allowed.count, len(segment)
+    exact = passing * _VECTOR_SECONDS
     scan = count * _SCAN_SECONDS[0] + passing * _SCAN_SECONDS[1]
     depth = segment.effort.depth
-    while depth and depth * KINDS[segment.kind].step_seconds(count) < scan and depth <= count:
+    while depth and depth * KINDS[segment.kind].step_seconds(count) < min(scan, exact) and depth <= count:
         yield replace(segment.effort, depth=depth)
         depth += depth // 2 + 1
-    for widen in _SCANS:
-        yield Effort(0, max(widen, segment.effort.widen))
+    if scan < exact:
+        for widen in _SCANS:
+            yield Effort(0, max(widen, segment.effort.widen))
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ def questions(segment: Segment, queries: Floats, allowed: Allowed | None = None)
     return Questions(queries, segment.exact(queries, K, allowed)[1], allowed)
 
 
-def sample(segment: Segment, count: int = SAMPLE) -> Floats:
+def sample(segment: Segment, count: int = SAMPLE, seed: int = 0) -> Floats:
     """``count`` stand-ins (count, dimension), or as many as there can be, for queries: each is seven tenths of one row
     and three of another.
 
@@ -41,7 +41,7 @@ def sample(segment: Segment, count: int = SAMPLE) -> Floats:
     out found .96. With these it was .964 (docs/indexes.md). Of equal rows only one is taken: where most are equal,
     they must not hide that the others are not found.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     chosen = rng.choice(len(segment), min(10 * count, len(segment)), replace=False)
     several = segment.vectors[np.sort(chosen)]
     first = np.sort(np.unique(several, axis=0, return_index=True)[1])

@@ -88,12 +88,13 @@ class Segment:
         """Row ids and cosines (queries, at most k), best first, of the allowed rows nearest to ``queries`` (m, d);
         -1 and -inf where there are no more. ``effort``: another than the one that met the target."""
         if allowed is not None and allowed.positions is not None:
-            return self._ranked(*self._scored(queries, allowed.positions), k)
+            positions = np.broadcast_to(allowed.positions, (len(queries), len(allowed.positions)))
+            return self._ranked(positions, self._scored(queries, positions), k)
         effort = effort or (self.effort if allowed is None else allowed.effort)
         if self.codes is None or effort is None:
             return self.exact(queries, k, allowed)
         found = self._candidates(queries, k * self.copies, allowed, effort)
-        return self._ranked(found, self._rescored(queries, found), k)
+        return self._ranked(found, self._scored(queries, found), k)
 
     def _candidates(self, queries: Floats, k: int, allowed: Allowed | None, effort: Effort) -> Positions:
         """Positions (m, count) of what the codes say is nearest, -1 where there is no more."""
@@ -125,15 +126,11 @@ class Segment:
             ids, scores = best(ids, scores, k, distinct=self.copies == 1)
         return ids, scores
 
-    def _scored(self, queries: Floats, positions: Positions) -> tuple[Positions, Floats]:
-        scores: Floats = queries @ self.vectors[positions].T
-        return np.broadcast_to(positions, scores.shape), scores
-
-    def _rescored(self, queries: Floats, positions: Positions) -> Floats:
+    def _scored(self, queries: Floats, positions: Positions) -> Floats:
         """Cosines (m, c) of the vectors at ``positions`` (m, c) with ``queries`` (m, dimension); -inf for -1."""
         faiss = faiss_module()
         scores = np.empty(positions.shape, np.float32)
-        positions, queries = np.ascontiguousarray(positions), np.ascontiguousarray(queries)
+        positions, queries = np.ascontiguousarray(positions), np.ascontiguousarray(queries)  # for FAISS
         arrays = (faiss.swig_ptr(each) for each in (scores, queries, self.vectors, positions))
         faiss.fvec_inner_products_by_idx(*arrays, queries.shape[1], *positions.shape)
         scores[positions < 0] = -np.inf
