@@ -2,7 +2,7 @@
 
     python benchmarks/fresh.py [--size 180000] [--rate 500] [--seconds 60] [--json FILE]
 
-A collection of real vectors (benchmarks/vectors.py) in a Lance store with fsync. One thread asks the index of the
+A collection of real vectors (benchmarks/vectors.py) in a Lance store with fsync. One thread asks (dense) the
 newest snapshot, one query after the other; first nothing else happens, then another adds ``rate`` passages a second, in
 commits of a tenth of a second's, so that at 500 a second the index is folded every 16 seconds.
 """
@@ -25,8 +25,9 @@ from common import Figure, at_most, percentile, report
 
 from embedsvc.collection import Collection, EncodedDocument
 from embedsvc.config import Settings
-from embedsvc.encoding import load_encoder
+from embedsvc.encoding import Encoder, load_encoder
 from embedsvc.records import Chunking, Passage, make_document
+from embedsvc.search import Query, search
 
 Floats = npt.NDArray[np.float32]
 
@@ -43,11 +44,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args()
     vectors = made.load()
-    queries, vectors = vectors[:2000], vectors[2000:]
+    queries = [f"how are windows of {number} tokens encoded?" for number in range(1000)]
     with tempfile.TemporaryDirectory() as scratch:
         settings = Settings(data_dir=Path(scratch), runtime="onnx")
-        contract = load_encoder(settings).contract
-        collection = Collection.create("c", contract, Chunking(64, 8), settings)
+        encoder = load_encoder(settings)
+        collection = Collection.create("c", encoder.contract, Chunking(64, 8), settings)
         started = time.perf_counter()
         with collection.writer() as writer:
             for at in range(0, given.size, 20_000):
@@ -55,11 +56,11 @@ def main() -> None:
         figures = [Figure("filling the collection, index included", time.perf_counter() - started, "s")]
         index = collection.snapshot().index
         print(f"{len(index):,} vectors, segments of {', '.join(f'{len(part):,}' for part in index.parts)}", flush=True)
-        idle = asked(collection, queries, threading.Event(), given.seconds / 3)
+        idle = asked(collection, encoder, queries, threading.Event(), given.seconds / 3)
         done = threading.Event()
         adding = threading.Thread(target=add, args=(collection, given.size, vectors, given.rate, given.seconds, done))
         adding.start()
-        busy = asked(collection, queries, done, 10 * given.seconds)
+        busy = asked(collection, encoder, queries, done, 10 * given.seconds)
         adding.join()
         after = collection.snapshot().index
         print(f"{len(after):,} vectors, segments of {', '.join(f'{len(part):,}' for part in after.parts)}", flush=True)
@@ -100,14 +101,16 @@ def add(collection: Collection, first: int, vectors: Floats, rate: int, seconds:
         done.set()
 
 
-def asked(collection: Collection, queries: Floats, done: threading.Event, seconds: float) -> list[float]:
+def asked(
+    collection: Collection, encoder: Encoder, queries: list[str], done: threading.Event, seconds: float
+) -> list[float]:
     """Milliseconds of each search until ``done``, or for ``seconds``."""
     times = []
     end = time.perf_counter() + seconds
     while not done.is_set() and time.perf_counter() < end:
         query = queries[len(times) % len(queries)]
         started = time.perf_counter()
-        collection.snapshot().index.search(query, 10)
+        search(collection.snapshot(), encoder, Query(query, mode="dense"))
         times.append(1000 * (time.perf_counter() - started))
         time.sleep(0.002)
     return times

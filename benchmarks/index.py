@@ -27,7 +27,7 @@ from common import Figure, at_least, at_most, interleaved, percentile, ratio, re
 
 from embedsvc.vectors import Goal, VectorIndex, build, of_segment, plan
 from embedsvc.vectors.filtering import fitted
-from embedsvc.vectors.measuring import sample
+from embedsvc.vectors.measuring import stand_ins
 
 Floats = npt.NDArray[np.float32]
 RowIds = npt.NDArray[np.int64]
@@ -119,7 +119,7 @@ def measure(base: Floats, queries: Floats, rounds: int, scratch: Path, *, peer: 
             ),
             Figure(f"{name}: build", seconds[name], "s"),
         ]
-        said, asked = index.recall, sample(segment, 2000, seed=99)
+        said, asked = index.recall, stand_ins(base, 2000, seed=99)
         found = recall(index.search_many(asked, K)[1], exact(asked, base))
         inside = said.low <= found <= said.high
         figures += [

@@ -17,10 +17,12 @@ from embedsvc.encoding import encoder_for, load_encoder, parity
 from embedsvc.encoding.choices import recorded
 from embedsvc.errors import EmbedsvcError
 from embedsvc.vectors import faiss_module
+from embedsvc.vectors.measuring import stand_ins
+from embedsvc.vectors.recall import K, estimate, nearest, shares
 
 _PACKAGES = ("torch", "sentence-transformers", "onnxruntime", "pylance", "pyarrow", "fastapi")
 _SAMPLE = 1000
-_RECALL_QUERIES = 100
+_RECALL_QUERIES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +103,8 @@ def check_collection(name: str, settings: Settings) -> list[Check]:
     index = snapshot.index
     checks.append(Check(f"{name}: index rows", len(index) == passages, f"{index.kind}, {len(index):,} of {passages:,}"))
     if len(index):
-        sample = np.random.default_rng(0).choice(len(vectors), min(_RECALL_QUERIES, len(vectors)), replace=False)
-        k = min(10, len(vectors))
-        shares = []
-        for query in vectors[sample]:
-            worst = np.partition(vectors @ query, -k)[-k] - 1e-6
-            shares.append(float((index.search(query, k)[1] >= worst).mean()))
-        recall = float(np.mean(shares))
-        detail = f"{recall:.4f} over {len(sample)} queries, target {settings.target_recall:g}"
-        checks.append(Check(f"{name}: index recall@10", recall >= settings.target_recall - 0.02, detail))
+        queries = stand_ins(vectors, _RECALL_QUERIES)
+        recall = estimate(shares(index.search_many(queries, K)[1], nearest(queries, vectors, K)[0]))
+        detail = f"{recall.mean:.4f} ({recall.low:.4f} to {recall.high:.4f}) over {recall.sample} queries"
+        checks.append(Check(f"{name}: index recall@10", recall.high >= settings.target_recall, detail))
     return checks

@@ -14,7 +14,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -223,27 +223,29 @@ class Collection:
 
     def _index_for(self, store: Store, known: VectorIndex | None = None) -> VectorIndex:
         """The index of exactly this store version: the saved or the known one, and what has changed since."""
-        index = load_index(self._index_folder, store.contract.dimension, store.version, known) or known
-        if index is None and not self._writing and store.count() > self.goal.exact:
-            index = self._built(store)
-        if index is not None:
-            try:
-                return _brought_to(index, store)
-            except (ValueError, OSError, RuntimeError) as error:  # the older version was cleaned up, say
-                log.warning("%s: no difference to version %s (%s)", self.name, index.version, error)
+        for source in (known, None):
+            index = load_index(self._index_folder, store.contract.dimension, store.version, source) or source
+            if index is not None:
+                try:
+                    return _brought_to(index, store)
+                except (ValueError, OSError, RuntimeError) as error:  # the older version was cleaned up, say
+                    log.warning("%s: no difference to version %s (%s)", self.name, index.version, error)
+        built = self._built(store) if store.count() > self.goal.exact else None
+        if built is not None:
+            return built
         row_ids, vectors = store.vectors()
         none = row_ids[:0]
         return apply_changes(VectorIndex.empty(store.contract.dimension), row_ids, vectors, none, store.version)
 
     def _built(self, store: Store) -> VectorIndex | None:
         """An index of all that is in the store, built and saved; None where another process writes, which will do that,
-        or where nothing can be written. Searches are exact then."""
+        or where nothing can be written or fits the memory. Searches are exact then."""
         try:
-            with _locked(self._directory, 0):
+            with nullcontext() if self._writing else _locked(self._directory, 0):
                 rows, dimension = store.vector_batches(), store.contract.dimension
                 segment = build(rows, store.count(), dimension, self.goal, self._index_folder)
                 return self._saved(of_segment(segment, store.version), store)
-        except (Conflict, StorageFailure) as error:
+        except EmbedsvcError as error:
             log.warning("%s: no vector index can be built now, searches are exact: %s", self.name, error)
             return None
 
@@ -258,7 +260,7 @@ class Collection:
 
     @contextmanager
     def writer(self) -> Iterator[Writer]:
-        """The right to write, held by one process at a time. Leaving without an error saves the vector index.
+        """The right to write, held by one process at a time. Leaving without an error folds the vector index.
 
         Raises:
             Conflict: another process writes, and did not end within ``lock_timeout`` seconds; or the collection was
@@ -279,7 +281,7 @@ class Collection:
                     folder.join()
                 if writer.store.count() or writer.changed:
                     writer.store = writer.store.maintain()
-                self.fold()
+                folder.fold()
                 # Last: the index is brought up to date by the difference to the version it stands at.
                 writer.store.clean_up()
             finally:
@@ -337,11 +339,17 @@ class Folder:
             self._thread.start()
 
     def _run(self) -> None:
+        with gently():
+            self.fold()
+
+    def fold(self) -> None:
+        """Folds; what goes wrong is logged, for all that was committed can be found without."""
         try:
-            with gently():
-                self._collection.fold()
+            self._collection.fold()
         except EmbedsvcError as error:
             log.warning("%s: the vector index stays as it is: %s", self._collection.name, error)
+        except Exception:
+            log.exception("%s: the vector index stays as it is", self._collection.name)
 
     def join(self) -> None:
         """Waits for the fold that is under way."""

@@ -561,3 +561,32 @@ def test_a_target_that_is_no_share_is_refused(here: Settings) -> None:
     collection_of(here, "c")
     with pytest.raises(UsageError, match="target_recall is 95"):
         Collection.open("c", replace(here, target_recall=95.0))
+
+
+def test_a_reader_that_slept_through_the_clean_up_takes_the_saved_index(
+    here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedsvc.storage.store._KEEP_VERSIONS", timedelta(0))
+    settings = replace(here, exact_passages=20)
+    collection_of(settings, "c", *map(str, range(40)))
+    reader = Collection.open("c", settings)
+    for at in range(3):
+        with Collection.open("c", settings).writer() as writer:
+            writer.replace([simple(f"more{at}", "text")])
+        if not at:
+            assert reader.snapshot().version > reader.snapshot().index.folded
+    index = reader.snapshot().index
+    assert index.parts
+    assert len(index) == reader.store().count() == 43
+
+
+def test_a_higher_target_makes_the_next_writer_build_anew(here: Settings) -> None:
+    collection_of(replace(here, exact_passages=20, target_recall=0.5), "c", *map(str, range(150)))
+    (before,) = Collection.open("c", replace(here, exact_passages=20)).snapshot().index.parts
+    higher = replace(here, exact_passages=20, target_recall=min(1.0, before.segment.recall.low + 0.02))
+    collection = Collection.open("c", higher)
+    with collection.writer():
+        pass
+    (after,) = collection.snapshot().index.parts
+    assert after.segment.recall.low >= higher.target_recall
+    assert before.segment.recall.low == 1.0 or after.segment.name != before.segment.name

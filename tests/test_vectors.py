@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import resource
 import shutil
 import sys
 import tempfile
@@ -513,6 +514,17 @@ def test_where_nothing_can_be_written_it_says_so(tmp_path: Path) -> None:
         fold(fresh({1: unit(1, 1)[0]}), Goal(), tmp_path / "faiss")
     with pytest.raises(StorageFailure, match="built again from the store"):
         save_index(VectorIndex.empty(DIMENSION), tmp_path / "faiss")
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, model: Model) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
+    try:
+        with pytest.raises(StorageFailure, match="Nothing is lost"):
+            fold(fresh(model, 1, LARGE), Goal(), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(tmp_path.iterdir()) == []
 
 
 def edit(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:

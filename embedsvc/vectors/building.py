@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from embedsvc.vectors.faiss_module import faiss_module
 from embedsvc.vectors.kinds import KINDS, Effort
-from embedsvc.vectors.measuring import Questions, questions, sample
+from embedsvc.vectors.measuring import Questions, questions, stand_ins
 from embedsvc.vectors.recall import EXACT, Floats, Recall
 from embedsvc.vectors.segment import FLAT, RowIds, Segment
 
@@ -49,14 +49,12 @@ def build_segment(
     kinds: Sequence[str],
     target: float,
     folder: Path,
-    queries: Floats | None = None,
 ) -> Segment:
     """Indexes ``count`` rows (one at least) under ``folder``. They come as row ids (n,) and vectors (n, dimension) of
     unit length.
 
     The first of ``kinds`` that reaches recall@10 of ``target`` is taken (the whole 95 % confidence interval must lie
-    above it), with the least effort that does; where none does, an exact segment is made. ``queries``
-    (m, dimension) are real ones to measure with, besides a sample of the rows themselves.
+    above it), with the least effort that does; where none does, an exact segment is made.
 
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
@@ -72,10 +70,8 @@ def build_segment(
         exact = Segment(name, FLAT, ids, _order(ids), copies, vectors, None, Effort(0, 1), EXACT, 0.0)
         if count < _FEWEST:
             kinds = ()
-        sets = [questions(exact, sample(exact))]
-        if queries is not None and len(queries):
-            sets.append(questions(exact, queries))
-        segment = next(filter(None, (_tried(exact, kind, target, sets) for kind in kinds)), exact)
+        asked = questions(exact, stand_ins(vectors))
+        segment = next(filter(None, (_tried(exact, kind, target, asked) for kind in kinds)), exact)
         if segment is exact and kinds:
             log.warning("no index of these %d vectors reaches a recall of %g: they are searched exactly", count, target)
         if segment.codes is not None:
@@ -101,27 +97,28 @@ def _lay_down(rows: Iterable[tuple[RowIds, Floats]], count: int, dimension: int,
     """Writes vectors and row ids; returns the latter. Rows whose vector is not finite would be found for any query or
     none, and are laid down as zeros, which are nobody's neighbours."""
     ids = np.empty(count, np.int64)
-    vectors = np.lib.format.open_memmap(folder / LAYOUT.vectors, "w+", np.float32, (count, dimension))
     at = 0
-    for some_ids, some in rows:
-        ids[at : at + len(some_ids)] = some_ids
-        vectors[at : at + len(some_ids)] = np.nan_to_num(some, nan=0, posinf=0, neginf=0)
-        at += len(some_ids)
+    # Written, not mapped: a full disk is an error then, and not a signal that ends the process.
+    with (folder / LAYOUT.vectors).open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for some_ids, some in rows:
+            ids[at : at + len(some_ids)] = some_ids
+            file.write(np.nan_to_num(some, nan=0, posinf=0, neginf=0).astype("<f4", copy=False).tobytes())
+            at += len(some_ids)
     if at != count:
         raise ValueError(f"{at} rows came where {count} were announced")
-    vectors.flush()
     np.save(folder / LAYOUT.row_ids, ids, allow_pickle=False)
     return ids
 
 
-def _tried(exact: Segment, kind: str, target: float, sets: Sequence[Questions]) -> Segment | None:
-    """The segment with codes of this kind and the least effort that reaches the target for each of the ``sets``; None:
-    no effort does. Its recall is that of the first."""
+def _tried(exact: Segment, kind: str, target: float, asked: Questions) -> Segment | None:
+    """The segment with codes of this kind and the least effort that reaches the target; None: no effort does."""
     segment = replace(exact, kind=kind, codes=KINDS[kind].build(exact.vectors))
     for effort in KINDS[kind].efforts:
-        recalls = [each.recall(segment, effort) for each in sets]
-        if all(recall.low >= target for recall in recalls):
-            return replace(segment, effort=effort, recall=recalls[0])
+        recall = asked.recall(segment, effort)
+        if recall.low >= target:
+            return replace(segment, effort=effort, recall=recall)
     return None
 
 

@@ -11,12 +11,12 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from embedsvc.vectors.faiss_module import gently
 from embedsvc.vectors.index import Among, VectorIndex
 from embedsvc.vectors.kinds import KINDS, Effort
-from embedsvc.vectors.measuring import questions, sample
+from embedsvc.vectors.measuring import questions, stand_ins
 from embedsvc.vectors.segment import Allowed, RowIds, Segment
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _CHANGED = 0.1
 
 def fitted(segment: Segment, allowed: Allowed, target: float) -> Effort | None:
     """The least effort that finds the allowed rows with recall@10 of ``target``; None: none does, score them all."""
-    asked = questions(segment, sample(segment, _SAMPLE), allowed)
+    asked = questions(segment, stand_ins(segment.vectors, _SAMPLE), allowed)
     for effort in _efforts(segment, allowed):
         if asked.recall(segment, effort).low >= target:
             return effort
@@ -55,12 +55,6 @@ def _efforts(segment: Segment, allowed: Allowed) -> Iterator[Effort]:
             yield Effort(0, max(widen, segment.effort.widen))
 
 
-@dataclass(slots=True)
-class _Asked:
-    among: Among
-    times: int = 1
-
-
 class Filters:
     """The filters asked for last, ready for an index; shared by threads."""
 
@@ -68,7 +62,10 @@ class Filters:
         self._target = target
         self._lock = threading.Lock()
         self._index: VectorIndex | None = None
-        self._asked: dict[str, _Asked] = {}
+        self._ready: dict[str, Among] = {}
+        """Of ``_index`` only."""
+        self._times: dict[str, int] = {}
+        """How often each filter was asked for; the one asked for last comes last."""
         self._fitted: dict[tuple[str, str], tuple[float, Effort | None]] = {}
         """By filter and segment: the share of rows that passed, and what was found to do."""
         self._pool: ThreadPoolExecutor | None = None
@@ -78,50 +75,56 @@ class Filters:
         known. A filter that is asked for again is measured meanwhile, on a thread of its own."""
         with self._lock:
             if self._index is not index:
-                self._index, self._asked = index, {}
-            asked = self._asked.get(condition)
-            if asked is not None:
-                asked.times += 1
-                if asked.times == 2 and any(self._is_open(condition, index, asked.among)):
-                    self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="filter")
-                    self._pool.submit(self._fit, index, condition, asked)
-                return asked.among
-        among = self._with_efforts(index, condition, index.among(matching()))
+                self._index, self._ready = index, {}
+            known = self._ready.get(condition)
+        among = known or self._with_efforts(index, condition, index.among(matching()))
         with self._lock:
+            times = self._times[condition] = self._times.pop(condition, 0) + 1
+            while len(self._times) > _KEPT:
+                oldest = next(iter(self._times))
+                del self._times[oldest]
+                self._ready.pop(oldest, None)
             if self._index is index:
-                while len(self._asked) >= _KEPT:
-                    del self._asked[next(iter(self._asked))]
-                self._asked[condition] = _Asked(among)
+                among = self._ready.setdefault(condition, among)
+            if times == 2 and any(self._unknown(index, condition, among)):
+                self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="filter")
+                self._pool.submit(self._fit, index, condition, among)
         return among
 
-    def _is_open(self, condition: str, index: VectorIndex, among: Among) -> Iterator[bool]:
-        """Of each segment, whether it has to be measured."""
-        for part, allowed in zip(index.parts, among.parts, strict=True):
-            yield allowed.positions is None and not self._is_known(condition, part.segment, allowed)
+    def _known(self, condition: str, segment: Segment, allowed: Allowed) -> tuple[float, Effort | None] | None:
+        found = self._fitted.get((condition, segment.name))
+        share = allowed.count / len(segment)
+        return found if found is not None and abs(share - found[0]) <= _CHANGED * found[0] else None
 
-    def _is_known(self, condition: str, segment: Segment, allowed: Allowed) -> bool:
-        share, _ = self._fitted.get((condition, segment.name), (-1.0, None))
-        return abs(allowed.count / len(segment) - share) <= _CHANGED * share
+    def _unknown(self, index: VectorIndex, condition: str, among: Among) -> list[bool]:
+        """Of each segment, whether it has to be measured."""
+        return [
+            allowed.positions is None
+            and part.segment.codes is not None
+            and self._known(condition, part.segment, allowed) is None
+            for part, allowed in zip(index.parts, among.parts, strict=True)
+        ]
 
     def _with_efforts(self, index: VectorIndex, condition: str, among: Among) -> Among:
         parts = []
         for part, allowed in zip(index.parts, among.parts, strict=True):
-            if allowed.positions is None and self._is_known(condition, part.segment, allowed):
-                allowed = replace(allowed, effort=self._fitted[condition, part.segment.name][1])
-            parts.append(allowed)
+            known = self._known(condition, part.segment, allowed)
+            parts.append(allowed if known is None else replace(allowed, effort=known[1]))
         return replace(among, parts=tuple(parts))
 
-    def _fit(self, index: VectorIndex, condition: str, asked: _Asked) -> None:
+    def _fit(self, index: VectorIndex, condition: str, among: Among) -> None:
         try:
             with gently():
-                for part, allowed, is_open in zip(
-                    index.parts, asked.among.parts, list(self._is_open(condition, index, asked.among)), strict=True
-                ):
-                    if is_open:
+                unknown = self._unknown(index, condition, among)
+                for part, allowed, is_unknown in zip(index.parts, among.parts, unknown, strict=True):
+                    if is_unknown:
                         effort = fitted(part.segment, allowed, self._target)
-                        while len(self._fitted) >= 16 * _KEPT:
-                            del self._fitted[next(iter(self._fitted))]
-                        self._fitted[condition, part.segment.name] = allowed.count / len(part.segment), effort
-            asked.among = self._with_efforts(index, condition, asked.among)
+                        with self._lock:
+                            while len(self._fitted) >= 16 * _KEPT:
+                                del self._fitted[next(iter(self._fitted))]
+                            self._fitted[condition, part.segment.name] = allowed.count / len(part.segment), effort
+            with self._lock:
+                if self._index is index and condition in self._ready:
+                    self._ready[condition] = self._with_efforts(index, condition, among)
         except Exception:  # the rows are all scored, as before
             log.exception("a filter could not be measured: %s", condition)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from embedsvc.vectors.recall import Floats
+from embedsvc.vectors.recall import Floats, products
 from embedsvc.vectors.segment import Mask, RowIds, best, by_row
 
 
@@ -78,11 +78,11 @@ class Fresh:
     def search(self, queries: Floats, k: int, passed: Mask | None) -> tuple[RowIds, Floats]:
         """As :meth:`Segment.search`, exact. ``passed`` (count,): which rows a filter lets through."""
         allowed = self.alive if passed is None else self.alive & passed
-        chosen = None if allowed.all() else np.flatnonzero(allowed)
-        ids = self.row_ids if chosen is None else self.row_ids[chosen]
-        vectors = self.vectors if chosen is None else self.vectors[chosen]
-        scores: Floats = queries @ vectors.T
-        return best(np.broadcast_to(ids, scores.shape), scores, k, distinct=self.distinct)
+        scores = products(queries, self.vectors)
+        if not allowed.all():
+            scores[:, ~allowed] = -np.inf
+        ids, scores = best(np.broadcast_to(self.row_ids, scores.shape), scores, k, distinct=self.distinct)
+        return np.where(scores == -np.inf, -1, ids), scores
 
     def scores(self, query: Floats, row_ids: RowIds) -> Floats:
         """Cosines (n,) of these rows with ``query``, of several vectors the best; -inf for one that is not here."""

@@ -178,26 +178,33 @@ def alive_rows(segment: Segment, mask: Mask) -> Allowed:
 
 def needs_fold(index: VectorIndex, goal: Goal) -> bool:
     """Whether there is enough beside the segments, or dead in them, to be worth a build."""
-    return len(index.fresh) > goal.exact or bool(_worn(index))
+    return len(index.fresh) > goal.exact or bool(_worn(index, goal))
 
 
-def _worn(index: VectorIndex) -> list[Part]:
-    return [part for part in index.parts if len(part) < (1 - _DEAD_SHARE) * len(part.segment)]
+def _worn(index: VectorIndex, goal: Goal) -> list[Part]:
+    """Segments with too many dead rows, or that were built for a lower target."""
+    return [
+        part
+        for part in index.parts
+        if len(part) < (1 - _DEAD_SHARE) * len(part.segment) or part.segment.recall.low < goal.target_recall
+    ]
 
 
-def fold(index: VectorIndex, goal: Goal, folder: Path, queries: Floats | None = None) -> VectorIndex:
+def fold(index: VectorIndex, goal: Goal, folder: Path) -> VectorIndex:
     """The same rows, with the fresh ones in a segment, under ``folder``, that takes in those not much larger and those
     with many dead rows. Old segments stay on the disk, and ``index`` goes on answering.
 
     Raises:
         StorageFailure: the disk is full or not writable.
     """
-    joined, size = _worn(index), len(index.fresh)
+    joined, size = _worn(index, goal), len(index.fresh)
     size += sum(map(len, joined))
     for part in sorted(index.parts, key=len):
         if part not in joined and len(part) <= _GROWTH * size:
             joined.append(part)
             size += len(part)
+    # Rows that keep coming have rising ids: the segment needs no order of its own then.
+    joined.sort(key=lambda part: int(part.segment.row_ids[0]))
     kept = tuple(part for part in index.parts if part not in joined)
     fresh = Fresh.empty(index.dimension)
     if not size:
@@ -208,7 +215,7 @@ def fold(index: VectorIndex, goal: Goal, folder: Path, queries: Floats | None = 
             yield from part.rows()
         yield index.fresh.rows()
 
-    made = build(rows(), size, index.dimension, goal, folder, beside=sum(map(len, kept)), queries=queries)
+    made = build(rows(), size, index.dimension, goal, folder, beside=sum(map(len, kept)))
     return replace(index, parts=(*kept, Part(made, None)), fresh=fresh, folded=index.version)
 
 
@@ -220,7 +227,6 @@ def build(
     folder: Path,
     *,
     beside: int = 0,
-    queries: Floats | None = None,
 ) -> Segment:
     """A segment of ``count`` rows, of the kind that fits all of the collection: these and the ones ``beside`` them.
 
@@ -229,7 +235,7 @@ def build(
     """
     planned = plan(max(count + beside, goal.exact + 1), dimension, goal)
     try:
-        return build_segment(rows, count, dimension, planned.kinds, goal.target_recall, folder, queries)
+        return build_segment(rows, count, dimension, planned.kinds, goal.target_recall, folder)
     except (OSError, RuntimeError) as error:
         raise StorageFailure(
             f"The vector index could not be written under {folder}: {error}. "

@@ -33,17 +33,17 @@ def questions(segment: Segment, queries: Floats, allowed: Allowed | None = None)
     return Questions(queries, segment.exact(queries, K, allowed)[1], allowed)
 
 
-def sample(segment: Segment, count: int = SAMPLE, seed: int = 0) -> Floats:
-    """``count`` stand-ins (count, dimension), or as many as there can be, for queries: each is seven tenths of one row
-    and three of another.
+def stand_ins(vectors: Floats, count: int = SAMPLE, seed: int = 0) -> Floats:
+    """``count`` stand-ins (count, dimension), or as many as there can be, for queries: each is seven tenths of one of
+    the ``vectors`` (n, dimension) and three of another.
 
-    A row itself is found too easily, for a graph leads straight to its neighbours: .98 where windows that were held
-    out found .96. With these it was .964 (docs/indexes.md). Of equal rows only one is taken: where most are equal,
+    A vector itself is found too easily, for a graph leads straight to its neighbours: .98 where windows that were held
+    out found .96. With these it was .964 (docs/indexes.md). Of equal ones only one is taken: where most are equal,
     they must not hide that the others are not found.
     """
     rng = np.random.default_rng(seed)
-    chosen = rng.choice(len(segment), min(10 * count, len(segment)), replace=False)
-    several = segment.vectors[np.sort(chosen)]
+    chosen = rng.choice(len(vectors), min(10 * count, len(vectors)), replace=False)
+    several = vectors[np.sort(chosen)]
     first = np.sort(np.unique(several, axis=0, return_index=True)[1])
     rows = several[first[:: max(1, len(first) // count)][:count]]
     mixed = (1 - _OTHER) * rows + _OTHER * several[rng.integers(0, len(several), len(rows))]

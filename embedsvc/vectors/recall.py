@@ -70,3 +70,17 @@ def nearest(queries: Floats, vectors: Floats, k: int) -> tuple[Floats, npt.NDArr
         queries, vectors, min(k, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT
     )
     return found
+
+
+def products(queries: Floats, vectors: Floats) -> Floats:
+    """Inner products (m, n). Those of one query are computed on this thread alone: BLAS would share them among all
+    cores and wait for the one that is busy with something else, and memory is what limits them."""
+    if len(queries) > 1 or not len(vectors):
+        together: Floats = queries @ vectors.T
+        return together
+    faiss = faiss_module()
+    scores = np.empty((1, len(vectors)), np.float32)
+    query, vectors = np.ascontiguousarray(queries), np.ascontiguousarray(vectors)
+    arrays = (faiss.swig_ptr(each) for each in (scores, query, vectors))
+    faiss.fvec_inner_products_ny(*arrays, vectors.shape[1], len(vectors))
+    return scores
