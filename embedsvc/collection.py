@@ -210,7 +210,15 @@ class Collection:
         return newest
 
     def snapshot(self) -> Snapshot:
-        """The newest version with its vector index, which is loaded or brought up to date where it has to be."""
+        """The newest version with its vector index, which is loaded or brought up to date where it has to be.
+
+        While this Collection's own writer is at work, nobody else commits, and the writer brings the index up to date
+        before it acknowledges a commit: searches neither ask the disk nor wait for that.
+        """
+        current = self._snapshot
+        return current if current is not None and self._writing else self._refreshed()
+
+    def _refreshed(self) -> Snapshot:
         store, current = self.store(), self._snapshot
         if current is not None and store.version == current.version:
             return current
@@ -220,6 +228,15 @@ class Collection:
                 index = self._index_for(store, None if current is None else current.index)
                 self._snapshot = current = Snapshot(self.name, store, index, self._filters)
             return current
+
+    def catch_up(self) -> None:
+        """To be called by the writer after a commit: makes it visible to those who search already."""
+        if self._snapshot is not None:
+            try:
+                self._refreshed()
+            except Exception:
+                log.exception("%s: the vector index is loaded anew", self.name)
+                self._snapshot = None
 
     def _index_for(self, store: Store, known: VectorIndex | None = None) -> VectorIndex:
         """The index of exactly this store version: the saved or the known one, and what has changed since."""
@@ -294,7 +311,7 @@ class Collection:
         Raises:
             StorageFailure: the disk is full or not writable. UsageError: no index fits the memory.
         """
-        snapshot = self.snapshot()
+        snapshot = self._refreshed()
         index = snapshot.index
         if needs_fold(index, self.goal):
             index = fold(index, self.goal, self._index_folder)
@@ -332,6 +349,7 @@ class Folder:
 
     def nudge(self, rows: int) -> None:
         """``rows`` more were committed."""
+        self._collection.catch_up()
         self._rows += rows
         if self._rows > self._collection.goal.exact and (self._thread is None or not self._thread.is_alive()):
             self._rows = 0
