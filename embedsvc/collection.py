@@ -230,7 +230,7 @@ class Collection:
             return current
 
     def catch_up(self) -> None:
-        """To be called by the writer after a commit: makes it visible to those who search already."""
+        """Makes what was committed visible to those who search already. For the one that writes."""
         if self._snapshot is not None:
             try:
                 self._refreshed()
@@ -290,6 +290,7 @@ class Collection:
                 raise Conflict(f"The collection {self.name!r} was deleted and made anew meanwhile. Open it again.")
             folder = Folder(self)
             writer = Writer(self.store(), folder.nudge)
+            self.catch_up()  # with what others committed before: from here on nobody else does
             self._writing = True
             try:
                 try:

@@ -590,3 +590,12 @@ def test_a_higher_target_makes_the_next_writer_build_anew(here: Settings) -> Non
     (after,) = collection.snapshot().index.parts
     assert after.segment.recall.low >= higher.target_recall
     assert before.segment.recall.low == 1.0 or after.segment.name != before.segment.name
+
+
+def test_a_writer_first_sees_what_others_committed_before_it(here: Settings) -> None:
+    collection = collection_of(here, "c", "one")
+    assert len(collection.snapshot().index) == 1
+    with Collection.open("c", here).writer() as other:
+        other.replace([simple("d9", "by another")])
+    with collection.writer():
+        assert len(collection.snapshot().index) == 2

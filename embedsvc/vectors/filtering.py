@@ -68,6 +68,8 @@ class Filters:
         """How often each filter was asked for; the one asked for last comes last."""
         self._fitted: dict[tuple[str, str], tuple[float, Effort | None]] = {}
         """By filter and segment: the share of rows that passed, and what was found to do."""
+        self._fitting: set[str] = set()
+        """Being measured, or not to be measured."""
         self._pool: ThreadPoolExecutor | None = None
 
     def among(self, index: VectorIndex, condition: str, matching: Callable[[], RowIds]) -> Among:
@@ -86,7 +88,8 @@ class Filters:
                 self._ready.pop(oldest, None)
             if self._index is index:
                 among = self._ready.setdefault(condition, among)
-            if times == 2 and any(self._unknown(index, condition, among)):
+            if times > 1 and condition not in self._fitting and any(self._unknown(index, condition, among)):
+                self._fitting.add(condition)
                 self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="filter")
                 self._pool.submit(self._fit, index, condition, among)
         return among
@@ -124,7 +127,9 @@ class Filters:
                                 del self._fitted[next(iter(self._fitted))]
                             self._fitted[condition, part.segment.name] = allowed.count / len(part.segment), effort
             with self._lock:
-                if self._index is index and condition in self._ready:
-                    self._ready[condition] = self._with_efforts(index, condition, among)
+                ready = self._ready.get(condition)
+                if ready is not None and self._index is not None:  # by now, perhaps, of a later index
+                    self._ready[condition] = self._with_efforts(self._index, condition, ready)
+                self._fitting.discard(condition)
         except Exception:  # the rows are all scored, as before
             log.exception("a filter could not be measured: %s", condition)
