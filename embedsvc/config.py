@@ -67,6 +67,9 @@ class Settings:
     index_memory_mb: int = 0
     """Megabytes of memory that a collection's vector index may take, and in the service those of all that are open:
     above it, the collection unused for longest is closed. 0: half of what there is."""
+    recall_sample: float = 0.05
+    """Share of live queries that are searched for again, exactly, in the background (at most 2 % of a core): so the
+    recall that people get is known. Their vectors are kept beside the collection, to choose efforts by. 0: none."""
     lock_timeout: float = 10.0
     """Seconds a writer waits for another process that writes to the same collection."""
     host: str = "127.0.0.1"

@@ -7,32 +7,54 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from embedsvc.collection import Snapshot
+from embedsvc.collection import Collection
 from embedsvc.search import Answer, Hit
+from embedsvc.vectors import Recall
 
 
-def describe(snapshot: Snapshot) -> dict[str, Any]:
-    """Counts, contract (without its canary vectors), chunking, vector index and bytes on disk of a collection."""
-    store, index = snapshot.store, snapshot.index
+def describe(collection: Collection) -> dict[str, Any]:
+    """Counts, contract (without its canary vectors), chunking, vector index and bytes on disk of a collection.
+
+    The index is the one that is loaded, or else what its files say of it: nothing is built to tell about it.
+    """
+    store = collection.store()
     contract = store.contract.to_dict()
     del contract["canary_vectors"]
     return {
-        "name": snapshot.name,
+        "name": collection.name,
         "documents": store.count_documents(),
         "passages": store.count(),
-        "version": snapshot.version,
+        "version": store.version,
         "contract": contract,
         "chunking": asdict(store.chunking),
-        "index": {
-            "kind": index.kind,
-            "bytes_per_vector": index.bytes_per_vector,
-            "recall@10": index.recall.mean,
-            "recall_interval": [index.recall.low, index.recall.high],
-            "recall_sample": index.recall.sample,
-            "segments": len(index.parts),
-            "build_seconds": round(index.build_seconds, 3),
-        },
+        "index": _index(collection),
         "bytes": _bytes_below(store.path.parent),
+    }
+
+
+def _index(collection: Collection) -> dict[str, Any]:
+    index = collection.upkeep.known()
+    if index is None:
+        return {"kind": "not built yet"}
+    value: dict[str, Any] = {
+        "kind": index.kind,
+        "bytes_per_vector": index.bytes_per_vector,
+        **_recall(index.recall),
+        "segments": len(index.parts),
+        "build_seconds": round(index.build_seconds, 3),
+    }
+    for name, filtered in (("live", False), ("live_filtered", True)):
+        recall = collection.upkeep.live.recall(filtered=filtered)
+        if recall is not None:
+            value[name] = _recall(recall)
+    return value
+
+
+def _recall(recall: Recall) -> dict[str, Any]:
+    return {
+        "recall@10": recall.mean,
+        "recall_interval": [recall.low, recall.high],
+        "recall_sample": recall.sample,
     }
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from embedsvc.collection import Collection, Snapshot
+from embedsvc.collection import Collection
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, load_encoder
 from embedsvc.errors import NotFound, UsageError
@@ -25,6 +25,7 @@ from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, make_document
 from embedsvc.search import Query, search
 from embedsvc.search.pipeline import MAX_K, Mode
+from embedsvc.upkeep import Snapshot
 
 Qrels = Mapping[str, Mapping[str, int]]
 """Query id → document id → relevance."""

@@ -18,6 +18,7 @@ PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = (
     {"records", "errors", "config", "logs"},
     {"readers", "chunking", "encoding", "vectors", "storage"},
+    {"upkeep"},
     {"collection"},
     {"ingest", "search", "checks"},
     {"describe"},  # what the flows give, in the shapes that all faces share

@@ -36,6 +36,7 @@ from embedsvc.service.jobs import Jobs
 from embedsvc.service.middleware import Front
 from embedsvc.service.opened import Collections
 from embedsvc.service.state import Bounded
+from embedsvc.upkeep import Upkeep
 from embedsvc.vectors import Goal
 from tests.server import DEADLINE, Server, server, until
 
@@ -732,15 +733,15 @@ def test_while_one_collection_is_opened_the_others_are_searched(
 ) -> None:
     for name in ("slow", "other"):
         Collection.create(name, encoder.contract, Chunking(64, 8), here)
-    index_for, go, opened = Collection._index_for, threading.Event(), []
+    index_for, go, opened = Upkeep._index_for, threading.Event(), []
 
-    def held(self: Collection, *arguments: Any) -> Any:
+    def held(self: Upkeep, *arguments: Any) -> Any:
         opened.append(self.name)
         if self.name == "slow":
             assert go.wait(DEADLINE)
         return index_for(self, *arguments)
 
-    monkeypatch.setattr(Collection, "_index_for", held)
+    monkeypatch.setattr(Upkeep, "_index_for", held)
     app = create_app(here)
 
     async def ask() -> list[int]:

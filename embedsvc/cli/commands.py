@@ -239,7 +239,7 @@ def list_collections(data_dir: DataDir = None, json: Json = False) -> None:
     found: list[dict[str, Any]] = []
     for name in collection_names(settings.data_dir):
         try:
-            found.append(describe(Collection.open(name, settings).snapshot()))
+            found.append(describe(Collection.open(name, settings)))
         except DamagedCollection as error:
             found.append({"name": name, "error": str(error)})
     output.collections(found, settings.data_dir, json)
@@ -254,7 +254,7 @@ def show(name: str, data_dir: DataDir = None, json: Json = False) -> None:
     from embedsvc.collection import Collection
     from embedsvc.describe import describe
 
-    output.collection(describe(Collection.open(name, settings_of(data_dir=data_dir)).snapshot()), json)
+    output.collection(describe(Collection.open(name, settings_of(data_dir=data_dir))), json)
 
 
 @collections.command()

@@ -13,12 +13,12 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from embedsvc.collection import Snapshot
 from embedsvc.encoding import Encoder, OnOverflow
 from embedsvc.errors import UsageError
 from embedsvc.records import Metadata, without_surrogates
 from embedsvc.search.fusion import convex_combination
 from embedsvc.storage import Store, StoredPassage
+from embedsvc.upkeep import Snapshot
 
 Mode = Literal["hybrid", "dense", "lexical"]
 RowIds = npt.NDArray[np.int64]
@@ -170,8 +170,7 @@ def _retrieve(snapshot: Snapshot, encoder: Encoder, query: Query) -> tuple[_Cand
     else:
         encoded = encoder.encode_texts([query.text], kind="query", on_overflow=query.on_overflow)
         vector, cut = encoded.vectors[0], encoded.cut_tokens[0]
-    among = None if query.filter is None else snapshot.among(query.filter)
-    dense_ids, dense_scores = index.search(vector, limit, among)
+    dense_ids, dense_scores = snapshot.nearest(vector, limit, query.filter)
     if lexical is None:
         return _Candidates(dense_ids, dense_scores, dense_scores, None), cut
     known_ids, known_scores = lexical.result()

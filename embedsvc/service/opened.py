@@ -106,7 +106,8 @@ class Collections:
         self.call(name, lambda opened: opened.collection.snapshot())
         budget = index_goal(self._settings).memory
         with self._unloading:
-            held = {name: opened.collection.index_bytes for name, opened in list(self._opened.items())}
+            indexes = {name: opened.collection.upkeep.loaded for name, opened in list(self._opened.items())}
+            held = {name: index.bytes_resident for name, index in indexes.items() if index is not None}
             for oldest in sorted(held.keys() - {name}, key=lambda each: self._used.get(each, 0.0)):
                 if sum(held.values()) <= budget:
                     break
@@ -116,7 +117,7 @@ class Collections:
     def is_ready(self, name: str) -> bool:
         """Whether it is open with its vector index, so that a search of it waits for nothing."""
         opened = self._opened.get(name)
-        return opened is not None and opened.collection.is_loaded and opened.is_current()
+        return opened is not None and opened.collection.upkeep.loaded is not None and opened.is_current()
 
     def _open(self, name: str) -> Opened:
         hold = self._hold(name)
@@ -151,7 +152,7 @@ class Collections:
         Raises:
             NotFound: there is none, or it was deleted while it was looked at. DamagedCollection: it cannot be read.
         """
-        return self.steadily(name, lambda: describe(self.peek(name).snapshot()))
+        return self.steadily(name, lambda: describe(self.peek(name)))
 
     def make(self, name: str, asked: dict[str, Any]) -> bool:
         """Makes the collection with the settings ``asked`` unless it is there with these; whether it was made.

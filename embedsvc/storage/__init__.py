@@ -1,5 +1,6 @@
 """The store: one Lance table per collection, the single source of truth."""
 
+from embedsvc.storage.lock import write_lock
 from embedsvc.storage.portable import export_store, read_exported
 from embedsvc.storage.store import Changes, Store, StoredDocument, StoredPassage, passage_table
 
@@ -11,4 +12,5 @@ __all__ = [
     "export_store",
     "passage_table",
     "read_exported",
+    "write_lock",
 ]

@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+_TAGS = "_refs"
+"""Lance's folder of tags, which are no part of a commit: another thread may be setting one."""
+
+
 def _files(root: Path) -> set[str]:
     found: set[str] = set()
     pending = [str(root)]
@@ -19,7 +23,8 @@ def _files(root: Path) -> set[str]:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
+                    if entry.name != _TAGS:
+                        pending.append(entry.path)
                 else:
                     found.add(entry.path)
     return found

@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -42,7 +42,7 @@ _TAIL_SHARE = 0.1
 from 18 fragments, 1.5 ms from one; and no row is rewritten more than about ten times as a collection grows."""
 _KEEP_VERSIONS = timedelta(hours=1)
 _KEPT = "vector-index"
-"""Lance's tag on the version that the saved vector index stands at: what came since is told by the difference to it."""
+"""Lance's tags on the versions that saved vector indexes stand at: what came since is told by the difference to one."""
 
 RowIds = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -383,10 +383,21 @@ class Store:
         return self._committed(work)
 
     def keep(self, version: int) -> None:
-        """Keeps ``version``, in place of the one kept before, from being cleaned up."""
+        """Keeps ``version`` from being cleaned up."""
         with writing(self.path):
-            tags = self._handle().tags
-            (tags.update if _KEPT in tags.list() else tags.create)(_KEPT, version)
+            if version not in self._kept():
+                self._handle().tags.create(f"{_KEPT}-{version}", version)
+
+    def keep_only(self, versions: Collection[int]) -> None:
+        """Of the versions that were kept, lets go of all but these."""
+        with writing(self.path):
+            for version, tag in self._kept().items():
+                if version not in versions:
+                    self._handle().tags.delete(tag)
+
+    def _kept(self) -> dict[int, str]:
+        tags = self._handle().tags.list().items()
+        return {int(tag["version"]): name for name, tag in tags if name.startswith(_KEPT)}
 
     def clean_up(self) -> None:
         """Removes versions older than an hour, but for the kept one, and their files."""

@@ -1,9 +1,20 @@
 """The vector index: FAISS over the store's vectors. Derived, always rebuildable, never the only copy."""
 
 from embedsvc.vectors.faiss_module import faiss_module, gently
-from embedsvc.vectors.files import load_index, save_index
+from embedsvc.vectors.files import load_index, save_index, saved_versions
 from embedsvc.vectors.filtering import Filters
-from embedsvc.vectors.index import Among, VectorIndex, apply_changes, build, fold, needs_fold, of_segment
+from embedsvc.vectors.index import (
+    Among,
+    VectorIndex,
+    apply_changes,
+    build,
+    fold,
+    needs_fold,
+    of_segment,
+    raised,
+    with_segments,
+)
+from embedsvc.vectors.live import Live
 from embedsvc.vectors.planner import Goal, Plan, plan
 from embedsvc.vectors.recall import Recall
 
@@ -11,6 +22,7 @@ __all__ = [
     "Among",
     "Filters",
     "Goal",
+    "Live",
     "Plan",
     "Recall",
     "VectorIndex",
@@ -23,5 +35,8 @@ __all__ = [
     "needs_fold",
     "of_segment",
     "plan",
+    "raised",
     "save_index",
+    "saved_versions",
+    "with_segments",
 ]

@@ -8,7 +8,7 @@ import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from embedsvc.vectors.faiss_module import faiss_module
 from embedsvc.vectors.kinds import KINDS, Effort
-from embedsvc.vectors.measuring import Questions, questions, stand_ins
+from embedsvc.vectors.measuring import asked_of, tuned
 from embedsvc.vectors.recall import EXACT, Floats, Recall
 from embedsvc.vectors.segment import FLAT, RowIds, Segment
 
@@ -49,12 +49,16 @@ def build_segment(
     kinds: Sequence[str],
     target: float,
     folder: Path,
+    real: Floats,
+    go_on: Callable[[], None],
 ) -> Segment:
     """Indexes ``count`` rows (one at least) under ``folder``. They come as row ids (n,) and vectors (n, dimension) of
     unit length.
 
     The first of ``kinds`` that reaches recall@10 of ``target`` is taken (the whole 95 % confidence interval must lie
-    above it), with the least effort that does; where none does, an exact segment is made.
+    above it), with the least effort that does; where none does, an exact segment is made. Recall is measured with
+    stand-ins for queries and with ``real`` (m, dimension) ones, where there are enough. ``go_on`` is called now and
+    then; what it raises ends the work.
 
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
@@ -70,8 +74,11 @@ def build_segment(
         exact = Segment(name, FLAT, ids, _order(ids), copies, vectors, None, Effort(0, 1), EXACT, 0.0)
         if count < _FEWEST:
             kinds = ()
-        asked = questions(exact, stand_ins(vectors))
-        segment = next(filter(None, (_tried(exact, kind, target, asked) for kind in kinds)), exact)
+        segment = exact
+        if kinds:
+            asked = asked_of(exact, real)
+            built = (replace(exact, kind=kind, codes=KINDS[kind].build(vectors, go_on)) for kind in kinds)
+            segment = next(filter(None, (tuned(each, target, asked) for each in built)), exact)
         if segment is exact and kinds:
             log.warning("no index of these %d vectors reaches a recall of %g: they are searched exactly", count, target)
         if segment.codes is not None:
@@ -112,16 +119,6 @@ def _lay_down(rows: Iterable[tuple[RowIds, Floats]], count: int, dimension: int,
     return ids
 
 
-def _tried(exact: Segment, kind: str, target: float, asked: Questions) -> Segment | None:
-    """The segment with codes of this kind and the least effort that reaches the target; None: no effort does."""
-    segment = replace(exact, kind=kind, codes=KINDS[kind].build(exact.vectors))
-    for effort in KINDS[kind].efforts:
-        recall = asked.recall(segment, effort)
-        if recall.low >= target:
-            return replace(segment, effort=effort, recall=recall)
-    return None
-
-
 def _checksum(file: Path, whole: bool) -> dict[str, int]:
     """Size and CRC-32 of a file; of the vectors, which may be many gigabytes, of 256 places in it."""
     size, crc = file.stat().st_size, 0
@@ -136,8 +133,9 @@ def _checksum(file: Path, whole: bool) -> dict[str, int]:
     return {"bytes": size, "crc32": crc}
 
 
-def load_segment(folder: Path, dimension: int) -> Segment:
-    """The segment that :func:`build_segment` left in ``folder``, mapped into memory.
+def load_segment(folder: Path, dimension: int, *, check: bool = True) -> Segment:
+    """The segment that :func:`build_segment` left in ``folder``, mapped into memory. Not to ``check`` what the files
+    hold is for those who only tell about it.
 
     Raises:
         OSError, ValueError, KeyError, TypeError, RuntimeError: it is not what was written, or of another FAISS.
@@ -146,7 +144,7 @@ def load_segment(folder: Path, dimension: int) -> Segment:
     about: dict[str, Any] = json.loads((folder / LAYOUT.about).read_text(encoding="utf-8"))
     if about["faiss"] != faiss.__version__:
         raise ValueError(f"written by FAISS {about['faiss']}, this is {faiss.__version__}")
-    for name, expected in about["files"].items():
+    for name, expected in about["files"].items() if check else ():
         if _checksum(folder / name, name != LAYOUT.vectors) != expected:
             raise ValueError(f"{name} is not what was written")
     ids = np.load(folder / LAYOUT.row_ids, mmap_mode="r", allow_pickle=False)

@@ -3,8 +3,8 @@
     faiss/segment-<id>/    codes, vectors and row ids of a segment (:mod:`.building`)
     faiss/<version>/       index.json names the segments; <segment>.alive.npy says which rows of one are still there
 
-A segment that is not what was written makes :func:`load_index` answer None with a warning: the store has all it takes
-to build it again.
+A version with a segment that is not what was written is left out with a warning: the store has all it takes to build
+the index again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import logging
 import shutil
 import uuid
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ from embedsvc.errors import StorageFailure
 from embedsvc.vectors.building import load_segment
 from embedsvc.vectors.fresh import Fresh
 from embedsvc.vectors.index import Part, VectorIndex, alive_rows
+from embedsvc.vectors.kinds import Effort
+from embedsvc.vectors.recall import Recall
 
 log = logging.getLogger(__name__)
 
 _MANIFEST = "index.json"
 _ALIVE = ".alive.npy"
+_KEPT = 2
+"""Versions that stay: a reader that is opening the one before gets to finish."""
 
 
 def save_index(index: VectorIndex, folder: Path) -> None:
@@ -46,7 +51,16 @@ def save_index(index: VectorIndex, folder: Path) -> None:
         manifest = {
             "version": index.version,
             "dimension": index.dimension,
-            "segments": [{"name": part.segment.name, "alive": len(part)} for part in index.parts],
+            "segments": [
+                {
+                    "name": part.segment.name,
+                    "alive": len(part),
+                    # May have been raised since the segment was built.
+                    "effort": asdict(part.segment.effort),
+                    "recall": asdict(part.segment.recall),
+                }
+                for part in index.parts
+            ],
         }
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         if target.exists():
@@ -63,9 +77,8 @@ def save_index(index: VectorIndex, folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Removes all but the two newest versions and their segments: a reader that is opening the one before gets to
-    finish. What is open stays readable, as files do that are removed."""
-    kept = _versions(folder)[:2]
+    """Removes all but the newest versions and their segments. What is open stays readable, as removed files do."""
+    kept = saved_versions(folder)[:_KEPT]
     needed = {str(version) for version in kept}
     for version in kept:
         try:
@@ -78,30 +91,31 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def _versions(folder: Path) -> list[int]:
+def saved_versions(folder: Path) -> list[int]:
     """Store versions that have a saved index, newest first."""
     entries = folder.iterdir() if folder.is_dir() else ()
     return sorted((int(entry.name) for entry in entries if entry.name.isdigit()), reverse=True)
 
 
-def load_index(folder: Path, dimension: int, newest: int, known: VectorIndex | None = None) -> VectorIndex | None:
+def load_index(
+    folder: Path, dimension: int, newest: int, known: VectorIndex | None = None, *, check: bool = True
+) -> VectorIndex | None:
     """The saved index of the latest store version that is not after ``newest``, unless ``known`` has its segments.
 
-    None where there is none to be used.
+    None where there is none to be used. Not to ``check`` what the files hold is for those who only tell about it.
     """
-    for version in _versions(folder):
+    for version in saved_versions(folder):
         if known is not None and version <= known.folded:
             return None
         if version <= newest:
             try:
-                return _load(folder, version, dimension, known)
+                return _load(folder, version, dimension, known, check)
             except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
                 log.warning("vector index %s is not usable (%s); it is built again", folder / str(version), error)
-                return None
     return None
 
 
-def _load(folder: Path, version: int, dimension: int, known: VectorIndex | None) -> VectorIndex:
+def _load(folder: Path, version: int, dimension: int, known: VectorIndex | None, check: bool) -> VectorIndex:
     manifest: dict[str, Any] = json.loads((folder / str(version) / _MANIFEST).read_text(encoding="utf-8"))
     if manifest["version"] != version or manifest["dimension"] != dimension:
         raise ValueError("it belongs to another collection")
@@ -109,7 +123,10 @@ def _load(folder: Path, version: int, dimension: int, known: VectorIndex | None)
     parts = []
     for about in manifest["segments"]:
         name = about["name"]
-        segment = open_already.get(name) or load_segment(folder / name, dimension)
+        segment = open_already.get(name)
+        if segment is None:
+            segment = load_segment(folder / name, dimension, check=check)
+            segment = replace(segment, effort=Effort(**about["effort"]), recall=Recall(**about["recall"]))
         alive = None
         if about["alive"] != len(segment):
             bits = np.load(folder / str(version) / f"{name}{_ALIVE}", allow_pickle=False)

@@ -16,7 +16,8 @@ from dataclasses import replace
 from embedsvc.vectors.faiss_module import gently
 from embedsvc.vectors.index import Among, VectorIndex
 from embedsvc.vectors.kinds import KINDS, Effort
-from embedsvc.vectors.measuring import questions, stand_ins
+from embedsvc.vectors.measuring import FEWEST, asked_of, recall_of
+from embedsvc.vectors.recall import Floats
 from embedsvc.vectors.segment import Allowed, RowIds, Segment
 
 log = logging.getLogger(__name__)
@@ -32,11 +33,12 @@ _CHANGED = 0.1
 """What was measured stands until the share of rows that pass has changed by so much."""
 
 
-def fitted(segment: Segment, allowed: Allowed, target: float) -> Effort | None:
-    """The least effort that finds the allowed rows with recall@10 of ``target``; None: none does, score them all."""
-    asked = questions(segment, stand_ins(segment.vectors, _SAMPLE), allowed)
+def fitted(segment: Segment, allowed: Allowed, target: float, real: Floats) -> Effort | None:
+    """The least effort that finds the allowed rows with recall@10 of ``target``, for stand-ins for queries and, where
+    there are enough, ``real`` (m, dimension) ones; None: none does, score them all."""
+    asked = asked_of(segment, real, allowed, _SAMPLE)
     for effort in _efforts(segment, allowed):
-        if asked.recall(segment, effort).low >= target:
+        if recall_of(segment, effort, asked).low >= target:
             return effort
     return None
 
@@ -58,8 +60,10 @@ def _efforts(segment: Segment, allowed: Allowed) -> Iterator[Effort]:
 class Filters:
     """The filters asked for last, ready for an index; shared by threads."""
 
-    def __init__(self, target: float) -> None:
+    def __init__(self, target: float, real: Callable[[], Floats]) -> None:
+        """``real`` gives the queries (m, dimension) that were asked before."""
         self._target = target
+        self._real = real
         self._lock = threading.Lock()
         self._index: VectorIndex | None = None
         self._ready: dict[str, Among] = {}
@@ -70,6 +74,7 @@ class Filters:
         """By filter and segment: the share of rows that passed, and what was found to do."""
         self._fitting: set[str] = set()
         """Being measured, or not to be measured."""
+        self._doubted = False
         self._pool: ThreadPoolExecutor | None = None
 
     def among(self, index: VectorIndex, condition: str, matching: Callable[[], RowIds]) -> Among:
@@ -88,11 +93,20 @@ class Filters:
                 self._ready.pop(oldest, None)
             if self._index is index:
                 among = self._ready.setdefault(condition, among)
-            if times > 1 and condition not in self._fitting and any(self._unknown(index, condition, among)):
+            due = times > 1 and condition not in self._fitting and any(self._unknown(index, condition, among))
+            if due and (not self._doubted or len(self._real()) >= FEWEST):
                 self._fitting.add(condition)
                 self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="filter")
                 self._pool.submit(self._fit, index, condition, among)
         return among
+
+    def distrust(self) -> None:
+        """What was measured with stand-ins does not hold: until there are enough real queries to measure with, all rows
+        that pass are scored."""
+        with self._lock:
+            self._doubted = True
+            self._fitted.clear()
+            self._ready.clear()
 
     def _known(self, condition: str, segment: Segment, allowed: Allowed) -> tuple[float, Effort | None] | None:
         found = self._fitted.get((condition, segment.name))
@@ -121,7 +135,7 @@ class Filters:
                 unknown = self._unknown(index, condition, among)
                 for part, allowed, is_unknown in zip(index.parts, among.parts, unknown, strict=True):
                     if is_unknown:
-                        effort = fitted(part.segment, allowed, self._target)
+                        effort = fitted(part.segment, allowed, self._target, self._real())
                         with self._lock:
                             while len(self._fitted) >= 16 * _KEPT:
                                 del self._fitted[next(iter(self._fitted))]

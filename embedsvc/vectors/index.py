@@ -10,7 +10,7 @@ Vectors are of unit length, so the inner product is the cosine.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy as np
 from embedsvc.errors import StorageFailure
 from embedsvc.vectors.building import build_segment
 from embedsvc.vectors.fresh import Fresh
+from embedsvc.vectors.measuring import asked_of, recall_of, tuned
 from embedsvc.vectors.planner import Goal, plan
 from embedsvc.vectors.recall import EXACT, Floats, Recall
 from embedsvc.vectors.segment import Allowed, Mask, RowIds, Segment, best
@@ -28,6 +29,10 @@ _GROWTH = 4
 _DEAD_SHARE = 0.2
 """A segment with more dead rows than this is built anew."""
 _BLOCK = 50_000
+
+
+def _go_on() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +86,11 @@ class VectorIndex:
     def kind(self) -> str:
         """That of its largest segment; ``flat``, which is exact, where there is none."""
         return max(self.parts, key=len).segment.kind if self.parts else "flat"
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every vector is looked at."""
+        return all(part.segment.codes is None for part in self.parts)
 
     @property
     def recall(self) -> Recall:
@@ -140,6 +150,14 @@ class VectorIndex:
         ids, scores = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
         return best(ids, scores, k, distinct=True)
 
+    def exact(self, queries: Floats, k: int, among: Among | None = None) -> tuple[RowIds, Floats]:
+        """As :meth:`search_many`, by looking at every vector that may be found."""
+        allowed: Sequence[Allowed | None] = [part.alive for part in self.parts] if among is None else among.parts
+        found = [part.segment.exact(queries, k, rows) for part, rows in zip(self.parts, allowed, strict=True)]
+        found.append(self.fresh.search(queries, k, None if among is None else among.fresh))
+        ids, scores = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        return best(ids, scores, k, distinct=True)
+
     def scores(self, query: Floats, row_ids: RowIds) -> Floats:
         """Exact cosines of these rows (n,) with ``query`` (dimension,); NaN for a row that is not in the index."""
         scores = self.fresh.scores(query, row_ids)
@@ -190,9 +208,36 @@ def _worn(index: VectorIndex, goal: Goal) -> list[Part]:
     ]
 
 
-def fold(index: VectorIndex, goal: Goal, folder: Path) -> VectorIndex:
+def with_segments(index: VectorIndex, changed: Mapping[str, Segment]) -> VectorIndex:
+    """The index with other efforts in the segments of these names."""
+    parts = []
+    for part in index.parts:
+        segment = changed.get(part.segment.name)
+        if segment is not None:
+            part = Part(segment, None if part.alive is None else alive_rows(segment, part.alive.mask))
+        parts.append(part)
+    return replace(index, parts=tuple(parts))
+
+
+def raised(index: VectorIndex, target: float, real: Floats) -> dict[str, Segment]:
+    """The segments with more effort, for ``real`` queries (m, dimension) find less than ``target`` with theirs. One
+    that no effort helps is only marked as below the target: it is due to be built anew."""
+    changed = {}
+    for part in index.parts:
+        segment = part.segment
+        if segment.codes is not None:
+            asked = asked_of(segment, real)
+            harder = tuned(segment, target, asked, least=segment.effort)
+            changed[segment.name] = harder or replace(segment, recall=recall_of(segment, segment.effort, asked))
+    return changed
+
+
+def fold(
+    index: VectorIndex, goal: Goal, folder: Path, real: Floats | None = None, go_on: Callable[[], None] = _go_on
+) -> VectorIndex:
     """The same rows, with the fresh ones in a segment, under ``folder``, that takes in those not much larger and those
-    with many dead rows. Old segments stay on the disk, and ``index`` goes on answering.
+    with many dead rows. Old segments stay on the disk, and ``index`` goes on answering. ``real``, ``go_on``: as in
+    :func:`build`.
 
     Raises:
         StorageFailure: the disk is full or not writable.
@@ -215,7 +260,7 @@ def fold(index: VectorIndex, goal: Goal, folder: Path) -> VectorIndex:
             yield from part.rows()
         yield index.fresh.rows()
 
-    made = build(rows(), size, index.dimension, goal, folder, beside=sum(map(len, kept)))
+    made = build(rows(), size, index.dimension, goal, folder, real, go_on, beside=sum(map(len, kept)))
     return replace(index, parts=(*kept, Part(made, None)), fresh=fresh, folded=index.version)
 
 
@@ -225,17 +270,23 @@ def build(
     dimension: int,
     goal: Goal,
     folder: Path,
+    real: Floats | None = None,
+    go_on: Callable[[], None] = _go_on,
     *,
     beside: int = 0,
 ) -> Segment:
     """A segment of ``count`` rows, of the kind that fits all of the collection: these and the ones ``beside`` them.
+
+    ``real``: queries (m, dimension) that were asked before, to measure its recall with. ``go_on`` is called now and
+    then; what it raises ends the work and leaves nothing behind.
 
     Raises:
         StorageFailure: the disk is full or not writable. UsageError: no kind fits the memory.
     """
     planned = plan(max(count + beside, goal.exact + 1), dimension, goal)
     try:
-        return build_segment(rows, count, dimension, planned.kinds, goal.target_recall, folder)
+        real = np.empty((0, dimension), np.float32) if real is None else real
+        return build_segment(rows, count, dimension, planned.kinds, goal.target_recall, folder, real, go_on)
     except (OSError, RuntimeError) as error:
         raise StorageFailure(
             f"The vector index could not be written under {folder}: {error}. "

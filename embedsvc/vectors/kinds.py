@@ -19,8 +19,8 @@ from embedsvc.vectors.recall import Floats
 
 Positions = npt.NDArray[np.int64]
 
-_BLOCK = 50_000
-"""Vectors that are read from the disk at a time while building."""
+_BLOCK = 10_000
+"""Vectors that are read from the disk, and indexed, at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,18 @@ class Effort:
 class Kind:
     """One kind of index.
 
-    ``build(vectors)`` makes the FAISS index of (n, dimension) vectors of unit length. ``search(codes, queries, count,
-    depth, allowed)`` gives positions (queries, count), -1 where there are no more; ``allowed`` is a bitmap of
-    positions. ``scan`` does so by looking at every code that is allowed. ``efforts``: cheapest first.
+    ``build(vectors, go_on)`` makes the FAISS index of (n, dimension) vectors of unit length; ``go_on`` is called now
+    and then, to raise where the work is not wanted any more. ``search(codes, queries, count, depth, allowed)`` gives
+    positions (queries, count), -1 where there are no more; ``allowed`` is a bitmap of positions. ``scan`` does so by
+    looking at every code that is allowed. ``efforts(codes)``: cheapest first.
     ``step_seconds`` is about what one unit of depth costs a search of n codes.
     """
 
     name: str
-    build: Callable[[Floats], Any]
+    build: Callable[[Floats, Callable[[], None]], Any]
     search: Callable[[Any, Floats, int, int, Bitmap | None], Positions]
     scan: Callable[[Any, Floats, int, Bitmap | None], Positions]
-    efforts: tuple[Effort, ...]
+    efforts: Callable[[Any], tuple[Effort, ...]]
     bytes_per_vector: Callable[[int, int], float]
     step_seconds: Callable[[int], float]
 
@@ -54,8 +55,9 @@ class Kind:
 Bitmap = npt.NDArray[np.uint8]
 
 
-def _blocks(vectors: Floats) -> Iterator[Floats]:
+def _blocks(vectors: Floats, go_on: Callable[[], None]) -> Iterator[Floats]:
     for start in range(0, len(vectors), _BLOCK):
+        go_on()
         yield np.ascontiguousarray(vectors[start : start + _BLOCK], np.float32)
 
 
@@ -78,7 +80,7 @@ _CLIPPED = 1e-4
 """Share of the components that the codes' range may leave out."""
 
 
-def _build_hnsw(vectors: Floats) -> Any:
+def _build_hnsw(vectors: Floats, go_on: Callable[[], None]) -> Any:
     """Source: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical
     Navigable Small World graphs", TPAMI 2020; FAISS's implementation.
 
@@ -91,7 +93,7 @@ def _build_hnsw(vectors: Floats) -> Any:
     )
     codes.hnsw.efConstruction = _BUILD_DEPTH
     largest = np.quantile(np.abs(_sample(vectors, 10_000)), 1 - _CLIPPED)
-    for block in _blocks(vectors):
+    for block in _blocks(vectors, go_on):
         codes.add(_whole(block, largest))
     return codes
 
@@ -142,7 +144,7 @@ def _parts(dimension: int) -> int:
     return next(parts for parts in range(max(1, dimension // 3), 0, -1) if dimension % parts == 0)
 
 
-def _build_ivf(vectors: Floats) -> Any:
+def _build_ivf(vectors: Floats, go_on: Callable[[], None]) -> Any:
     """Source: André, Kermarrec and Le Scouarnec, "Cache locality is not enough: High-Performance Nearest Neighbor
     Search with Product Quantization Fast Scan", VLDB 2015; FAISS's implementation.
 
@@ -153,7 +155,7 @@ def _build_ivf(vectors: Floats) -> Any:
     dimension, lists = vectors.shape[1], _lists(len(vectors))
     codes = faiss.index_factory(dimension, f"IVF{lists},PQ{_parts(dimension)}x4fs", faiss.METRIC_INNER_PRODUCT)
     codes.train(_sample(vectors, max(_TRAINING_PER_LIST * lists, 1000)))
-    for block in _blocks(vectors):
+    for block in _blocks(vectors, go_on):
         codes.add(block)
     return codes
 
@@ -175,12 +177,24 @@ def _ivf_bytes(count: int, dimension: int) -> float:
 
 _DEPTHS = (16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 
+
+def _hnsw_efforts(_: Any) -> tuple[Effort, ...]:
+    return tuple(Effort(depth, 2) for depth in _DEPTHS)
+
+
+def _ivf_efforts(codes: Any) -> tuple[Effort, ...]:
+    """Of more candidates than a hundred, scoring them again costs more than looking into more lists."""
+    lists = codes.nlist
+    depths = [*(depth for depth in _DEPTHS if depth < lists), min(lists, _DEPTHS[-1])]
+    return (*(Effort(depth, 10) for depth in depths), Effort(depths[-1], 20), Effort(min(lists, 2 * _DEPTHS[-1]), 40))
+
+
 HNSW8 = Kind(
     "hnsw8",
     _build_hnsw,
     _search_hnsw,
     _scan_hnsw,
-    tuple(Effort(depth, 2) for depth in _DEPTHS),
+    _hnsw_efforts,
     _hnsw_bytes,
     lambda _: 4e-6,
 )
@@ -189,8 +203,7 @@ IVFPQ4 = Kind(
     _build_ivf,
     _search_ivf,
     _scan_ivf,
-    # Of more candidates than a hundred, scoring them again costs more than looking into more lists.
-    (*(Effort(depth, 10) for depth in _DEPTHS), Effort(512, 20), Effort(1024, 40)),
+    _ivf_efforts,
     _ivf_bytes,
     lambda count: 8e-9 * count / _lists(count),
 )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from embedsvc.vectors.kinds import Effort
+from embedsvc.vectors.kinds import KINDS, Effort
 from embedsvc.vectors.recall import Floats, K, Recall, estimate, shares
 from embedsvc.vectors.segment import Allowed, Segment
 
 SAMPLE = 1000
 """Queries that recall is measured with."""
+FEWEST = 200
+"""Real queries that an effort is chosen by, at least: of fewer, not even a perfect sample could show a usual target."""
 _OTHER = 0.3
 
 
@@ -31,6 +34,31 @@ class Questions:
 def questions(segment: Segment, queries: Floats, allowed: Allowed | None = None) -> Questions:
     """``queries`` (m, dimension) with their exact answers."""
     return Questions(queries, segment.exact(queries, K, allowed)[1], allowed)
+
+
+def asked_of(exact: Segment, real: Floats, allowed: Allowed | None = None, count: int = SAMPLE) -> list[Questions]:
+    """What an index over the vectors of ``exact`` is measured with: stand-ins for queries, and ``real`` (m, dimension)
+    ones where there are enough."""
+    asked = [questions(exact, stand_ins(exact.vectors, count), allowed)]
+    if len(real) >= FEWEST:
+        asked.append(questions(exact, real[-count:], allowed))
+    return asked
+
+
+def recall_of(segment: Segment, effort: Effort, asked: Sequence[Questions]) -> Recall:
+    """What ``effort`` finds of the answers to the questions that it does worst with."""
+    return min((each.recall(segment, effort) for each in asked), key=lambda recall: recall.low)
+
+
+def tuned(segment: Segment, target: float, asked: Sequence[Questions], least: Effort | None = None) -> Segment | None:
+    """The segment with the least effort, from ``least`` on, that reaches recall@10 of ``target`` with 95 % confidence;
+    None: none does."""
+    for effort in KINDS[segment.kind].efforts(segment.codes):
+        if least is None or (effort.depth, effort.widen) >= (least.depth, least.widen):
+            recall = recall_of(segment, effort, asked)
+            if recall.low >= target:
+                return replace(segment, effort=effort, recall=recall)
+    return None
 
 
 def stand_ins(vectors: Floats, count: int = SAMPLE, seed: int = 0) -> Floats:

@@ -267,7 +267,7 @@ async def delete_document(name: Name, id: Id, request: Request) -> Response:
     def work(opened: Opened) -> None:
         collection = opened.collection
         collection.store().check_document(id)  # before anybody waits for the lock
-        with collection.writer() as writer:
+        with collection.writer(fold=False) as writer:
             writer.store.check_document(id)
             writer.replace((), [id])
 

@@ -1,0 +1,311 @@
+"""Keeps the vector index of one collection in step with its store, and as good as it was asked to be.
+
+Readers take the newest snapshot, and nothing that happens here makes them wait. Whoever holds the write lock folds new
+rows into the index on a thread of its own. Where live queries find less than the target, efforts are raised at once;
+what that does not mend is built anew as soon as nobody else writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from embedsvc.config import Settings
+from embedsvc.errors import Conflict, EmbedsvcError
+from embedsvc.storage import Store, write_lock
+from embedsvc.storage.store import Floats, RowIds
+from embedsvc.vectors import (
+    Among,
+    Filters,
+    Goal,
+    Live,
+    VectorIndex,
+    apply_changes,
+    build,
+    fold,
+    gently,
+    load_index,
+    needs_fold,
+    of_segment,
+    raised,
+    save_index,
+    saved_versions,
+    with_segments,
+)
+
+log = logging.getLogger(__name__)
+
+_INDEX_FOLDER = "faiss"
+_LIVE_FILE = "live-queries.npz"
+
+# Builds that nobody waits for, one after the other however many collections a process has open.
+_pool = ThreadPoolExecutor(1, thread_name_prefix="upkeep")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A collection at one store version: what a search sees from its first step to its last."""
+
+    name: str
+    store: Store
+    index: VectorIndex
+    _filters: Filters
+    _live: Live
+
+    @property
+    def version(self) -> int:
+        return self.store.version
+
+    def nearest(self, query: Floats, k: int, condition: str | None = None) -> tuple[RowIds, Floats]:
+        """Row ids and cosines of the ``k`` rows nearest to ``query`` (dimension,), best first, of those for which the
+        user's SQL ``condition`` holds.
+
+        Raises:
+            BadFilter: it is not SQL, or the store cannot evaluate it.
+        """
+        among = None if condition is None else self._among(condition)
+        found = self.index.search(query, k, among)
+        self._live.saw(self.index, query, k, among)
+        return found
+
+    def _among(self, condition: str) -> Among:
+        return self._filters.among(self.index, condition, lambda: self.store.matching(condition))
+
+
+class _Stopped(Exception):
+    """A fold is not wanted any more."""
+
+
+class Upkeep:
+    """See the module. Any number of threads may call :meth:`current`."""
+
+    def __init__(self, directory: Path, settings: Settings, goal: Goal, store: Store) -> None:
+        self.name = directory.name
+        self.goal = goal
+        self._directory = directory
+        self._folder = directory / _INDEX_FOLDER
+        self._newest = store
+        self._snapshot: Snapshot | None = None
+        """None until somebody searches: much of what is done with a collection needs no vector index."""
+        self._refreshing = threading.Lock()
+        self._writing = False
+        self._rows_added = 0
+        self._folding: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._raised = False
+        """Whether efforts were raised that are not saved yet."""
+        self.live = Live(
+            settings.recall_sample,
+            goal.target_recall,
+            directory / _LIVE_FILE,
+            store.contract.dimension,
+            self._fell_short,
+        )
+        self._filters = Filters(goal.target_recall, self.live.queries)
+
+    # -- for those who read --------------------------------------------------------------------------------------
+
+    def store(self) -> Store:
+        """The store at its newest version, whichever process committed it. Costs microseconds when nothing changed."""
+        newest = self._newest.latest()
+        if newest.version > self._newest.version:
+            self._newest = newest
+        return newest
+
+    @property
+    def loaded(self) -> VectorIndex | None:
+        """The index of the snapshot that there is already, of whatever version."""
+        snapshot = self._snapshot
+        return None if snapshot is None else snapshot.index
+
+    def current(self) -> Snapshot:
+        """The newest version with its vector index, which is loaded or brought up to date where it has to be.
+
+        While this process's own writer is at work, nobody else commits, and the writer brings the index up to date
+        before it acknowledges a commit: searches neither ask the disk nor wait for that.
+        """
+        current = self._snapshot
+        return current if current is not None and self._writing else self._refreshed()
+
+    def known(self) -> VectorIndex | None:
+        """The index to tell about, without building or checking one: the loaded one, else the saved one as it was then.
+        None: it is not built yet."""
+        if self.loaded is not None:
+            return self.loaded
+        store = self.store()
+        saved = load_index(self._folder, store.contract.dimension, store.version, check=False)
+        if saved is None and store.count() <= self.goal.exact:
+            return self.current().index
+        return saved
+
+    def _refreshed(self) -> Snapshot:
+        store, current = self.store(), self._snapshot
+        if current is not None and store.version == current.version:
+            return current
+        with self._refreshing:
+            current = self._snapshot
+            if current is None or store.version > current.version:
+                index = self._index_for(store, None if current is None else current.index)
+                self._snapshot = current = Snapshot(self.name, store, index, self._filters, self.live)
+            return current
+
+    def _index_for(self, store: Store, known: VectorIndex | None) -> VectorIndex:
+        """The index of exactly this store version: the saved or the known one, and what has changed since."""
+        for source in (known, None):
+            index = load_index(self._folder, store.contract.dimension, store.version, source) or source
+            if index is not None:
+                try:
+                    return _brought_to(index, store)
+                except (ValueError, OSError, RuntimeError) as error:  # the older version was cleaned up, say
+                    log.warning("%s: no difference to version %s (%s)", self.name, index.version, error)
+        built = self._built(store) if store.count() > self.goal.exact else None
+        if built is not None:
+            return built
+        row_ids, vectors = store.vectors()
+        none = row_ids[:0]
+        return apply_changes(VectorIndex.empty(store.contract.dimension), row_ids, vectors, none, store.version)
+
+    def _built(self, store: Store) -> VectorIndex | None:
+        """An index of all that is in the store, built and saved; None where another process writes, which will do that,
+        or where nothing can be written or fits the memory. Searches are exact then."""
+        try:
+            with nullcontext() if self._writing else write_lock(self._directory, 0):
+                rows, dimension = store.vector_batches(), store.contract.dimension
+                segment = build(rows, store.count(), dimension, self.goal, self._folder, self.live.queries())
+                return self._saved(of_segment(segment, store.version), store)
+        except EmbedsvcError as error:
+            log.warning("%s: no vector index can be built now, searches are exact: %s", self.name, error)
+            return None
+
+    def _saved(self, index: VectorIndex, store: Store) -> VectorIndex:
+        # Kept before it is saved: a saved index whose version is cleaned up could not be brought up to date.
+        store.keep(index.version)
+        save_index(index, self._folder)
+        store.keep_only(saved_versions(self._folder))
+        return index
+
+    # -- for the one that holds the write lock -------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While this lasts, nobody else writes. A fold that is under way when an error ends it is given up."""
+        self._catch_up()  # with what others committed before: from here on nobody else does
+        self._writing = True
+        self._stop.clear()
+        try:
+            yield
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            self.settle()
+            self._writing = False
+
+    def settle(self) -> None:
+        """Waits for the fold that is under way."""
+        if self._folding is not None:
+            self._folding.join()
+            self._folding = None
+
+    def committed(self, rows: int) -> None:
+        """``rows`` more were committed: makes them visible to those who search already, and folds once there are many,
+        so that searches need not look at more and more rows one by one."""
+        self._catch_up()
+        self._rows_added += rows
+        if self._rows_added > self.goal.exact and (self._folding is None or not self._folding.is_alive()):
+            self._rows_added = 0
+            self._folding = threading.Thread(target=self._fold_gently, name="fold", daemon=True)
+            self._folding.start()
+
+    def _catch_up(self) -> None:
+        if self._snapshot is not None:
+            try:
+                self._refreshed()
+            except Exception:
+                log.exception("%s: the vector index is loaded anew", self.name)
+                self._snapshot = None
+
+    def _fold_gently(self) -> None:
+        with gently():
+            self.fold()
+
+    def fold(self) -> None:
+        """Makes a segment of the rows that no segment of the vector index holds, where there are enough of them, and
+        saves the index where no such rows are left; searches go on meanwhile. What goes wrong is logged, for all that
+        was committed can be found without."""
+        try:
+            self._fold()
+        except _Stopped:
+            log.info("%s: the vector index was not folded: the writer gave up", self.name)
+        except EmbedsvcError as error:
+            log.warning("%s: the vector index stays as it is: %s", self.name, error)
+        except Exception:
+            log.exception("%s: the vector index stays as it is", self.name)
+
+    def _fold(self) -> None:
+        snapshot = self._refreshed()
+        index = snapshot.index
+        if needs_fold(index, self.goal):
+            index = fold(index, self.goal, self._folder, self.live.queries(), self._go_on)
+        elif not index.parts:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            return
+        elif len(index.fresh) or (index.version == index.folded and not self._raised):
+            return
+        self._raised = False
+        self._saved(index, snapshot.store)
+        with self._refreshing:
+            current = self._snapshot or snapshot
+            self._snapshot = replace(current, index=_brought_to(index, current.store))
+
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise _Stopped
+
+    # -- in the background ---------------------------------------------------------------------------------------
+
+    def _fell_short(self, filtered: bool) -> None:
+        """Live queries found less than the target."""
+        if filtered:
+            self._filters.distrust()
+        with self._refreshing:
+            snapshot = self._snapshot
+        if snapshot is None or filtered:
+            return
+        changed = raised(snapshot.index, self.goal.target_recall, self.live.queries())
+        with self._refreshing:
+            if self._snapshot is not None:
+                self._snapshot = replace(self._snapshot, index=with_segments(self._snapshot.index, changed))
+        self._raised = True
+        self.tend()
+
+    def tend(self) -> None:
+        """Folds soon, on a thread in the background, where there is something to fold and nobody writes by then."""
+        _pool.submit(self._tend)
+
+    def make_way(self) -> None:
+        """Gives up what :meth:`tend` has begun, for one who waits for the write lock."""
+        self._stop.set()
+
+    def _tend(self) -> None:
+        try:
+            with gently(), write_lock(self._directory, 0), self.writing():
+                self.fold()
+        except Conflict:
+            pass  # whoever writes will fold
+        except Exception:
+            log.exception("%s: the vector index stays as it is", self.name)
+
+
+def _brought_to(index: VectorIndex, store: Store) -> VectorIndex:
+    """``index`` at the version of ``store``, which is the same or a later one."""
+    if index.version == store.version:
+        return index
+    changes = store.changes_since(index.version)
+    return apply_changes(index, changes.row_ids, changes.vectors, changes.deleted, store.version)
