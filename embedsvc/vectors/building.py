@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsvc.vectors.faiss_module import faiss_module
-from embedsvc.vectors.kinds import KINDS, Effort
+from embedsvc.vectors.gpu import build_on_card
+from embedsvc.vectors.kinds import HNSW8, KINDS, Effort
 from embedsvc.vectors.measuring import Questions, questions, stand_ins
 from embedsvc.vectors.recall import EXACT, Floats, Recall
 from embedsvc.vectors.segment import FLAT, RowIds, Segment
@@ -114,7 +115,8 @@ def _lay_down(rows: Iterable[tuple[RowIds, Floats]], count: int, dimension: int,
 
 def _tried(exact: Segment, kind: str, target: float, asked: Questions) -> Segment | None:
     """The segment with codes of this kind and the least effort that reaches the target; None: no effort does."""
-    segment = replace(exact, kind=kind, codes=KINDS[kind].build(exact.vectors))
+    codes = build_on_card(exact.vectors) if kind == HNSW8.name else None
+    segment = replace(exact, kind=kind, codes=codes or KINDS[kind].build(exact.vectors))
     for effort in KINDS[kind].efforts:
         recall = asked.recall(segment, effort)
         if recall.low >= target:

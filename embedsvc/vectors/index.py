@@ -19,6 +19,7 @@ import numpy as np
 from embedsvc.errors import StorageFailure
 from embedsvc.vectors.building import build_segment
 from embedsvc.vectors.fresh import Fresh
+from embedsvc.vectors.gpu import search
 from embedsvc.vectors.planner import Goal, plan
 from embedsvc.vectors.recall import EXACT, Floats, Recall
 from embedsvc.vectors.segment import Allowed, Mask, RowIds, Segment, best
@@ -132,7 +133,7 @@ class VectorIndex:
     def search_many(self, queries: Floats, k: int, among: Among | None = None) -> tuple[RowIds, Floats]:
         """As :meth:`search`, of ``queries`` (m, dimension): (m, at most k), -1 and -inf where there are no more."""
         allowed: Sequence[Allowed | None] = [part.alive for part in self.parts] if among is None else among.parts
-        found = [part.segment.search(queries, k, rows) for part, rows in zip(self.parts, allowed, strict=True)]
+        found = [search(part.segment, queries, k, rows) for part, rows in zip(self.parts, allowed, strict=True)]
         if self.fresh.count or not found:
             found.append(self.fresh.search(queries, k, None if among is None else among.fresh))
         if len(found) == 1:
