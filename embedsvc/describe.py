@@ -9,6 +9,7 @@ from typing import Any
 
 from embedsvc.collection import Snapshot
 from embedsvc.search import Answer, Hit
+from embedsvc.vectors import has_card
 
 
 def describe(snapshot: Snapshot) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
             "recall_sample": index.recall.sample,
             "segments": len(index.parts),
             "build_seconds": round(index.build_seconds, 3),
+            "gpu": has_card(),
         },
         "bytes": _bytes_below(store.path.parent),
     }

@@ -3,6 +3,7 @@
 from embedsvc.vectors.faiss_module import faiss_module, gently
 from embedsvc.vectors.files import load_index, save_index
 from embedsvc.vectors.filtering import Filters
+from embedsvc.vectors.gpu import has_card
 from embedsvc.vectors.index import Among, VectorIndex, apply_changes, build, fold, needs_fold, of_segment
 from embedsvc.vectors.planner import Goal, Plan, plan
 from embedsvc.vectors.recall import Recall
@@ -19,6 +20,7 @@ __all__ = [
     "faiss_module",
     "fold",
     "gently",
+    "has_card",
     "load_index",
     "needs_fold",
     "of_segment",

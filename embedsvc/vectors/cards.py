@@ -68,12 +68,11 @@ class Cards:
         return job.future
 
     def close(self) -> None:
-        """Ends the owner."""
+        """Ends the owner; what is asked from here on is refused."""
         self.failed = True
-        if self._process is not None and self._connection is not None:
+        if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._connection.close()
 
     def _run(self) -> None:
         waiting: list[_Job] = []
@@ -87,7 +86,7 @@ class Cards:
             try:
                 self._answer(batch)
             except Exception as error:
-                if not isinstance(error, CardError):
+                if not isinstance(error, CardError) and not self.failed:
                     self._fail(error)
                 for job in batch:
                     job.future.set_exception(CardError(str(error)))
@@ -129,6 +128,7 @@ class Cards:
 
     def _fail(self, error: Exception) -> None:
         self.close()
+        self._connection = None
         code = None if self._process is None else self._process.returncode
         reason = str(error) or type(error).__name__
         log.warning("the GPU is not used any more, the CPU searches (%s; its owner's exit code: %s)", reason, code)

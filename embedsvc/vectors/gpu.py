@@ -121,27 +121,28 @@ class OnCards:
 
     def _put(self, segment: Segment) -> None:
         """Tries one kind after the other, until one finds as much as the segment says of itself."""
+        name, vectors, asked = segment.name, str(getattr(segment.vectors, "filename", "")), None
         try:
             with gently():
-                asked = questions(segment, stand_ins(segment.vectors))
                 for kind in (FLAT16, CAGRA8, IVFPQ8) if len(segment) <= _GRAPH else (CAGRA8, FLAT16, IVFPQ8):
                     try:
-                        self._places[segment.name] = self._tried(segment, kind, asked)
+                        self._make(do="place", segment=name, kind=kind.name, vectors=vectors)
+                        asked = asked or questions(segment, stand_ins(segment.vectors))
+                        self._places[name] = self._measured(segment, kind, asked)
                         return
                     except CardError as error:
-                        log.info("%s does not go onto a card as %s: %s", segment.name, kind.name, error)
+                        log.info("%s does not go onto a card as %s: %s", name, kind.name, error)
         except Exception:  # the CPU searches, as before
-            log.exception("%s could not be put on a card", segment.name)
+            log.exception("%s could not be put on a card", name)
 
-    def _tried(self, segment: Segment, kind: CardKind, asked: Questions) -> _Place:
-        """Puts the segment on the cards. Raises CardError: it does not fit, or finds less there."""
-        name, vectors = segment.name, segment.vectors
-        self._make(do="place", segment=name, kind=kind.name, vectors=str(getattr(vectors, "filename", "")))
+    def _measured(self, segment: Segment, kind: CardKind, asked: Questions) -> _Place:
+        """The least effort with which a card finds as much as the CPU does. Raises CardError: none does."""
+        name = segment.name
         for effort in kind.efforts:
             count = K * max(effort.widen, segment.copies)
             request = self._cards.ask(asked.queries, do="search", segment=name, depth=effort.depth, count=count)
             recall = estimate(shares(segment.ranked(asked.queries, request.result(), K)[1], asked.truth))
-            if recall.low >= segment.recall.low:
+            if recall.mean >= segment.recall.mean:  # of the same questions
                 log.info("%s lies on a card as %s: recall@10 %.3f", name, kind.name, recall.mean)
                 return _Place(kind, effort)
         self._cards.ask(do="drop", segment=name)
@@ -157,10 +158,15 @@ class OnCards:
 @functools.cache
 def on_cards() -> OnCards | None:
     """This process's; None, and one log line, where FAISS sees no card."""
-    if not faiss_module().get_num_gpus():
+    if not has_card():
         log.info("no GPU for the vector index (none is there, or FAISS is built without): the CPU searches")
         return None
     return OnCards(Cards())
+
+
+def has_card() -> bool:
+    """Whether large collections may be searched and indexed on a GPU here."""
+    return bool(faiss_module().get_num_gpus())
 
 
 def search(segment: Segment, queries: Floats, k: int, allowed: Allowed | None) -> tuple[RowIds, Floats]:
