@@ -101,9 +101,9 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
 def place(index: VectorIndex, fake: Fake) -> str:
     """Asks until the index's segment lies on the cards; the kind of it there."""
     index.search_many(QUERIES, 10)
-    name = index.parts[0].segment.name
-    wait_for(lambda: name in fake.there._places)
-    return fake.there._places[name].kind.name
+    segment = index.parts[0].segment
+    wait_for(lambda: fake.there.holds(segment))
+    return fake.there._places[segment.name].kind.name
 
 
 def wait_for(met: Callable[[], object]) -> None:
@@ -153,12 +153,11 @@ def test_what_finds_less_on_the_card_stays_on_the_cpu(
 ) -> None:
     segment = index.parts[0].segment
     fake = start(free=KINDS["ivfpq8"][0])
-    monkeypatch.setattr(gpu, "IVFPQ8", replace(IVFPQ8, efforts=(Effort(1, 1),)))
     with caplog.at_level(logging.INFO):
-        fake.there._put(segment)
+        fake.there.put(segment, [FLAT16, replace(IVFPQ8, efforts=(Effort(1, 1),))])
     assert "flat16: 0 MB are needed, and 0 MB of each card can be taken" in caplog.text
     assert "ivfpq8: recall@10 is" in caplog.text
-    assert not fake.there._places
+    assert not fake.there.holds(segment)
     wait_for(lambda: fake.requests("drop"))
     assert not fake.cards.failed
     assert recall(index.search_many(QUERIES, 10)[1], truth(EVERYTHING)) >= 0.95
@@ -269,7 +268,7 @@ def test_an_owner_that_does_not_start_fails_no_request(
     monkeypatch.setattr(gpu, "_LEAST", 1000)
     monkeypatch.setattr(gpu, "on_cards", lambda: there)
     with caplog.at_level(logging.WARNING):
-        there._put(index.parts[0].segment)
+        there.put(index.parts[0].segment, [FLAT16])
     assert "exit code: 3" in caplog.text or "exit code: -9" in caplog.text
     assert recall(index.search_many(QUERIES, 10)[1], truth(EVERYTHING)) >= 0.95
 
@@ -346,12 +345,10 @@ def many() -> np.ndarray:
 def test_every_kind_on_a_card(many: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
     monkeypatch.setattr("embedsvc.vectors.building.build_on_card", lambda vectors: None)
     index = made(tmp_path, many)
-    for name in ("FLAT16", "CAGRA8", "IVFPQ8"):
-        monkeypatch.setattr(gpu, name, kind)
     with closing(Cards()) as real:
         there = OnCards(real)
         segment = index.parts[0].segment
-        there._put(segment)
+        there.put(segment, [kind])
         assert there._places[segment.name].kind is kind
         queries = many[::100]
         scores = there.search(segment, queries, 10, None)[1]

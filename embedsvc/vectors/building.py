@@ -115,12 +115,16 @@ def _lay_down(rows: Iterable[tuple[RowIds, Floats]], count: int, dimension: int,
 
 def _tried(exact: Segment, kind: str, target: float, asked: Questions) -> Segment | None:
     """The segment with codes of this kind and the least effort that reaches the target; None: no effort does."""
-    codes = build_on_card(exact.vectors) if kind == HNSW8.name else None
-    segment = replace(exact, kind=kind, codes=codes or KINDS[kind].build(exact.vectors))
-    for effort in KINDS[kind].efforts:
-        recall = asked.recall(segment, effort)
-        if recall.low >= target:
-            return replace(segment, effort=effort, recall=recall)
+    build = KINDS[kind].build
+    for made in (build_on_card, build) if kind == HNSW8.name else (build,):
+        codes = made(exact.vectors)
+        if codes is None:
+            continue
+        segment = replace(exact, kind=kind, codes=codes)
+        for effort in KINDS[kind].efforts:
+            recall = asked.recall(segment, effort)
+            if recall.low >= target:
+                return replace(segment, effort=effort, recall=recall)
     return None
 
 

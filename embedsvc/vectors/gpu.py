@@ -14,6 +14,7 @@ import math
 import threading
 import weakref
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,18 @@ _ALLOWED = 0.8
 class _Place:
     kind: CardKind
     effort: Effort
+
+
+def _file(vectors: Floats) -> Path:
+    """Where ``vectors`` are mapped from. Raises CardError: they are not."""
+    if not isinstance(vectors, np.memmap):
+        raise CardError("its vectors are not in a file")
+    return Path(str(vectors.filename))
+
+
+def _kinds(segment: Segment) -> tuple[CardKind, ...]:
+    """In the order in which they are tried: exact ones while that is quick, the most compact one last."""
+    return (FLAT16, CAGRA8, IVFPQ8) if len(segment) <= _GRAPH else (CAGRA8, FLAT16, IVFPQ8)
 
 
 class OnCards:
@@ -81,15 +94,19 @@ class OnCards:
             ids[short], scores[short] = segment.search(queries[short], k, allowed)
         return ids, scores
 
-    def build(self, vectors: np.memmap[Any, np.dtype[np.float32]]) -> Any:
+    def holds(self, segment: Segment) -> bool:
+        """Whether the segment lies on the cards."""
+        return segment.name in self._places
+
+    def build(self, vectors: Floats) -> Any:
         """The codes of ``hnsw8`` over ``vectors`` (n, dimension), with CAGRA's graph for the lowest layer.
 
         Raises:
             CardError: there is no graph to be had.
         """
-        file = Path(str(vectors.filename)).with_name("links.npy")
+        file = _file(vectors).with_name("links.npy")
         try:
-            self._make(do="build", vectors=str(vectors.filename), links=str(file))
+            self._make(do="build", vectors=str(_file(vectors)), links=str(file))
             links = np.load(file, mmap_mode="r", allow_pickle=False)
             if links.min() < 0 or links.max() >= len(vectors):
                 raise CardError("a link leads nowhere")  # FAISS would follow it
@@ -115,18 +132,18 @@ class OnCards:
             before = self._asked[segment.name]
             self._asked[segment.name] += queries
             if before < _ASKED <= before + queries:
-                weakref.finalize(segment, self._drop, segment.name).atexit = False
-                threading.Thread(target=self._put, args=(segment,), name="placing", daemon=True).start()
+                weakref.finalize(segment, self.drop, segment.name).atexit = False
+                threading.Thread(target=self.put, args=(segment, _kinds(segment)), name="placing", daemon=True).start()
             return self._places.get(segment.name)
 
-    def _put(self, segment: Segment) -> None:
-        """Tries one kind after the other, until one finds as much as the segment says of itself."""
-        name, vectors, asked = segment.name, str(getattr(segment.vectors, "filename", "")), None
+    def put(self, segment: Segment, kinds: Sequence[CardKind]) -> None:
+        """Tries one kind after the other, until one fits and finds as much as the segment says of itself."""
+        name, asked = segment.name, None
         try:
             with gently():
-                for kind in (FLAT16, CAGRA8, IVFPQ8) if len(segment) <= _GRAPH else (CAGRA8, FLAT16, IVFPQ8):
+                for kind in kinds:
                     try:
-                        self._make(do="place", segment=name, kind=kind.name, vectors=vectors)
+                        self._make(do="place", segment=name, kind=kind.name, vectors=str(_file(segment.vectors)))
                         asked = asked or questions(segment, stand_ins(segment.vectors))
                         self._places[name] = self._measured(segment, kind, asked)
                         return
@@ -137,19 +154,21 @@ class OnCards:
 
     def _measured(self, segment: Segment, kind: CardKind, asked: Questions) -> _Place:
         """The least effort with which a card finds as much as the CPU does. Raises CardError: none does."""
-        name = segment.name
+        name, recall = segment.name, None
         for effort in kind.efforts:
             count = K * max(effort.widen, segment.copies)
+            if count > kind.most:
+                break
             request = self._cards.ask(asked.queries, do="search", segment=name, depth=effort.depth, count=count)
             recall = estimate(shares(segment.ranked(asked.queries, request.result(), K)[1], asked.truth))
             if recall.mean >= segment.recall.mean:  # of the same questions
                 log.info("%s lies on a card as %s: recall@10 %.3f", name, kind.name, recall.mean)
                 return _Place(kind, effort)
         self._cards.ask(do="drop", segment=name)
-        raise CardError(f"recall@10 is {recall.mean:.3f} there")
+        raise CardError("it cannot give as many" if recall is None else f"recall@10 is {recall.mean:.3f} there")
 
-    def _drop(self, name: str) -> None:
-        """Takes no lock: it runs wherever Python happens to collect a segment that nobody has any more."""
+    def drop(self, name: str) -> None:
+        """Takes a segment off the cards. Without a lock: it runs wherever Python collects what nobody has any more."""
         self._places.pop(name, None)
         self._asked.pop(name, None)
         self._cards.ask(do="drop", segment=name)
@@ -178,9 +197,9 @@ def search(segment: Segment, queries: Floats, k: int, allowed: Allowed | None) -
 def build_on_card(vectors: Floats) -> Any:
     """The codes of ``hnsw8`` over the memory-mapped ``vectors`` (n, dimension), linked on a card. None where that
     cannot be: the CPU builds then."""
-    there = on_cards() if len(vectors) >= _LEAST and isinstance(vectors, np.memmap) else None
+    there = on_cards() if len(vectors) >= _LEAST else None
     try:
-        return None if there is None else there.build(vectors)  # type: ignore[arg-type]
+        return None if there is None else there.build(vectors)
     except CardError as error:
         log.info("the CPU builds the index: %s", error)
         return None

@@ -32,6 +32,8 @@ _USABLE = 0.9
 """Share of a card's free memory that is taken: CUDA's own needs and fragments are not in the sums."""
 _TRAINING_PER_LIST = 64
 _BLOCK = 50_000
+_MOST, _MOST_CAGRA = 2048, 512
+"""Candidates that FAISS's and cuVS's kernels for the GPU select; also lists that are looked into, by the former."""
 _CODE_LENGTHS = (96, 64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8, 4, 3, 2, 1)
 """Bytes that FAISS's product codes may have on a card, 96 with 16-bit tables only (GpuIndexIVFPQ)."""
 
@@ -147,11 +149,11 @@ class _Cagra:
 
 
 def _set_nprobe(part: Any, depth: int) -> None:
-    part.nprobe = min(depth, part.nlist)
+    part.nprobe = min(depth, part.nlist, _MOST)
 
 
 def _set_itopk(part: Any, depth: int) -> None:
-    part.depth = depth
+    part.depth = min(depth, _MOST_CAGRA)
 
 
 def _cagra_bytes(count: int, dimension: int) -> float:
@@ -159,14 +161,14 @@ def _cagra_bytes(count: int, dimension: int) -> float:
     return 2 * dimension + 4 * (4 + 2) * LINKS + 4 * LINKS
 
 
-FLAT16 = CardKind("flat16", lambda _, dimension: 2 * dimension, _make_flat, lambda *_: None, (Effort(0, 2),), 2048)
+FLAT16 = CardKind("flat16", lambda _, dimension: 2 * dimension, _make_flat, lambda *_: None, (Effort(0, 2),), _MOST)
 IVFPQ8 = CardKind(
     "ivfpq8",
     lambda _, dimension: 2 * (code_length(dimension) + 8),  # lists grow by doubling
     _make_ivf,
     _set_nprobe,
     (*(Effort(depth, 10) for depth in (8, 16, 32, 64, 128, 256, 512)), Effort(1024, 40)),
-    2048,
+    _MOST,
 )
 CAGRA8 = CardKind(
     "cagra8",
@@ -174,7 +176,7 @@ CAGRA8 = CardKind(
     _make_cagra,
     _set_itopk,
     tuple(Effort(depth, 2) for depth in (32, 64, 96, 128, 192, 256, 384, 512)),
-    512,
+    _MOST_CAGRA,
     joins=False,  # FAISS's shards and replicas pass neither codes nor parameters on
 )
 CARD_KINDS = {kind.name: kind for kind in (FLAT16, IVFPQ8, CAGRA8)}
