@@ -9,7 +9,7 @@ from typing import Any
 
 from embedsvc.collection import Collection
 from embedsvc.search import Answer, Hit
-from embedsvc.vectors import Recall
+from embedsvc.vectors import Recall, has_card
 
 
 def describe(collection: Collection) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def _index(collection: Collection) -> dict[str, Any]:
         **_recall(index.recall),
         "segments": len(index.parts),
         "build_seconds": round(index.build_seconds, 3),
+        "gpu": has_card(),
     }
     for name, filtered in (("live", False), ("live_filtered", True)):
         recall = collection.upkeep.live.recall(filtered=filtered)

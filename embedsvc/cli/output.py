@@ -151,6 +151,8 @@ def parsed_count(text: str) -> int:
 
 
 def plan(count: int, dimension: int, goal: Goal, planned: Plan, cores: int, json: bool) -> None:
+    from embedsvc.vectors import has_card
+
     value = {
         "passages": count,
         "dimension": dimension,
@@ -161,6 +163,7 @@ def plan(count: int, dimension: int, goal: Goal, planned: Plan, cores: int, json
         "disk_mb": round(planned.disk / 1e6, 1),
         "build_seconds": round(planned.seconds / cores, 1),
         "cores": cores,
+        "gpu": has_card(),
     }
     if json:
         _print_json(value)

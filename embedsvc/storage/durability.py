@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
 _TAGS = "_refs"
 """Lance's folder of tags, which are no part of a commit: another thread may be setting one."""
 

@@ -3,6 +3,7 @@
 from embedsvc.vectors.faiss_module import faiss_module, gently
 from embedsvc.vectors.files import load_index, save_index, saved_versions
 from embedsvc.vectors.filtering import Filters
+from embedsvc.vectors.gpu import has_card
 from embedsvc.vectors.index import (
     Among,
     VectorIndex,
@@ -31,6 +32,7 @@ __all__ = [
     "faiss_module",
     "fold",
     "gently",
+    "has_card",
     "load_index",
     "needs_fold",
     "of_segment",

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsvc.vectors.faiss_module import faiss_module
-from embedsvc.vectors.kinds import KINDS, Effort
-from embedsvc.vectors.measuring import asked_of, tuned
+from embedsvc.vectors.gpu import build_on_card
+from embedsvc.vectors.kinds import HNSW8, KINDS, Effort
+from embedsvc.vectors.measuring import Questions, asked_of, tuned
 from embedsvc.vectors.recall import EXACT, Floats, Recall
 from embedsvc.vectors.segment import FLAT, RowIds, Segment
 
@@ -77,8 +78,7 @@ def build_segment(
         segment = exact
         if kinds:
             asked = asked_of(exact, real)
-            built = (replace(exact, kind=kind, codes=KINDS[kind].build(vectors, go_on)) for kind in kinds)
-            segment = next(filter(None, (tuned(each, target, asked) for each in built)), exact)
+            segment = next(filter(None, (_tried(exact, kind, target, asked, go_on) for kind in kinds)), exact)
         if segment is exact and kinds:
             log.warning("no index of these %d vectors reaches a recall of %g: they are searched exactly", count, target)
         if segment.codes is not None:
@@ -117,6 +117,19 @@ def _lay_down(rows: Iterable[tuple[RowIds, Floats]], count: int, dimension: int,
         raise ValueError(f"{at} rows came where {count} were announced")
     np.save(folder / LAYOUT.row_ids, ids, allow_pickle=False)
     return ids
+
+
+def _tried(
+    exact: Segment, kind: str, target: float, asked: Sequence[Questions], go_on: Callable[[], None]
+) -> Segment | None:
+    """The segment with codes of this kind and the least effort that reaches the target; None: no effort does."""
+    build = KINDS[kind].build
+    for made in (build_on_card, build) if kind == HNSW8.name else (build,):
+        codes = made(exact.vectors, go_on)
+        found = None if codes is None else tuned(replace(exact, kind=kind, codes=codes), target, asked)
+        if found is not None:
+            return found
+    return None
 
 
 def _checksum(file: Path, whole: bool) -> dict[str, int]:

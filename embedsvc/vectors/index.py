@@ -19,6 +19,8 @@ import numpy as np
 from embedsvc.errors import StorageFailure
 from embedsvc.vectors.building import build_segment
 from embedsvc.vectors.fresh import Fresh
+from embedsvc.vectors.gpu import search
+from embedsvc.vectors.kinds import carry_on
 from embedsvc.vectors.measuring import asked_of, recall_of, tuned
 from embedsvc.vectors.planner import Goal, plan
 from embedsvc.vectors.recall import EXACT, Floats, Recall
@@ -29,10 +31,6 @@ _GROWTH = 4
 _DEAD_SHARE = 0.2
 """A segment with more dead rows than this is built anew."""
 _BLOCK = 50_000
-
-
-def _go_on() -> None:
-    pass
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +140,7 @@ class VectorIndex:
     def search_many(self, queries: Floats, k: int, among: Among | None = None) -> tuple[RowIds, Floats]:
         """As :meth:`search`, of ``queries`` (m, dimension): (m, at most k), -1 and -inf where there are no more."""
         allowed: Sequence[Allowed | None] = [part.alive for part in self.parts] if among is None else among.parts
-        found = [part.segment.search(queries, k, rows) for part, rows in zip(self.parts, allowed, strict=True)]
+        found = [search(part.segment, queries, k, rows) for part, rows in zip(self.parts, allowed, strict=True)]
         if self.fresh.count or not found:
             found.append(self.fresh.search(queries, k, None if among is None else among.fresh))
         if len(found) == 1:
@@ -233,7 +231,7 @@ def raised(index: VectorIndex, target: float, real: Floats) -> dict[str, Segment
 
 
 def fold(
-    index: VectorIndex, goal: Goal, folder: Path, real: Floats | None = None, go_on: Callable[[], None] = _go_on
+    index: VectorIndex, goal: Goal, folder: Path, real: Floats | None = None, go_on: Callable[[], None] = carry_on
 ) -> VectorIndex:
     """The same rows, with the fresh ones in a segment, under ``folder``, that takes in those not much larger and those
     with many dead rows. Old segments stay on the disk, and ``index`` goes on answering. ``real``, ``go_on``: as in
@@ -271,7 +269,7 @@ def build(
     goal: Goal,
     folder: Path,
     real: Floats | None = None,
-    go_on: Callable[[], None] = _go_on,
+    go_on: Callable[[], None] = carry_on,
     *,
     beside: int = 0,
 ) -> Segment:

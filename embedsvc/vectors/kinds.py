@@ -55,13 +55,17 @@ class Kind:
 Bitmap = npt.NDArray[np.uint8]
 
 
-def _blocks(vectors: Floats, go_on: Callable[[], None]) -> Iterator[Floats]:
+def carry_on() -> None:
+    """To be called now and then by work that is wanted to its end."""
+
+
+def blocks(vectors: Floats, go_on: Callable[[], None] = carry_on) -> Iterator[Floats]:
     for start in range(0, len(vectors), _BLOCK):
         go_on()
         yield np.ascontiguousarray(vectors[start : start + _BLOCK], np.float32)
 
 
-def _sample(vectors: Floats, count: int) -> Floats:
+def sample(vectors: Floats, count: int) -> Floats:
     if len(vectors) <= count:
         return np.ascontiguousarray(vectors, np.float32)
     chosen = np.sort(np.random.default_rng(0).choice(len(vectors), count, replace=False))
@@ -74,31 +78,45 @@ def _selector(allowed: Bitmap | None) -> dict[str, Any]:
 
 # -- hnsw8: a graph over codes of 8 bits -----------------------------------------------------------------------------
 
-_LINKS = 24
+LINKS = 24
 _BUILD_DEPTH = 170
 _CLIPPED = 1e-4
 """Share of the components that the codes' range may leave out."""
 
 
-def _build_hnsw(vectors: Floats, go_on: Callable[[], None]) -> Any:
+def build_hnsw(vectors: Floats, go_on: Callable[[], None], links: npt.NDArray[np.int32] | None = None) -> Any:
     """Source: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical
     Navigable Small World graphs", TPAMI 2020; FAISS's implementation.
 
     Codes are whole numbers from -128 to 127 on one scale for all dimensions: products are those of whole numbers, and
-    cost a third of those of codes on a scale per dimension (docs/indexes.md).
+    cost a third of those of codes on a scale per dimension (docs/indexes.md). ``links`` (n, 2 * LINKS): the lowest
+    layer, where it is known already; only the few vectors of the layers above are linked here then.
     """
     faiss = faiss_module()
     codes = faiss.IndexHNSWSQ(
-        vectors.shape[1], faiss.ScalarQuantizer.QT_8bit_direct_signed, _LINKS, faiss.METRIC_INNER_PRODUCT
+        vectors.shape[1], faiss.ScalarQuantizer.QT_8bit_direct_signed, LINKS, faiss.METRIC_INNER_PRODUCT
     )
     codes.hnsw.efConstruction = _BUILD_DEPTH
-    largest = np.quantile(np.abs(_sample(vectors, 10_000)), 1 - _CLIPPED)
-    for block in _blocks(vectors, go_on):
-        codes.add(_whole(block, largest))
+    codes.init_level0 = links is None
+    largest = range_of(vectors)
+    for block in blocks(vectors, go_on):
+        codes.add(whole(block, largest))
+    if links is not None:
+        neighbours = faiss.rev_swig_ptr(codes.hnsw.neighbors.data(), codes.hnsw.neighbors.size())
+        starts = faiss.vector_to_array(codes.hnsw.offsets)[:-1].astype(np.int64)
+        for start in range(0, len(links), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            neighbours[starts[part, None] + np.arange(2 * LINKS)] = links[part]
+        codes.init_level0 = True
     return codes
 
 
-def _whole(vectors: Floats, largest: npt.ArrayLike) -> Floats:
+def range_of(vectors: Floats) -> float:
+    """The component that becomes 127 in a code: of those of a sample, only ``_CLIPPED`` are larger."""
+    return float(np.quantile(np.abs(sample(vectors, 10_000)), 1 - _CLIPPED))
+
+
+def whole(vectors: Floats, largest: npt.ArrayLike) -> Floats:
     """``vectors`` in whole numbers of 8 bits, ``largest`` becoming 127. FAISS cuts off what is behind the point, and
     does so to queries too."""
     scaled = vectors * (np.float32(127) / np.maximum(largest, np.float32(1e-9)))
@@ -108,24 +126,24 @@ def _whole(vectors: Floats, largest: npt.ArrayLike) -> Floats:
 
 def _search_hnsw(codes: Any, queries: Floats, count: int, depth: int, allowed: Bitmap | None) -> Positions:
     parameters = faiss_module().SearchParametersHNSW(efSearch=max(depth, count), **_selector(allowed))
-    found: Positions = codes.search(_as_codes(queries), count, params=parameters)[1]
+    found: Positions = codes.search(as_codes(queries), count, params=parameters)[1]
     return found
 
 
-def _as_codes(queries: Floats) -> Floats:
-    return _whole(queries, np.abs(queries).max(axis=1, keepdims=True))
+def as_codes(queries: Floats) -> Floats:
+    return whole(queries, np.abs(queries).max(axis=1, keepdims=True))
 
 
 def _scan_hnsw(codes: Any, queries: Floats, count: int, allowed: Bitmap | None) -> Positions:
     faiss = faiss_module()
     parameters = faiss.SearchParameters(**_selector(allowed))
-    found: Positions = faiss.downcast_index(codes.storage).search(_as_codes(queries), count, params=parameters)[1]
+    found: Positions = faiss.downcast_index(codes.storage).search(as_codes(queries), count, params=parameters)[1]
     return found
 
 
 def _hnsw_bytes(count: int, dimension: int) -> float:
     """Code, links of the lowest layer and the few above, a level and an offset."""
-    return dimension + 4 * (2 * _LINKS + _LINKS / (_LINKS - 1)) + 4 + 8
+    return dimension + 4 * (2 * LINKS + LINKS / (LINKS - 1)) + 4 + 8
 
 
 # -- ivfpq4: inverted lists of product-quantised codes, 4 bits for some three dimensions -----------------------------
@@ -135,7 +153,7 @@ _MOST_LISTS = 8192
 _TRAINING_PER_LIST = 64
 
 
-def _lists(count: int) -> int:
+def lists(count: int) -> int:
     return max(1, min(int(_LIST_FACTOR * math.sqrt(count)), count // 39, _MOST_LISTS))
 
 
@@ -152,10 +170,10 @@ def _build_ivf(vectors: Floats, go_on: Callable[[], None]) -> Any:
     AVX2 (docs/indexes.md).
     """
     faiss = faiss_module()
-    dimension, lists = vectors.shape[1], _lists(len(vectors))
-    codes = faiss.index_factory(dimension, f"IVF{lists},PQ{_parts(dimension)}x4fs", faiss.METRIC_INNER_PRODUCT)
-    codes.train(_sample(vectors, max(_TRAINING_PER_LIST * lists, 1000)))
-    for block in _blocks(vectors, go_on):
+    dimension, count = vectors.shape[1], lists(len(vectors))
+    codes = faiss.index_factory(dimension, f"IVF{count},PQ{_parts(dimension)}x4fs", faiss.METRIC_INNER_PRODUCT)
+    codes.train(sample(vectors, max(_TRAINING_PER_LIST * count, 1000)))
+    for block in blocks(vectors, go_on):
         codes.add(block)
     return codes
 
@@ -172,7 +190,7 @@ def _scan_ivf(codes: Any, queries: Floats, count: int, allowed: Bitmap | None) -
 
 def _ivf_bytes(count: int, dimension: int) -> float:
     """Code, id, and the vector's share of the centroids."""
-    return _parts(dimension) / 2 + 8 + 4 * dimension * _lists(max(count, 1)) / max(count, 1)
+    return _parts(dimension) / 2 + 8 + 4 * dimension * lists(max(count, 1)) / max(count, 1)
 
 
 _DEPTHS = (16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
@@ -184,14 +202,14 @@ def _hnsw_efforts(_: Any) -> tuple[Effort, ...]:
 
 def _ivf_efforts(codes: Any) -> tuple[Effort, ...]:
     """Of more candidates than a hundred, scoring them again costs more than looking into more lists."""
-    lists = codes.nlist
-    depths = [*(depth for depth in _DEPTHS if depth < lists), min(lists, _DEPTHS[-1])]
-    return (*(Effort(depth, 10) for depth in depths), Effort(depths[-1], 20), Effort(min(lists, 2 * _DEPTHS[-1]), 40))
+    most = codes.nlist
+    depths = [*(depth for depth in _DEPTHS if depth < most), min(most, _DEPTHS[-1])]
+    return (*(Effort(depth, 10) for depth in depths), Effort(depths[-1], 20), Effort(min(most, 2 * _DEPTHS[-1]), 40))
 
 
 HNSW8 = Kind(
     "hnsw8",
-    _build_hnsw,
+    build_hnsw,
     _search_hnsw,
     _scan_hnsw,
     _hnsw_efforts,
@@ -205,6 +223,6 @@ IVFPQ4 = Kind(
     _scan_ivf,
     _ivf_efforts,
     _ivf_bytes,
-    lambda count: 8e-9 * count / _lists(count),
+    lambda count: 8e-9 * count / lists(count),
 )
 KINDS = {kind.name: kind for kind in (HNSW8, IVFPQ4)}

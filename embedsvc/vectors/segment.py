@@ -48,7 +48,7 @@ class Allowed:
         return cls(mask, np.packbits(mask, bitorder="little"), count, few, effort)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Segment:
     """``row_ids`` (n,) of the ``vectors`` (n, dimension); a row with several vectors has its id several times, at most
     ``copies`` times. ``order`` sorts ``row_ids``, None where they are sorted. ``codes``: FAISS's index over the
@@ -89,12 +89,16 @@ class Segment:
         -1 and -inf where there are no more. ``effort``: another than the one that met the target."""
         if allowed is not None and allowed.positions is not None:
             positions = np.broadcast_to(allowed.positions, (len(queries), len(allowed.positions)))
-            return self._ranked(positions, self._scored(queries, positions), k)
+            return self.ranked(queries, positions, k)
         effort = effort or (self.effort if allowed is None else allowed.effort)
         if self.codes is None or effort is None:
             return self.exact(queries, k, allowed)
-        found = self._candidates(queries, k * self.copies, allowed, effort)
-        return self._ranked(found, self._scored(queries, found), k)
+        return self.ranked(queries, self._candidates(queries, k * self.copies, allowed, effort), k)
+
+    def ranked(self, queries: Floats, positions: Positions, k: int) -> tuple[RowIds, Floats]:
+        """As :meth:`search`, of the vectors at ``positions`` (m, count), -1 where there is none."""
+        ids, scores = np.where(positions >= 0, self.row_ids[positions], -1), self._scored(queries, positions)
+        return best(ids, scores, k, distinct=self.copies == 1)
 
     def _candidates(self, queries: Floats, k: int, allowed: Allowed | None, effort: Effort) -> Positions:
         """Positions (m, count) of what the codes say is nearest, -1 where there is no more."""
@@ -135,10 +139,6 @@ class Segment:
         faiss.fvec_inner_products_by_idx(*arrays, queries.shape[1], *positions.shape)
         scores[positions < 0] = -np.inf
         return scores
-
-    def _ranked(self, positions: Positions, scores: Floats, k: int) -> tuple[RowIds, Floats]:
-        ids = np.where(positions >= 0, self.row_ids[positions], -1)
-        return best(ids, scores, k, distinct=self.copies == 1)
 
     def scores(self, query: Floats, row_ids: RowIds, alive: Mask | None) -> Floats:
         """Exact cosines (n,) of these rows with ``query``, of several vectors the best; -inf where it has none."""

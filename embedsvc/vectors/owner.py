@@ -1,0 +1,294 @@
+"""The owner of the machine's GPUs: a process of its own, which holds segments' vectors on the cards and searches there.
+
+A process of its own, because FAISS ends the process (``FAISS_ASSERT`` in faiss/gpu/utils/DeviceUtils.h) when CUDA
+reports an error: a card that disappears must not take the server with it. It reads vectors from the segment's file and
+gets queries through a socket; :mod:`.gpu` is the other end. One owner serves all threads of a process, one at a time.
+
+A message is a JSON object and, behind it, the array that its ``shape`` and ``dtype`` describe. Requests: ``place`` a
+segment on the cards, ``search`` it, ``drop`` it, ``build`` links for the CPU's graph. What fails is answered with
+``error``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsvc.vectors.faiss_module import faiss_module
+from embedsvc.vectors.kinds import LINKS, Effort, Positions, as_codes, blocks, lists, range_of, sample, whole
+from embedsvc.vectors.recall import Floats
+
+_RESERVED = 1 << 30
+"""Bytes of each card that FAISS takes at the start, for what a search needs in passing."""
+_USABLE = 0.9
+"""Share of a card's free memory that is taken: CUDA's own needs and fragments are not in the sums."""
+_TRAINING_PER_LIST = 64
+_BLOCK = 50_000
+_MOST, _MOST_CAGRA = 2048, 512
+"""Candidates that FAISS's and cuVS's kernels for the GPU select; also lists that are looked into, by the former."""
+_CODE_LENGTHS = (96, 64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8, 4, 3, 2, 1)
+"""Bytes that FAISS's product codes may have on a card, 96 with 16-bit tables only (GpuIndexIVFPQ)."""
+
+
+def send(connection: Connection, about: dict[str, Any], array: npt.NDArray[Any] | None = None) -> None:
+    """Sends a message, see the module."""
+    if array is not None:
+        about = about | {"shape": array.shape, "dtype": array.dtype.str}
+    connection.send_bytes(json.dumps(about).encode())
+    if array is not None:
+        connection.send_bytes(np.ascontiguousarray(array).tobytes())
+
+
+def receive(connection: Connection) -> tuple[dict[str, Any], npt.NDArray[Any]]:
+    """The next message; an empty array where it has none. Raises EOFError when the other end is gone."""
+    about = json.loads(connection.recv_bytes())
+    if "shape" not in about:
+        return about, np.empty(0)
+    return about, np.frombuffer(connection.recv_bytes(), about["dtype"]).reshape(about["shape"])
+
+
+@dataclass(frozen=True, slots=True)
+class CardKind:
+    """A kind of index on a card.
+
+    ``bytes_per_vector(count, dimension)``: of a card's memory, at the most, while it is made too. ``make(resources,
+    device, vectors)`` makes something with FAISS's ``search``, ``set_depth`` says how hard that tries. ``efforts``:
+    cheapest first. ``most``: candidates that it can give. ``joins``: whether FAISS can join several of them.
+    """
+
+    name: str
+    bytes_per_vector: Callable[[int, int], float]
+    make: Callable[[Any, int, Floats], Any]
+    set_depth: Callable[[Any, int], None]
+    efforts: tuple[Effort, ...]
+    most: int
+    joins: bool = True
+
+
+def _config(made: Any, device: int) -> Any:
+    """FAISS's own kernels: they are the same in the builds with and without cuVS."""
+    made.device, made.use_cuvs = device, False
+    return made
+
+
+def _make_flat(resources: Any, device: int, vectors: Floats) -> Any:
+    faiss = faiss_module()
+    config = _config(faiss.GpuIndexFlatConfig(), device)
+    config.useFloat16 = True
+    index = faiss.GpuIndexFlatIP(resources, vectors.shape[1], config)
+    index.add(vectors)  # all at once: it reserves what it needs and reads the file page by page
+    return index
+
+
+def _make_ivf(resources: Any, device: int, vectors: Floats) -> Any:
+    """Source: Johnson, Douze and Jégou, "Billion-scale similarity search with GPUs", IEEE Big Data 2019."""
+    faiss = faiss_module()
+    config = _config(faiss.GpuIndexIVFPQConfig(), device)
+    config.flatConfig.use_cuvs, config.useFloat16LookupTables = False, True
+    (count, dimension), metric = vectors.shape, faiss.METRIC_INNER_PRODUCT
+    index = faiss.GpuIndexIVFPQ(resources, dimension, lists(count), code_length(dimension), 8, metric, config)
+    index.train(sample(vectors, max(_TRAINING_PER_LIST * lists(count), 10_000)))
+    index.reserveMemory(count)
+    index.add(vectors)
+    return index
+
+
+def code_length(dimension: int) -> int:
+    """Bytes of a product code: as many as there can be, of four dimensions or more each."""
+    return next(length for length in _CODE_LENGTHS if dimension % length == 0 and 4 * length <= max(dimension, 4))
+
+
+def _make_cagra(resources: Any, device: int, vectors: Floats) -> Any:
+    return _Cagra(_trained(resources, device, _codes(vectors)))
+
+
+def _codes(vectors: Floats) -> npt.NDArray[np.int8]:
+    """The codes of ``hnsw8``, which are CAGRA's as well."""
+    codes, at, largest = np.empty(vectors.shape, np.int8), 0, range_of(vectors)
+    for block in blocks(vectors):
+        codes[at : at + len(block)] = whole(block, largest)
+        at += len(block)
+    return codes
+
+
+def _trained(resources: Any, device: int, codes: npt.NDArray[np.int8]) -> Any:
+    """Source: Ootomo et al., "CAGRA: Highly Parallel Graph Construction and Approximate Nearest Neighbor Search for
+    GPUs", ICDE 2024; cuVS's implementation, which keeps a copy of ``codes`` on the card."""
+    faiss = faiss_module()
+    if "CUVS" not in faiss.get_compile_options():
+        raise RuntimeError("this FAISS is built without cuVS")
+    config = faiss.GpuIndexCagraConfig()
+    config.device, config.graph_degree, config.intermediate_graph_degree = device, 2 * LINKS, 4 * LINKS
+    index = faiss.GpuIndexCagra(resources, codes.shape[1], faiss.METRIC_INNER_PRODUCT, config)
+    index.train(codes, numeric_type=faiss.Int8)
+    return index
+
+
+class _Cagra:
+    """CAGRA takes codes for queries and its depth with each search."""
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+        self.depth = 0
+
+    def search(self, queries: Floats, count: int) -> tuple[Floats, Positions]:
+        faiss = faiss_module()
+        parameters = faiss.SearchParametersCagra(itopk_size=max(self.depth, count))
+        found: tuple[Floats, Positions] = self._index.search(
+            as_codes(queries).astype(np.int8), count, params=parameters, numeric_type=faiss.Int8
+        )
+        return found
+
+
+def _set_nprobe(part: Any, depth: int) -> None:
+    part.nprobe = min(depth, part.nlist, _MOST)
+
+
+def _set_itopk(part: Any, depth: int) -> None:
+    part.depth = min(depth, _MOST_CAGRA)
+
+
+def _cagra_bytes(count: int, dimension: int) -> float:
+    """Codes; while it is made also an IVF-PQ index of them, the first and the final links, and a count for each."""
+    return 2 * dimension + 4 * (4 + 2) * LINKS + 4 * LINKS
+
+
+FLAT16 = CardKind("flat16", lambda _, dimension: 2 * dimension, _make_flat, lambda *_: None, (Effort(0, 2),), _MOST)
+IVFPQ8 = CardKind(
+    "ivfpq8",
+    lambda _, dimension: 2 * (code_length(dimension) + 8),  # lists grow by doubling
+    _make_ivf,
+    _set_nprobe,
+    (*(Effort(depth, 10) for depth in (8, 16, 32, 64, 128, 256, 512)), Effort(1024, 40)),
+    _MOST,
+)
+CAGRA8 = CardKind(
+    "cagra8",
+    _cagra_bytes,
+    _make_cagra,
+    _set_itopk,
+    tuple(Effort(depth, 2) for depth in (32, 64, 96, 128, 192, 256, 384, 512)),
+    _MOST_CAGRA,
+    joins=False,  # FAISS's shards and replicas pass neither codes nor parameters on
+)
+CARD_KINDS = {kind.name: kind for kind in (FLAT16, IVFPQ8, CAGRA8)}
+
+
+def free_memory(device: int) -> int:
+    """Bytes of a card that nobody has taken. FAISS has loaded CUDA's library, and does not hand this call on."""
+    cuda, free, total = ctypes.CDLL(None), ctypes.c_size_t(), ctypes.c_size_t()
+    if cuda.cudaSetDevice(device) or cuda.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)):
+        raise RuntimeError(f"card {device} does not tell how much memory is free")
+    return free.value
+
+
+def checked(need: float, devices: Sequence[int]) -> int:
+    """Into how many parts something of ``need`` bytes must be cut: 1 where every card can hold it, else one for each.
+
+    Raises:
+        MemoryError: all cards together cannot hold it.
+    """
+    free = [_USABLE * free_memory(device) for device in devices]
+    parts = 1 if need <= min(free) else len(free)
+    if need / parts > min(free):
+        raise MemoryError(f"{need / 1e6:,.0f} MB are needed, and {min(free) / 1e6:,.0f} MB of each card can be taken")
+    return parts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Placed:
+    kind: CardKind
+    parts: list[Any]
+    joined: Any
+
+
+class Owner:
+    """Holds all cards. ``answer`` runs one request."""
+
+    def __init__(self) -> None:
+        faiss = faiss_module()
+        self._placed: dict[str, _Placed] = {}
+        self._resources = [faiss.StandardGpuResources() for _ in range(faiss.get_num_gpus())]
+        for device, resources in enumerate(self._resources):
+            resources.setTempMemory(_RESERVED)
+            # Memory is reserved with a card's first index.
+            faiss.GpuIndexFlatIP(resources, 1, _config(faiss.GpuIndexFlatConfig(), device))
+
+    def answer(self, about: dict[str, Any], queries: Floats) -> npt.NDArray[Any] | None:
+        match about["do"]:
+            case "place":
+                vectors = np.load(about["vectors"], mmap_mode="r", allow_pickle=False)
+                self._placed[about["segment"]] = self._place(CARD_KINDS[about["kind"]], vectors)
+            case "search":
+                placed = self._placed[about["segment"]]
+                for part in placed.parts:
+                    placed.kind.set_depth(part, about["depth"])
+                found: Positions = placed.joined.search(queries, about["count"])[1]
+                return found
+            case "drop":
+                self._placed.pop(about["segment"], None)
+            case "build":
+                vectors = np.load(about["vectors"], mmap_mode="r", allow_pickle=False)
+                np.save(about["links"], self._links(vectors), allow_pickle=False)
+        return None
+
+    def _place(self, kind: CardKind, vectors: Floats) -> _Placed:
+        """On every card where it fits one, else a part on each.
+
+        Raises:
+            MemoryError, RuntimeError: it does not fit, or FAISS cannot make it.
+        """
+        faiss, (count, dimension) = faiss_module(), vectors.shape
+        cards = list(enumerate(self._resources))[: None if kind.joins else 1]
+        cuts = checked(count * kind.bytes_per_vector(count, dimension), [device for device, _ in cards])
+        edges = [count * cut // cuts for cut in range(cuts + 1)]
+        slices = [vectors[start:end] for start, end in itertools.pairwise(edges)]
+        if cuts == 1:
+            slices *= len(cards)
+        parts = [kind.make(resources, device, some) for (device, resources), some in zip(cards, slices, strict=True)]
+        if len(parts) == 1:
+            return _Placed(kind, parts, parts[0])
+        joined = faiss.IndexReplicas(dimension, True) if cuts == 1 else faiss.IndexShards(dimension, True, True)
+        for part in parts:
+            joined.addIndex(part)
+        return _Placed(kind, parts, joined)
+
+    def _links(self, vectors: Floats) -> npt.NDArray[np.int32]:
+        """The 2 × LINKS neighbours (n, links) of every vector in CAGRA's graph."""
+        faiss, count = faiss_module(), len(vectors)
+        checked(count * _cagra_bytes(*vectors.shape), [0])
+        codes = _codes(vectors)
+        graph = faiss.IndexHNSWCagra()
+        graph.base_level_only = True
+        _trained(self._resources[0], 0, codes).copyTo(graph)  # reads ``codes`` again
+        all_links = faiss.rev_swig_ptr(graph.hnsw.neighbors.data(), graph.hnsw.neighbors.size())
+        starts = faiss.vector_to_array(graph.hnsw.offsets)[:count].astype(np.int64)
+        links = np.empty((count, 2 * LINKS), np.int32)
+        for start in range(0, count, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            links[part] = all_links[starts[part, None] + np.arange(2 * LINKS)]
+        return links
+
+
+def serve(socket: int) -> None:
+    """Answers what comes through the inherited file ``socket`` until the other end is closed."""
+    connection, owner = Connection(socket), Owner()
+    while True:
+        try:
+            about, queries = receive(connection)
+        except (EOFError, OSError):
+            return
+        try:
+            found = owner.answer(about, queries)
+        except Exception as error:  # the other end decides what to do without
+            send(connection, {"error": str(error) or type(error).__name__})
+        else:
+            send(connection, {}, found)
