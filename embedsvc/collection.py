@@ -26,7 +26,7 @@ from embedsvc.config import Settings, memory_bytes
 from embedsvc.errors import Conflict, EmbedsvcError, NotFound, StorageFailure, UsageError
 from embedsvc.records import Chunking, Contract, Document, Passage
 from embedsvc.storage import Store, export_store, passage_table, read_exported
-from embedsvc.storage.store import TABLE, Floats, check_free, move_into_place
+from embedsvc.storage.store import TABLE, Floats, check_free, move_into_place, vector_count
 from embedsvc.vectors import (
     Among,
     Filters,
@@ -48,7 +48,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _INDEX_FOLDER = "faiss"
 
 EncodedDocument = tuple[Document, Sequence[Passage], Floats]
-"""A document, its passages, and their vectors (passages, dimension)."""
+"""A document, its passages, and their vectors (n, dimension): each passage's own, then those of its sub-windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,7 @@ class Collection:
                     return _brought_to(index, store)
                 except (ValueError, OSError, RuntimeError) as error:  # the older version was cleaned up, say
                     log.warning("%s: no difference to version %s (%s)", self.name, index.version, error)
-        built = self._built(store) if store.count() > self.goal.exact else None
+        built = self._built(store) if store.count_vectors() > self.goal.exact else None
         if built is not None:
             return built
         row_ids, vectors = store.vectors()
@@ -260,7 +260,7 @@ class Collection:
         try:
             with nullcontext() if self._writing else _locked(self._directory, 0):
                 rows, dimension = store.vector_batches(), store.contract.dimension
-                segment = build(rows, store.count(), dimension, self.goal, self._index_folder)
+                segment = build(rows, store.count_vectors(), dimension, self.goal, self._index_folder)
                 return self._saved(of_segment(segment, store.version), store)
         except EmbedsvcError as error:
             log.warning("%s: no vector index can be built now, searches are exact: %s", self.name, error)
@@ -348,10 +348,10 @@ class Folder:
         self._rows = 0
         self._thread: threading.Thread | None = None
 
-    def nudge(self, rows: int) -> None:
-        """``rows`` more were committed."""
+    def nudge(self, vectors: int) -> None:
+        """Rows with so many ``vectors`` were committed."""
         self._collection.catch_up()
-        self._rows += rows
+        self._rows += vectors
         if self._rows > self._collection.goal.exact and (self._thread is None or not self._thread.is_alive()):
             self._rows = 0
             self._thread = threading.Thread(target=self._run, name="fold", daemon=True)
@@ -380,20 +380,20 @@ class Writer:
     """Commits to a collection's store. Got from :meth:`Collection.writer`."""
 
     def __init__(self, store: Store, committed: Callable[[int], None]) -> None:
-        """``committed`` is told how many rows were put in."""
+        """``committed`` is told how many vectors were put in."""
         self.store = store
         self.changed = False
         self._committed = committed
 
     def replace(self, documents: Sequence[EncodedDocument], gone: Sequence[str] = ()) -> None:
         """In one durable commit, puts ``documents`` in the place of what has their ids and removes the ids ``gone``."""
-        rows = passage_table(documents, self.store.contract.dimension)
+        rows = passage_table(documents, self.store.contract.dimension, finer=self.store.chunking.finer > 0)
         self.replace_rows(rows, [*(document.id for document, _, _ in documents), *gone])
 
     def replace_rows(self, rows: pa.Table, document_ids: Sequence[str]) -> None:
         self.store = self.store.replace(rows, document_ids)
         self.changed = True
-        self._committed(rows.num_rows)
+        self._committed(vector_count(rows))
 
 
 @contextmanager

@@ -12,14 +12,17 @@ from embedsvc.search import Answer, Hit
 
 
 def describe(snapshot: Snapshot) -> dict[str, Any]:
-    """Counts, contract (without its canary vectors), chunking, vector index and bytes on disk of a collection."""
+    """Counts, contract (without its canary vectors), chunking, vector index and bytes on disk of a collection;
+    its vectors only where they are more than the passages."""
     store, index = snapshot.store, snapshot.index
     contract = store.contract.to_dict()
     del contract["canary_vectors"]
+    passages = store.count()
     return {
         "name": snapshot.name,
         "documents": store.count_documents(),
-        "passages": store.count(),
+        "passages": passages,
+        **({"vectors": len(index)} if len(index) != passages else {}),
         "version": snapshot.version,
         "contract": contract,
         "chunking": asdict(store.chunking),
