@@ -236,6 +236,41 @@ def test_a_store_comes_back_with_its_contract_and_chunking(tmp_path: Path) -> No
     assert (store.contract, store.chunking, store.count()) == (CONTRACT, CHUNKING, 0)
 
 
+def test_a_table_of_before_there_were_sub_windows_opens_and_takes_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr("embedsvc.storage.store.asdict", lambda chunking: {"window": 48, "overlap": 7, "whole": False})
+        store = new_store(tmp_path / "c")
+    assert store.chunking == Chunking(48, 7, finer=0)
+    assert "finer" not in store.dataset.schema.names
+    store = put(store, cut(make_document("t:a", "one passage and another", id="a")))
+    assert store.count_vectors() == store.count() == len(store.vectors()[0]) > 1
+
+
+def test_known_vectors_are_given_by_passage(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "c", chunking=replace(CHUNKING, finer=16))
+    items = [with_finer(cut(make_document(f"t:{id}", f"{id} of some passages", id=id))) for id in ("a", "b")]
+    store = put(store, *items, simple("c", "text"))
+    known = store.document_vectors(["a", "b"])
+    for document, passages, vectors in items:
+        parts = np.split(vectors, np.cumsum([1 + len(passage.finer) for passage in passages])[:-1])
+        for passage, part in zip(passages, parts, strict=True):
+            assert np.array_equal(known.pop((document.id, document.text[passage.start : passage.end])), part)
+    assert not known
+    assert store.document_vectors(["nobody"]) == {}
+    batches = list(store.vector_batches(4))
+    assert max(len(row_ids) for row_ids, _ in batches) <= 6, "a passage's vectors stay together, more or less four"
+    together = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    assert all(np.array_equal(one, other) for one, other in zip(together, store.vectors(), strict=True))
+
+
+def test_vectors_that_do_not_match_the_windows_are_refused() -> None:
+    document, passages, vectors = with_finer(cut(make_document("t:a", "one passage and another one", id="a")))
+    with pytest.raises(ValueError, match=f"{len(vectors) - 1} vectors came for {len(vectors)} windows"):
+        passage_table([(document, passages, vectors[1:])], DIMENSION, finer=True)
+
+
 def test_a_store_is_never_made_over_something_else(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "mine.txt").write_text("precious")
