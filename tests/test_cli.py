@@ -187,7 +187,7 @@ def test_show_tells_how_many_vectors_the_passages_have(run: Run, tmp_path: Path)
     assert run("index", files, "--chunk-tokens", 128, "--finer-tokens", 48, *at).code == 0
     shown = run("collections", "show", "c", "--json", "--data-dir", tmp_path / "d").json
     assert (shown["chunking"]["window"], shown["chunking"]["finer"]) == (128, 48)
-    assert (shown["passages"], shown["vectors"]) == (2, 6)
+    assert (shown["passages"], shown["vectors"]) == (2, 1 + 3 + 1)
     assert len(run("search", "stones", "--json", *at).json["hits"]) == 2
 
 
