@@ -83,6 +83,9 @@ def chunk(document: Document, tokenizer: Tokenizer, chunking: Chunking, *, reser
 
     ``reserved`` counts the special tokens and the passage prompt, which the encoder adds to every passage.
     ``tokenizer`` must neither truncate nor pad; it is only read, so threads may share it.
+
+    Raises:
+        UsageError: the window leaves no room for text behind the overlap, or a sub-window none at all.
     """
     if tokenizer.truncation is not None or tokenizer.padding is not None:
         raise ValueError("chunk needs a tokenizer without truncation and padding (no_truncation(), no_padding())")
@@ -94,20 +97,52 @@ def chunk(document: Document, tokenizer: Tokenizer, chunking: Chunking, *, reser
             "Lower the overlap or take a larger window"
         )
     text = document.text
+    finer = finer_capacity(chunking, reserved)
     if not text or text.isspace():
         return Chunks((), 0, 0)
     units = _tokenise(text, tokenizer)
     ids = units.ids
     if chunking.whole:
         start = len(text) - len(text.lstrip())
-        whole = Passage(0, start, len(text.rstrip()), ids[:capacity])
+        seen = ids[:capacity]
+        whole = Passage(0, start, len(text.rstrip()), seen, finer_windows(seen, finer))
         return Chunks((whole,), len(ids), len(ids) - len(whole.token_ids))
     passages: list[Passage] = []
     cut = 0
     for start, end, first, last in _windows(text, units, capacity, overlap):
         cut += max(0, last - first - capacity)
-        passages.append(Passage(len(passages), start, end, ids[first : min(last, first + capacity)]))
+        seen = ids[first : min(last, first + capacity)]
+        passages.append(Passage(len(passages), start, end, seen, finer_windows(seen, finer)))
     return Chunks(tuple(passages), len(ids), cut)
+
+
+def finer_capacity(chunking: Chunking, reserved: int) -> int:
+    """Tokens of text in a sub-window; 0 where ``chunking`` wants none.
+
+    Raises:
+        UsageError: there would be no room for text.
+    """
+    if not chunking.finer:
+        return 0
+    if chunking.finer <= reserved:
+        raise UsageError(
+            f"A sub-window of {chunking.finer} tokens leaves no room for text: {reserved} are special tokens and the "
+            "passage prompt. Raise finer_tokens, or take 0 for none."
+        )
+    return chunking.finer - reserved
+
+
+def finer_windows(token_ids: Ints, capacity: int) -> tuple[Ints, ...]:
+    """Sub-windows of ``capacity`` tokens each that together hold all ``token_ids`` (T,), in order and evenly laid, each
+    sharing about half with the next, a quarter at least; none where T fits into one, or ``capacity`` is 0."""
+    beyond = len(token_ids) - capacity
+    if not capacity or beyond <= 0:
+        return ()
+    half = max(1, capacity // 2)
+    # Rounded to the nearest: a window of 510 in sub-windows of 254 takes three, for two tokens more none is added.
+    steps = max(1, (2 * beyond + half) // (2 * half))
+    starts = [beyond * step // steps for step in range(steps + 1)]
+    return tuple(token_ids[start : start + capacity] for start in starts)
 
 
 def _windows(text: str, units: _Units, capacity: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:

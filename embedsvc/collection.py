@@ -24,14 +24,14 @@ from embedsvc.config import Settings, memory_bytes
 from embedsvc.errors import Conflict, NotFound, StorageFailure, UsageError
 from embedsvc.records import Chunking, Contract, Document, Passage
 from embedsvc.storage import Store, export_store, passage_table, read_exported, write_lock
-from embedsvc.storage.store import TABLE, Floats, check_free, move_into_place
+from embedsvc.storage.store import TABLE, Floats, check_free, move_into_place, vector_count
 from embedsvc.upkeep import Snapshot, Upkeep
 from embedsvc.vectors import Goal
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 EncodedDocument = tuple[Document, Sequence[Passage], Floats]
-"""A document, its passages, and their vectors (passages, dimension)."""
+"""A document, its passages, and their vectors (n, dimension): each passage's own, then those of its sub-windows."""
 
 
 def check_name(name: str) -> str:
@@ -184,20 +184,20 @@ class Writer:
     """Commits to a collection's store. Got from :meth:`Collection.writer`."""
 
     def __init__(self, store: Store, committed: Callable[[int], None]) -> None:
-        """``committed`` is told how many rows were put in."""
+        """``committed`` is told how many vectors were put in."""
         self.store = store
         self.changed = False
         self._committed = committed
 
     def replace(self, documents: Sequence[EncodedDocument], gone: Sequence[str] = ()) -> None:
         """In one durable commit, puts ``documents`` in the place of what has their ids and removes the ids ``gone``."""
-        rows = passage_table(documents, self.store.contract.dimension)
+        rows = passage_table(documents, self.store.contract.dimension, finer=self.store.chunking.finer > 0)
         self.replace_rows(rows, [*(document.id for document, _, _ in documents), *gone])
 
     def replace_rows(self, rows: pa.Table, document_ids: Sequence[str]) -> None:
         self.store = self.store.replace(rows, document_ids)
         self.changed = True
-        self._committed(rows.num_rows)
+        self._committed(vector_count(rows))
 
 
 def import_collection(name: str, file: Path, settings: Settings) -> Collection:

@@ -53,6 +53,9 @@ class Settings:
     """Passage window in tokens for new collections, special tokens and prompt counted."""
     overlap: int = 64
     """Tokens that neighbouring passages share, at most, for new collections."""
+    finer_tokens: int = 0
+    """Tokens of the sub-windows that a longer passage is also represented by in new collections, counted as
+    ``chunk_tokens`` are: it scores as the best of its vectors. 0: none, each passage has one vector."""
     max_file_mb: int = 100
     """Larger input files are quarantined (reason ``too_large``)."""
     on_overflow: Literal["error", "split", "truncate"] = "error"
@@ -63,7 +66,8 @@ class Settings:
     target_recall: float = 0.95
     """Share of the ten truly nearest passages that an approximate vector index must find, with 95 % confidence."""
     exact_passages: int = 8192
-    """Up to so many passages of a collection are searched exactly; of more, the vector index is approximate."""
+    """Up to so many passages of a collection are searched exactly; of more, the vector index is approximate. With
+    ``finer_tokens`` it is vectors that are counted."""
     index_memory_mb: int = 0
     """Megabytes of memory that a collection's vector index may take, and in the service those of all that are open:
     above it, the collection unused for longest is closed. 0: half of what there is."""

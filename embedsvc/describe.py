@@ -13,17 +13,20 @@ from embedsvc.vectors import Recall, has_card
 
 
 def describe(collection: Collection) -> dict[str, Any]:
-    """Counts, contract (without its canary vectors), chunking, vector index and bytes on disk of a collection.
+    """Counts, contract (without its canary vectors), chunking, vector index and bytes on disk of a collection; its
+    vectors only where they are more than the passages.
 
     The index is the one that is loaded, or else what its files say of it: nothing is built to tell about it.
     """
     store = collection.store()
     contract = store.contract.to_dict()
     del contract["canary_vectors"]
+    passages, vectors = store.count(), store.count_vectors()
     return {
         "name": collection.name,
         "documents": store.count_documents(),
-        "passages": store.count(),
+        "passages": passages,
+        **({"vectors": vectors} if vectors != passages else {}),
         "version": store.version,
         "contract": contract,
         "chunking": asdict(store.chunking),

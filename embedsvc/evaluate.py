@@ -103,8 +103,8 @@ def evaluate(
 
     Always nDCG@10 and MRR@10, and recall at each of ``ks``. The documents are indexed whole, their vectors seeing the
     first ``max_tokens`` tokens (special tokens counted), as published figures are made; with ``passages`` as any
-    collection is (``settings.chunk_tokens``, ``settings.overlap``), a document scoring as its best passage.
-    ``progress`` is called with each document's Outcome.
+    collection is (``chunk_tokens``, ``overlap`` and ``finer_tokens`` of ``settings``), a document scoring as its best
+    passage. ``progress`` is called with each document's Outcome.
 
     Raises:
         NotFound: the folder or one of its files is missing.
@@ -118,7 +118,9 @@ def evaluate(
         raise UsageError(
             f"max_tokens is {max_tokens}; {encoder.model.name} takes {encoder.max_length}. Ask for no more than that."
         )
-    chunking = Chunking(settings.chunk_tokens, settings.overlap) if passages else Chunking(max_tokens, whole=True)
+    chunking = Chunking(max_tokens, whole=True)
+    if passages:
+        chunking = Chunking(settings.chunk_tokens, settings.overlap, finer=settings.finer_tokens)
     with tempfile.TemporaryDirectory(prefix="embedsvc-eval-") as scratch:
         collection = Collection.create(
             "evaluation", encoder.contract, chunking, replace(settings, data_dir=Path(scratch))

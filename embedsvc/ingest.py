@@ -17,14 +17,15 @@ from typing import Literal
 
 import numpy as np
 
-from embedsvc.chunking import Chunks, chunk
+from embedsvc.chunking import Chunks, chunk, finer_capacity
 from embedsvc.collection import Collection, EncodedDocument, Writer, check_name, collection_names
 from embedsvc.config import Settings, usable_cores
 from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for, load_encoder
 from embedsvc.encoding.scheduler import Ticket
+from embedsvc.encoding.tokens import Ids
 from embedsvc.errors import Conflict, ReadError, UsageError
 from embedsvc.readers import FieldChoice, FoundFile, Rejected, absolute, discover, read
-from embedsvc.records import Chunking, Contract, Document, Passage, Source, document_id
+from embedsvc.records import Chunking, Contract, Document, Source, document_id
 from embedsvc.storage import Store
 from embedsvc.storage.store import Floats, Known
 
@@ -112,14 +113,14 @@ def open_or_create(
 ) -> tuple[Collection, Encoder]:
     """The collection ``name`` and its encoder; made from ``settings`` where there is none yet.
 
-    ``asked``: the settings that the caller insists on (of ``model``, ``dtype``, ``chunk_tokens``, ``overlap``); a
-    collection that was made with others is refused. Those not asked for follow the collection. ``load`` gives the
-    encoder that settings name, ``load_for`` the one that made a collection.
+    ``asked``: the settings that the caller insists on (of ``model``, ``dtype``, ``chunk_tokens``, ``overlap``,
+    ``finer_tokens``); a collection that was made with others is refused. Those not asked for follow the collection.
+    ``load`` gives the encoder that settings name, ``load_for`` the one that made a collection.
 
     Raises:
         ContractMismatch: the collection has another model or dtype than asked for.
         Conflict: it has another chunking than asked for.
-        UsageError: a window that the model, or the overlap, does not fit.
+        UsageError: a window that the model, or the overlap, does not fit; sub-windows that do not fit the window.
     """
     if name not in collection_names(settings.data_dir):
         check_name(name)
@@ -132,7 +133,8 @@ def open_or_create(
             # Another process made it in between: then it is there already, as for any later caller.
     collection = Collection.open(name, settings)
     contract, chunking = collection.contract, collection.chunking
-    for key, value in (("chunk_tokens", chunking.window), ("overlap", chunking.overlap)):
+    made_with = {"chunk_tokens": chunking.window, "overlap": chunking.overlap, "finer_tokens": chunking.finer}
+    for key, value in made_with.items():
         if key in asked and getattr(settings, key) != value:
             raise Conflict(
                 f"The collection {name!r} was made with {key} {value}, not {getattr(settings, key)}. "
@@ -161,7 +163,14 @@ def _chunking(encoder: Encoder, settings: Settings, asked: Set[str]) -> Chunking
         raise UsageError(
             f"A window of {window} tokens leaves {room} for text; overlap is {overlap} and must be smaller."
         )
-    return Chunking(window, overlap)
+    finer = settings.finer_tokens
+    if finer >= window:
+        if "finer_tokens" in asked:
+            raise UsageError(f"finer_tokens is {finer}; it must be smaller than the window of {window} tokens.")
+        finer = 0  # every passage fits into one: it would have its own vector only
+    chunking = Chunking(window, overlap, finer=finer)
+    finer_capacity(chunking, encoder.reserved("passage"))
+    return chunking
 
 
 def ingest_paths(
@@ -358,10 +367,10 @@ class _Encoding:
     encoded: list[EncodedDocument]
     ticket: Ticket
     places: list[tuple[Floats, int]]
-    """Where the ticket's vectors belong: a document's vectors, and the row."""
+    """Where the ticket's vectors belong: a document's vectors, and the line."""
 
     def result(self) -> list[EncodedDocument]:
-        """The documents with a vector for each passage."""
+        """The documents with all vectors of their passages."""
         for (vectors, at), vector in zip(self.places, self.ticket.future.result(), strict=True):
             vectors[at] = vector
         return self.encoded
@@ -372,19 +381,23 @@ def _start_encoding(encoder: Encoder, store: Store, batch: Sequence[_Chunked]) -
     known = store.document_vectors([item.document.id for item in batch if item.replaces])
     encoded: list[EncodedDocument] = []
     places: list[tuple[Floats, int]] = []
-    new: list[Passage] = []
+    new: list[Ids] = []
     for item in batch:
         document, passages = item.document, item.chunks.passages
-        vectors = np.empty((len(passages), encoder.dimension), np.float32)
-        for at, passage in enumerate(passages):
-            vector = known.get((document.id, document.text[passage.start : passage.end]))
-            if vector is None:
-                new.append(passage)
-                places.append((vectors, at))
+        vectors = np.empty((sum(1 + len(passage.finer) for passage in passages), encoder.dimension), np.float32)
+        end = 0
+        for passage in passages:
+            windows = passage.token_ids, *passage.finer
+            start, end = end, end + len(windows)
+            vectors_known = known.get((document.id, document.text[passage.start : passage.end]))
+            # The same text may, in another neighbourhood, have a token more, and with it another sub-window.
+            if vectors_known is None or len(vectors_known) != len(windows):
+                new += windows
+                places += ((vectors, at) for at in range(start, end))
             else:
-                vectors[at] = vector
+                vectors[start:end] = vectors_known
         encoded.append((document, passages, vectors))
-    ticket = encoder.submit([passage.token_ids for passage in new], kind="passage")
+    ticket = encoder.submit(new, kind="passage")
     return _Encoding(batch, encoded, ticket, places)
 
 

@@ -144,13 +144,15 @@ class Passage:
     """A window of a document: its text is exactly ``document.text[start:end]``.
 
     ``token_ids`` (int32, shape ``(tokens,)``) are the window's own tokens as the document's one tokenisation
-    gave them, without special tokens and without the prompt: the encoder adds those.
+    gave them, without special tokens and without the prompt: the encoder adds those. ``finer``: the sub-windows of
+    these that have vectors of their own besides the passage's, see :class:`Chunking`.
     """
 
     ordinal: int
     start: int
     end: int
     token_ids: npt.NDArray[np.int32] = field(compare=False, repr=False)
+    finer: tuple[npt.NDArray[np.int32], ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +161,15 @@ class Chunking:
 
     ``window``: tokens per passage, counting special tokens and the passage prompt. ``overlap``: tokens shared by
     neighbours, at most. ``whole``: one passage per document whose vector sees only the first window (the
-    BEIR convention, for evaluations); every such cut is counted and reported.
+    BEIR convention, for evaluations); every such cut is counted and reported. ``finer``: tokens, counted as those of
+    the window, of the sub-windows that a longer passage is also represented by, so that a fact in the midst of it is
+    not lost in the mean of all it says; it scores as the best of its vectors. 0: a passage has only its own.
     """
 
     window: int = 512
     overlap: int = 64
     whole: bool = False
+    finer: int = 0
 
 
 @dataclass(frozen=True, slots=True)

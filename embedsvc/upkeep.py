@@ -95,7 +95,7 @@ class Upkeep:
         """None until somebody searches: much of what is done with a collection needs no vector index."""
         self._refreshing = threading.Lock()
         self._writing = False
-        self._rows_added = 0
+        self._added = 0
         self._folding: threading.Thread | None = None
         self._stop = threading.Event()
         self._raised = False
@@ -140,7 +140,7 @@ class Upkeep:
             return self.loaded
         store = self.store()
         saved = load_index(self._folder, store.contract.dimension, store.version, check=False)
-        if saved is None and store.count() <= self.goal.exact:
+        if saved is None and store.count_vectors() <= self.goal.exact:
             return self.current().index
         return saved
 
@@ -164,7 +164,7 @@ class Upkeep:
                     return _brought_to(index, store)
                 except (ValueError, OSError, RuntimeError) as error:  # the older version was cleaned up, say
                     log.warning("%s: no difference to version %s (%s)", self.name, index.version, error)
-        built = self._built(store) if store.count() > self.goal.exact else None
+        built = self._built(store) if store.count_vectors() > self.goal.exact else None
         if built is not None:
             return built
         row_ids, vectors = store.vectors()
@@ -177,7 +177,7 @@ class Upkeep:
         try:
             with nullcontext() if self._writing else write_lock(self._directory, 0):
                 rows, dimension = store.vector_batches(), store.contract.dimension
-                segment = build(rows, store.count(), dimension, self.goal, self._folder, self.live.queries())
+                segment = build(rows, store.count_vectors(), dimension, self.goal, self._folder, self.live.queries())
                 return self._saved(of_segment(segment, store.version), store)
         except EmbedsvcError as error:
             log.warning("%s: no vector index can be built now, searches are exact: %s", self.name, error)
@@ -213,13 +213,13 @@ class Upkeep:
             self._folding.join()
             self._folding = None
 
-    def committed(self, rows: int) -> None:
-        """``rows`` more were committed: makes them visible to those who search already, and folds once there are many,
-        so that searches need not look at more and more rows one by one."""
+    def committed(self, vectors: int) -> None:
+        """So many ``vectors`` more were committed: makes them visible to those who search already, and folds once there
+        are many, so that searches need not look at more and more rows one by one."""
         self._catch_up()
-        self._rows_added += rows
-        if self._rows_added > self.goal.exact and (self._folding is None or not self._folding.is_alive()):
-            self._rows_added = 0
+        self._added += vectors
+        if self._added > self.goal.exact and (self._folding is None or not self._folding.is_alive()):
+            self._added = 0
             self._folding = threading.Thread(target=self._fold_gently, name="fold", daemon=True)
             self._folding.start()
 

@@ -447,6 +447,46 @@ def test_whole_documents_keep_one_span_and_tell_what_their_vector_lacks(any_toke
     assert cut(" ", any_tokenizer, whole=True)[1].passages == ()
 
 
+@settings(max_examples=200)
+@given(st.integers(0, 700), st.integers(1, 600))
+@example(510, 254)
+@example(510, 126)
+@example(3, 1)
+def test_sub_windows_hold_every_token_and_share_some_with_the_next(tokens: int, capacity: int) -> None:
+    windows = [window.tolist() for window in chunking.finer_windows(np.arange(tokens, dtype=np.int32), capacity)]
+    assert bool(windows) == (tokens > capacity)
+    if not windows:
+        return
+    assert {len(window) for window in windows} == {capacity}
+    starts = [window[0] for window in windows]
+    assert windows == [list(range(start, start + capacity)) for start in starts]
+    assert (starts[0], windows[-1][-1]) == (0, tokens - 1)
+    steps = np.diff(starts)
+    assert steps.min() >= 1
+    assert steps.max() - steps.min() <= 1, "they lie evenly"
+    assert steps.max() <= max(1, -(-3 * capacity // 4)), "a quarter is shared at least"
+    assert len(windows) <= 1 + max(1, round((tokens - capacity) / max(1, capacity // 2)))
+
+
+def test_passages_that_are_longer_than_a_sub_window_have_some(bert: Tokenizer) -> None:
+    document = make_document("test:document", PROSE * 3)
+    plain = chunk(document, bert, Chunking(40, 8), reserved=RESERVED)
+    fine = chunk(document, bert, Chunking(40, 8, finer=22), reserved=RESERVED)
+    assert fine == plain, "the passages themselves are the same"
+    assert all(passage.finer == () for passage in plain.passages)
+    assert any(passage.finer for passage in fine.passages)
+    for passage in fine.passages:
+        windows = chunking.finer_windows(passage.token_ids, 20)
+        assert [part.tolist() for part in passage.finer] == [part.tolist() for part in windows]
+
+
+@pytest.mark.parametrize("finer", [1, 2])
+def test_a_sub_window_without_room_for_text_is_refused(bert: Tokenizer, finer: int) -> None:
+    document = make_document("test:document", "text")
+    with pytest.raises(UsageError, match=f"sub-window of {finer} tokens leaves no room for text: 2 are"):
+        chunk(document, bert, Chunking(40, 8, finer=finer), reserved=RESERVED)
+
+
 @pytest.mark.parametrize(("window", "overlap"), [(2, 0), (10, 8), (10, 9), (10, -1)])
 def test_a_window_too_small_for_its_overlap_is_refused_with_its_numbers(
     bert: Tokenizer, window: int, overlap: int

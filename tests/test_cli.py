@@ -181,6 +181,16 @@ def test_search_options_reach_the_search(run: Run, library: Path) -> None:
     assert long.json["tokens_cut"] == 90
 
 
+def test_show_tells_how_many_vectors_the_passages_have(run: Run, tmp_path: Path) -> None:
+    files = write_tree(tmp_path / "f", {"a.txt": "Rivers flow and stones lie still. " * 12, "b.txt": "Short."})
+    at = ("-c", "c", "--data-dir", tmp_path / "d")
+    assert run("index", files, "--chunk-tokens", 128, "--finer-tokens", 48, *at).code == 0
+    shown = run("collections", "show", "c", "--json", "--data-dir", tmp_path / "d").json
+    assert (shown["chunking"]["window"], shown["chunking"]["finer"]) == (128, 48)
+    assert (shown["passages"], shown["vectors"]) == (2, 1 + 3 + 1)
+    assert len(run("search", "stones", "--json", *at).json["hits"]) == 2
+
+
 def test_collections_list_show_and_delete(run: Run, library: Path) -> None:
     at = ("--data-dir", library)
     [listed] = run("collections", "list", "--json", *at).json["collections"]
@@ -391,6 +401,8 @@ def test_another_model_than_the_collection_has(run: Run, library: Path, tmp_path
     done = run("index", tmp_path / "a.txt", "-c", "library", "--dtype", "fp32", "--data-dir", library)
     refused(done, 3, "dtype", "--dtype int8")
     refused(run("index", tmp_path / "a.txt", "-c", "library", "--overlap", 9, "--data-dir", library), 2, "overlap 64")
+    done = run("index", tmp_path / "a.txt", "-c", "library", "--finer-tokens", 32, "--data-dir", library)
+    refused(done, 2, "finer_tokens 0, not 32")
 
 
 def test_a_model_that_is_not_there(run: Run, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embedsvc.checks import check_collection
 from embedsvc.collection import (
     Collection,
+    Snapshot,
     Writer,
     check_name,
     collection_directory,
@@ -24,6 +27,7 @@ from embedsvc.collection import (
     import_collection,
 )
 from embedsvc.config import Settings
+from embedsvc.describe import describe
 from embedsvc.encoding import check_contract, encoder_for, load_encoder
 from embedsvc.errors import (
     Conflict,
@@ -34,9 +38,9 @@ from embedsvc.errors import (
     StorageFailure,
     UsageError,
 )
-from embedsvc.records import Chunking
+from embedsvc.records import Chunking, make_document
 from tests.fakes import FakeEncoder
-from tests.test_storage import contents, simple
+from tests.test_storage import contents, cut, simple, unit_vectors, with_finer
 from tests.tiny_models import make_bert
 
 FAKE = replace(FakeEncoder().contract, dimension=3)
@@ -315,7 +319,6 @@ def test_a_document_larger_than_a_batch_of_rows_stays_whole(
     here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from embedsvc.storage import portable
-    from tests.test_storage import cut, make_document
 
     monkeypatch.setattr(portable, "_ROWS_PER_GROUP", 4)
     collection = collection_of(here, "c")
@@ -332,6 +335,20 @@ def test_an_export_is_a_plain_parquet_file(here: Settings, tmp_path: Path) -> No
     assert table.num_rows == 3
     assert {"text", "start", "end", "uri", "metadata", "vector"} <= set(table.column_names)
     assert sorted(table["metadata"].to_pylist()) == ['{"at":0}', '{"at":1}', '{"at":2}']
+
+
+def test_all_vectors_of_a_passage_are_carried_over(
+    here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedsvc.storage import portable
+
+    monkeypatch.setattr(portable, "_ROWS_PER_GROUP", 4)
+    collection = with_sub_windows(here, 5)
+    assert collection.export(tmp_path / "c.parquet") == collection.store().count()
+    copy = import_collection("copy", tmp_path / "c.parquet", here)
+    assert copy.chunking == collection.chunking
+    assert contents(copy.store()) == contents(collection.store())
+    assert len(copy.snapshot().index) == copy.store().count_vectors() > copy.store().count()
 
 
 def test_an_empty_collection_can_be_carried_over(here: Settings, tmp_path: Path) -> None:
@@ -479,6 +496,66 @@ def test_a_collection_that_was_made_anew_is_not_written_to(here: Settings, commi
 
 def many(start: int, count: int) -> list[Any]:
     return [simple(f"d{at}", f"text {at}") for at in range(start, start + count)]
+
+
+def with_sub_windows(here: Settings, documents: int) -> Collection:
+    """A collection of passages with one, two or three vectors."""
+    collection = Collection.create("c", FAKE, Chunking(64, 8, finer=16), here)
+    texts = [f"document {at} has a few passages" for at in range(documents)]
+    made = [cut(make_document(f"t:d{at}", text, id=f"d{at}"), width=10) for at, text in enumerate(texts)]
+    with collection.writer() as writer:
+        writer.replace([with_finer(item, seed) for seed, item in enumerate(made)])
+    return collection
+
+
+def best_scores(snapshot: Snapshot, query: Any) -> dict[int, float]:
+    """Of each row, what its best vector scores."""
+    scores: dict[int, float] = {}
+    row_ids, vectors = snapshot.store.vectors()
+    for row_id, score in zip(row_ids.tolist(), (vectors @ query).tolist(), strict=True):
+        scores[row_id] = max(score, scores.get(row_id, -1.0))
+    return scores
+
+
+@pytest.mark.parametrize("exact_passages", [1000, 20])
+def test_a_passage_scores_as_its_best_vector_and_is_found_once(here: Settings, exact_passages: int) -> None:
+    here = replace(here, exact_passages=exact_passages)
+    collection = with_sub_windows(here, 30)
+    with collection.writer() as writer:  # beside a segment, where there is one
+        writer.replace([with_finer(cut(make_document("t:d3", "changed, with other passages", id="d3")), 99)], ["d4"])
+    for snapshot in (collection.snapshot(), Collection.open("c", here).snapshot()):
+        assert bool(snapshot.index.parts) == (exact_passages == 20)
+        assert len(snapshot.index) == snapshot.store.count_vectors() > 1.5 * snapshot.store.count()
+        for query in unit_vectors(20, 7):
+            truth = best_scores(snapshot, query)
+            row_ids, scores = snapshot.index.search(query, 10)
+            assert len(set(row_ids.tolist())) == len(row_ids) == 10
+            assert scores.tolist() == pytest.approx([truth[row_id] for row_id in row_ids.tolist()], abs=1e-5)
+            assert scores.tolist() == pytest.approx(sorted(truth.values(), reverse=True)[:10], abs=1e-5)
+            every = np.array(list(truth))
+            assert snapshot.index.scores(query, every).tolist() == pytest.approx(list(truth.values()), abs=1e-5)
+
+
+def test_vectors_not_passages_decide_whether_an_index_is_built(here: Settings) -> None:
+    collection = with_sub_windows(replace(here, exact_passages=1000), 4)
+    passages, vectors = collection.store().count(), collection.store().count_vectors()
+    between = replace(here, exact_passages=(passages + vectors) // 2)
+    index = Collection.open("c", between).snapshot().index
+    assert (len(index.parts), len(index)) == (1, vectors)
+    shutil.rmtree(here.data_dir / "c" / "faiss")
+    assert not Collection.open("c", replace(here, exact_passages=vectors)).snapshot().index.parts
+
+
+def test_the_checks_count_vectors_and_passages(here: Settings) -> None:
+    collection = with_sub_windows(here, 30)
+    passages, vectors = collection.store().count(), collection.store().count_vectors()
+    checks = {check.name: check for check in check_collection("c", here)}
+    assert not checks.pop("c: contract").ok, "there is no such model"
+    assert all(check.ok for check in checks.values()), checks
+    assert checks["c: index rows"].detail == f"flat, {vectors} of {vectors} vectors of {passages} passages"
+    described = describe(collection.snapshot())
+    assert (described["passages"], described["vectors"]) == (passages, vectors)
+    assert "vectors" not in describe(collection_of(here, "plain", "text").snapshot())
 
 
 def test_a_long_writer_folds_while_it_writes(here: Settings) -> None:

@@ -95,6 +95,10 @@ def test_a_document_scores_as_its_best_passage(tmp_path: Path, settings: Setting
     assert found.passages > 5
     assert found.documents_cut == 0
     assert found.measures == {"ndcg@10": 1, "recall@1": 1, "mrr@10": 1}
+    (finer,) = evaluate(beir, replace(settings, finer_tokens=8), modes=["dense"], ks=[1], passages=True)
+    assert finer.passages == found.passages
+    with pytest.raises(UsageError, match="sub-window of 2 tokens"):
+        evaluate(beir, replace(settings, finer_tokens=2), passages=True)
 
 
 def test_equal_scores_are_ordered_by_document_id(tmp_path: Path, settings: Settings) -> None:

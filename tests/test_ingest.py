@@ -99,6 +99,32 @@ def test_an_unchanged_file_is_not_read_into_text_again(
     assert names == ["records.jsonl"]  # what is known by its hash there are the records
 
 
+def test_the_vectors_of_sub_windows_stay_with_a_passage_that_did_not_change(here: Settings, fake: FakeEncoder) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(34, 0, finer=10), here)
+    words = ["red", "green", "blue", "white"] * 24
+    names = iter(range(99))
+
+    def put(words: list[str]) -> int:
+        """Windows encoded for the document."""
+        fake.encoded = 0
+        document = make_document("d", " ".join(words), id="d", metadata={"version": next(names)})
+        assert [outcome.passages for outcome in ingest_items(collection, fake, [document], FieldChoice())] == [3]  # type: ignore[arg-type]
+        return fake.encoded
+
+    each = 1 + 7  # 32 tokens: 7 windows of 8, four apart
+    assert put(words) == 3 * each
+    before = collection.store().vectors()[1]
+    assert put(words) == 0
+    assert np.array_equal(collection.store().vectors()[1], before)
+    assert put([*words[:-1], "red"]) == each
+    after = collection.snapshot()
+    assert len(after.index) == after.store.count_vectors() == 3 * each
+    ids, vectors = after.store.vectors()
+    ordinals = [passage.id for passage in after.store.take(ids.tolist())]
+    for at in (0, 1):
+        assert np.array_equal(vectors[[id == f"d:{at}" for id in ordinals]], before[each * at : each * (at + 1)])
+
+
 def _counting(encode: Any, encoded: list[Any]) -> Any:
     def counting(self: Encoder, token_ids: Any, *, kind: str) -> Any:
         encoded.extend(token_ids)
@@ -560,11 +586,18 @@ def test_a_collection_that_another_process_makes_meanwhile_is_opened(here: Setti
     assert collection.chunking == Chunking(64, 8)
 
 
-@pytest.mark.parametrize(("key", "value"), [("chunk_tokens", 100), ("overlap", 3)])
+@pytest.mark.parametrize(("key", "value"), [("chunk_tokens", 100), ("overlap", 3), ("finer_tokens", 64)])
 def test_other_chunking_than_the_collection_has_is_a_conflict(library: Path, key: str, value: int) -> None:
     settings = Settings(**{"data_dir": library, "runtime": "onnx", key: value})  # type: ignore[arg-type]
     with pytest.raises(Conflict, match=f"made with {key} "):
         open_or_create("library", settings, {key})
+
+
+def test_sub_windows_larger_than_the_window_are_none_where_nobody_insists(here: Settings, encoder: Encoder) -> None:
+    for name, finer in (("fits", 100), ("does-not", 128)):
+        settings = dataclasses.replace(here, chunk_tokens=128, finer_tokens=finer)
+        collection, _ = open_or_create(name, settings, {"chunk_tokens"}, lambda _: encoder)
+        assert collection.chunking == Chunking(128, 63, finer=100 if name == "fits" else 0)
 
 
 def test_another_dtype_than_the_collection_has_is_a_mismatch(library: Path) -> None:
@@ -575,7 +608,8 @@ def test_another_dtype_than_the_collection_has_is_a_mismatch(library: Path) -> N
 
 def test_asking_for_what_the_collection_has_is_fine(library: Path) -> None:
     settings = Settings(data_dir=library, runtime="onnx", dtype="int8", chunk_tokens=512, overlap=64)
-    collection, _ = open_or_create("library", settings, {"model", "dtype", "chunk_tokens", "overlap"})
+    asked = {"model", "dtype", "chunk_tokens", "overlap", "finer_tokens"}
+    collection, _ = open_or_create("library", settings, asked)
     assert collection.name == "library"
 
 
@@ -622,6 +656,8 @@ def test_a_slow_input_does_not_hold_up_what_was_read_before(
         ({"chunk_tokens": 600}, "chunk_tokens is 600, but .* takes 512"),
         ({"chunk_tokens": 40, "overlap": 38}, "leaves 38 for text"),
         ({"chunk_tokens": 0, "overlap": 0}, "leaves -2"),
+        ({"chunk_tokens": 128, "finer_tokens": 128}, "finer_tokens is 128; it must be smaller than .* 128"),
+        ({"finer_tokens": 2}, "sub-window of 2 tokens leaves no room"),
     ],
 )
 def test_a_window_that_cannot_be_is_refused_and_nothing_is_made(

@@ -94,6 +94,27 @@ def test_fused_scores_lie_between_0_and_1_and_keep_agreed_orders(
 # -- the three modes ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("mode", ["dense", "hybrid"])
+def test_a_fact_in_the_middle_of_a_long_passage_is_matched_by_a_sub_window(
+    tmp_path: Path, fake: FakeEncoder, mode: str
+) -> None:
+    filler = ["green"] * 14
+    documents = [
+        make_document("t:fact", " ".join([*filler, *["red"] * 4, *filler]), id="fact"),
+        make_document("t:other", " ".join(["green"] * 32), id="other"),
+    ]
+    plain = collection_of(tmp_path / "plain", fake, *documents, chunking=Chunking(34, 0))
+    finer = collection_of(tmp_path / "finer", fake, *documents, chunking=Chunking(34, 0, finer=10))
+    one, several = (ask(collection, fake, "red", mode=mode).hits for collection in (plain, finer))
+    assert [hit.document_id for hit in several] == ["fact", "other"], "one hit per passage"
+    assert [(hit.id, hit.start, hit.end, hit.text) for hit in one] == [
+        (hit.id, hit.start, hit.end, hit.text) for hit in several
+    ]
+    assert one[0].scores.dense == pytest.approx(4 / np.hypot(4, 28))
+    assert several[0].scores.dense == pytest.approx(4 / np.hypot(4, 4))  # eight tokens, half of them red
+    assert one[1].scores.dense == several[1].scores.dense == 0
+
+
 def test_dense_scores_are_cosines(tmp_path: Path, fake: FakeEncoder) -> None:
     collection = texts(tmp_path, fake, a="red red red", b="red green", c="green")
     answer = ask(collection, fake, "red", mode="dense")

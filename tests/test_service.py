@@ -217,7 +217,7 @@ def test_wrong_paths_names_and_content_types(http: httpx.Client) -> None:
 
 def test_a_collection_is_made_shown_listed_and_deleted(http: httpx.Client) -> None:
     path = "/v1/collections/made"
-    asked = {"model": MODEL, "dtype": "fp32", "chunk_tokens": 128, "overlap": 8}
+    asked = {"model": MODEL, "dtype": "fp32", "chunk_tokens": 128, "overlap": 8, "finer_tokens": 48}
     made = http.put(path, json=asked)
     assert (made.status_code, made.headers["location"]) == (201, path)
     shown = http.get(path).json()
@@ -226,7 +226,7 @@ def test_a_collection_is_made_shown_listed_and_deleted(http: httpx.Client) -> No
     assert (shown["name"], shown["documents"], shown["passages"]) == ("made", 0, 0)
     assert (shown["contract"]["model"], shown["contract"]["dtype"]) == (MODEL, "fp32")
     assert "canary_vectors" not in shown["contract"]
-    assert shown["chunking"] == {"window": 128, "overlap": 8, "whole": False}
+    assert shown["chunking"] == {"window": 128, "overlap": 8, "whole": False, "finer": 48}
     assert (shown["index"]["kind"], shown["index"]["recall@10"]) == ("flat", 1.0)
     assert shown["bytes"] > 0
     assert search(http, "made", query="anything").json()["hits"] == []
@@ -234,6 +234,7 @@ def test_a_collection_is_made_shown_listed_and_deleted(http: httpx.Client) -> No
     assert http.put(path, json=asked).status_code == 200
     assert http.put(path, content=b"").status_code == 200
     is_problem(http.put(path, json={"chunk_tokens": 64}), 409, "chunk_tokens 128")
+    is_problem(http.put(path, json={"finer_tokens": 0}), 409, "finer_tokens 48")
     is_problem(http.put(path, json={"dtype": "int8"}), 409, "dtype")
 
     listed = http.get("/v1/collections").json()["collections"]
@@ -249,6 +250,7 @@ def test_a_collection_that_cannot_be_made(http: httpx.Client) -> None:
     is_problem(http.put("/v1/collections/x", json={"model": "all-MiniLM"}), 400, "Did you mean 'all-MiniLM-L6-v2'?")
     is_problem(http.put("/v1/collections/x", json={"chunk_tokens": 1000}), 400, "512")
     is_problem(http.put("/v1/collections/x", json={"chunk_tokens": 20, "overlap": 30}), 400, "overlap")
+    is_problem(http.put("/v1/collections/x", json={"chunk_tokens": 64, "finer_tokens": 64}), 400, "finer_tokens is 64")
     is_problem(http.put("/v1/collections/x", json={"dtype": "fp16"}), 400, "fp16")
     is_problem(http.put("/v1/collections/x", json={"chunk_tokens": 0}), 422, "#/chunk_tokens")
     is_problem(http.put("/v1/collections/x", json={"window": 9}), 422, "#/window")

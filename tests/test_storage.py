@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,26 +32,38 @@ CHUNKING = Chunking(48, 7)
 Encoded = tuple[Document, list[Passage], np.ndarray]
 
 
-def new_store(directory: Path, durability: Any = "os") -> Store:
-    Store.create(directory, CONTRACT, CHUNKING, durability)
+def new_store(directory: Path, durability: Any = "os", chunking: Chunking = CHUNKING) -> Store:
+    Store.create(directory, CONTRACT, chunking, durability)
     return Store.open(directory, durability)
 
 
 def cut(document: Document, seed: int = 0, width: int = 12, step: int = 8) -> Encoded:
     """Windows of ``width`` characters every ``step``, without white space at their ends; vectors out of ``seed``."""
-    passages = []
+    passages: list[Passage] = []
     for low in range(0, len(document.text), step):
         piece = document.text[low : low + width]
         start = low + len(piece) - len(piece.lstrip())
         end = low + len(piece.rstrip())
         if start < end and (not passages or end > passages[-1].end):
             passages.append(Passage(len(passages), start, end, np.zeros(3, np.int32)))
-    vectors = np.random.default_rng(seed).normal(size=(len(passages), DIMENSION)).astype(np.float32)
-    return document, passages, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return document, passages, unit_vectors(len(passages), seed)
+
+
+def unit_vectors(count: int, seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def with_finer(encoded: Encoded, seed: int = 0) -> Encoded:
+    """With none, one, two, none … sub-windows of the passages."""
+    document, passages, _ = encoded
+    passages = [replace(passage, finer=(passage.token_ids,) * (passage.ordinal % 3)) for passage in passages]
+    return document, passages, unit_vectors(sum(1 + len(passage.finer) for passage in passages), seed)
 
 
 def put(store: Store, *encoded: Encoded, gone: tuple[str, ...] = ()) -> Store:
-    return store.replace(passage_table(encoded, DIMENSION), [*(item[0].id for item in encoded), *gone])
+    rows = passage_table(encoded, DIMENSION, finer=store.chunking.finer > 0)
+    return store.replace(rows, [*(item[0].id for item in encoded), *gone])
 
 
 def remove(store: Store, *ids: str) -> Store:
@@ -63,32 +76,45 @@ def simple(id: str, text: str, **more: Any) -> Encoded:
     return document, [Passage(0, 0, len(text), np.arange(2, dtype=np.int32))], np.eye(DIMENSION, dtype=np.float32)[:1]
 
 
+def by_row(row_ids: np.ndarray, vectors: np.ndarray) -> dict[int, list[list[float]]]:
+    """Of each row its vectors, in their order."""
+    rows: dict[int, list[list[float]]] = {}
+    for row_id, vector in zip(row_ids.tolist(), vectors.tolist(), strict=True):
+        rows.setdefault(row_id, []).append(vector)
+    return rows
+
+
 Contents = dict[str, tuple[str, str, tuple[tuple[Any, ...], ...]]]
 
 
 def contents(store: Store) -> Contents:
     """All that a store says of each document: its hash, its text, and its passages down to the vectors."""
-    row_ids, vectors = store.vectors()
-    by_row = dict(zip(row_ids.tolist(), vectors.tolist(), strict=True))
+    rows = by_row(*store.vectors())
     found = {}
     for document in store.documents():
         text, passages = store.document_passages(document.id)
         assert document.passages == len(passages)
         assert document.characters == passages[-1].end == len(text)
         found[document.id] = (document.hash, text, tuple(
-            (p.id, p.uri, p.title, p.start, p.end, p.page, p.heading, p.metadata, p.text, tuple(by_row.pop(p.row_id)))
+            (p.id, p.uri, p.title, p.start, p.end, p.page, p.heading, p.metadata, p.text, rows.pop(p.row_id))
             for p in passages
         ))  # fmt: skip
-    assert not by_row, "rows that belong to no document"
+    assert not rows, "rows that belong to no document"
     return found
 
 
 def expected(model: dict[str, Encoded]) -> Contents:
+    """As :func:`contents`."""
+
+    def own(passages: list[Passage], vectors: np.ndarray) -> list[list[list[float]]]:
+        ends = np.cumsum([1 + len(passage.finer) for passage in passages])
+        return [part.tolist() for part in np.split(vectors, ends)[:-1]]
+
     return {
         id: (document.hash, document.text.rstrip(), tuple(
             (f"{id}:{p.ordinal}", document.uri, document.title, p.start, p.end, document.page_at(p.start),
-             document.heading_at(p.start), document.metadata, document.text[p.start : p.end], tuple(vector))
-            for p, vector in zip(passages, vectors.tolist(), strict=True)
+             document.heading_at(p.start), document.metadata, document.text[p.start : p.end], of_passage)
+            for p, of_passage in zip(passages, own(passages, vectors), strict=True)
         ))
         for id, (document, passages, vectors) in model.items()
     }  # fmt: skip
@@ -128,10 +154,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.model: dict[str, Encoded] = {}
         self.pinned: list[tuple[Store, Contents]] = []
 
-    @initialize()
-    def create(self) -> None:
+    @initialize(finer=st.sampled_from([0, 16]))
+    def create(self, finer: int) -> None:
         self.folder = Path(tempfile.mkdtemp())
-        self.store = new_store(self.folder / "c")
+        self.store = new_store(self.folder / "c", chunking=replace(CHUNKING, finer=finer))
         self.pin()
 
     @rule()
@@ -144,6 +170,8 @@ class StoreMachine(RuleBasedStateMachine):
         gone = [id for id in gone if id not in ids]
         if not ids and not gone:
             return
+        if self.store.chunking.finer:
+            batch = [with_finer(item, seed) for seed, item in enumerate(batch)]
         before = self.store.version
         self.store = put(self.store, *batch, gone=tuple(gone))
         assert self.store.version > before
@@ -170,13 +198,12 @@ class StoreMachine(RuleBasedStateMachine):
     def difference(self, which: int) -> None:
         """What changes_since says, done to the old version's rows, gives the new version's rows."""
         old, _ = self.pinned[which % len(self.pinned)]
-        rows = dict(zip(*(part.tolist() for part in old.vectors()), strict=True))
+        rows = by_row(*old.vectors())
         changes = self.store.changes_since(old.version)
-        assert len(set(changes.row_ids.tolist())) == len(changes.row_ids)
         for row_id in changes.deleted.tolist():
             rows.pop(row_id, None)
-        rows |= zip(changes.row_ids.tolist(), changes.vectors.tolist(), strict=True)
-        assert rows == dict(zip(*(part.tolist() for part in self.store.vectors()), strict=True))
+        rows |= by_row(changes.row_ids, changes.vectors)
+        assert rows == by_row(*self.store.vectors())
 
     @rule(which=st.integers(0, 100))
     def old_versions_still_answer(self, which: int) -> None:
@@ -192,6 +219,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert contents(self.store) == now
         assert self.store.known_documents() == {id: (f"test:{id}", None, hash) for id, (hash, _, _) in now.items()}
         assert self.store.count() == sum(len(passages) for _, _, passages in now.values())
+        assert self.store.count_vectors() == sum(len(vectors) for _, _, vectors in self.model.values())
         assert self.store.count_documents() == len(now)
         assert self.store.latest().version == self.store.version
 
@@ -206,6 +234,41 @@ TestStore = StoreMachine.TestCase
 def test_a_store_comes_back_with_its_contract_and_chunking(tmp_path: Path) -> None:
     store = new_store(tmp_path / "c")
     assert (store.contract, store.chunking, store.count()) == (CONTRACT, CHUNKING, 0)
+
+
+def test_a_table_of_before_there_were_sub_windows_opens_and_takes_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr("embedsvc.storage.store.asdict", lambda chunking: {"window": 48, "overlap": 7, "whole": False})
+        store = new_store(tmp_path / "c")
+    assert store.chunking == Chunking(48, 7, finer=0)
+    assert "finer" not in store.dataset.schema.names
+    store = put(store, cut(make_document("t:a", "one passage and another", id="a")))
+    assert store.count_vectors() == store.count() == len(store.vectors()[0]) > 1
+
+
+def test_known_vectors_are_given_by_passage(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "c", chunking=replace(CHUNKING, finer=16))
+    items = [with_finer(cut(make_document(f"t:{id}", f"{id} of some passages", id=id))) for id in ("a", "b")]
+    store = put(store, *items, simple("c", "text"))
+    known = store.document_vectors(["a", "b"])
+    for document, passages, vectors in items:
+        parts = np.split(vectors, np.cumsum([1 + len(passage.finer) for passage in passages])[:-1])
+        for passage, part in zip(passages, parts, strict=True):
+            assert np.array_equal(known.pop((document.id, document.text[passage.start : passage.end])), part)
+    assert not known
+    assert store.document_vectors(["nobody"]) == {}
+    batches = list(store.vector_batches(4))
+    assert max(len(row_ids) for row_ids, _ in batches) <= 6, "a passage's vectors stay together, more or less four"
+    together = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    assert all(np.array_equal(one, other) for one, other in zip(together, store.vectors(), strict=True))
+
+
+def test_vectors_that_do_not_match_the_windows_are_refused() -> None:
+    document, passages, vectors = with_finer(cut(make_document("t:a", "one passage and another one", id="a")))
+    with pytest.raises(ValueError, match=f"{len(vectors) - 1} vectors came for {len(vectors)} windows"):
+        passage_table([(document, passages, vectors[1:])], DIMENSION, finer=True)
 
 
 def test_a_store_is_never_made_over_something_else(tmp_path: Path) -> None:

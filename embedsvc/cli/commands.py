@@ -55,6 +55,9 @@ def index(
     dtype: Dtype = None,
     chunk_tokens: Annotated[int | None, typer.Option(help="Tokens per passage (for a new collection).")] = None,
     overlap: Annotated[int | None, typer.Option(help="Tokens that neighbouring passages share, at most.")] = None,
+    finer_tokens: Annotated[
+        int | None, typer.Option(help="Tokens per sub-window that longer passages are also matched by; 0: none.")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Also remove what vanished from PATHS.")] = False,
     text_field: Annotated[list[str] | None, typer.Option(help="JSONL/CSV: field with text; may be repeated.")] = None,
     title_field: Annotated[str | None, typer.Option(help="JSONL/CSV: field with the title.")] = None,
@@ -77,6 +80,7 @@ def index(
         dtype=dtype,
         chunk_tokens=chunk_tokens,
         overlap=overlap,
+        finer_tokens=finer_tokens,
         max_file_mb=max_file_mb,
     )
     fields = FieldChoice(
@@ -160,6 +164,7 @@ def evaluate(
     ] = False,
     chunk_tokens: Annotated[int | None, typer.Option(help="With --passages: tokens per passage.")] = None,
     overlap: Annotated[int | None, typer.Option(help="With --passages: tokens that neighbours share.")] = None,
+    finer_tokens: Annotated[int | None, typer.Option(help="With --passages: tokens per sub-window; 0: none.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Whole documents: tokens that the vector sees.")] = 256,
     model: Annotated[str | None, typer.Option(help="Model id or folder.")] = None,
     runtime: Runtime = None,
@@ -171,7 +176,14 @@ def evaluate(
     from embedsvc.evaluate import evaluate
     from embedsvc.search import Query, check_query
 
-    settings = settings_of(model=model, runtime=runtime, dtype=dtype, chunk_tokens=chunk_tokens, overlap=overlap)
+    settings = settings_of(
+        model=model,
+        runtime=runtime,
+        dtype=dtype,
+        chunk_tokens=chunk_tokens,
+        overlap=overlap,
+        finer_tokens=finer_tokens,
+    )
     for name in (modes := mode or ["hybrid"]):
         check_query(Query("-", mode=name))  # type: ignore[arg-type]
     for result in evaluate(

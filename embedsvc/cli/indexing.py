@@ -16,7 +16,7 @@ from embedsvc.errors import UsageError
 from embedsvc.ingest import Outcome, ingest_paths, open_or_create
 from embedsvc.readers import FieldChoice, FoundFile, discover
 
-FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap"})
+FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens"})
 """Flags that a collection, once made, must agree with."""
 
 

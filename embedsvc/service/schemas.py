@@ -52,6 +52,12 @@ class CollectionRequest(_Request):
     dtype: Dtype | None = Field(None, description="Arithmetic of the encoder.")
     chunk_tokens: int | None = Field(None, gt=0, lt=2**31, description="Tokens per passage, special tokens counted.")
     overlap: int | None = Field(None, ge=0, lt=2**31, description="Tokens that neighbouring passages share, at most.")
+    finer_tokens: int | None = Field(
+        None,
+        ge=0,
+        lt=2**31,
+        description="Tokens per sub-window. A longer passage is also matched by these, its best counts. 0: none.",
+    )
 
 
 class DocumentIn(_Request):
@@ -228,6 +234,7 @@ class ChunkingOut(BaseModel):
     window: int
     overlap: int
     whole: bool
+    finer: int = Field(description="Tokens per sub-window that longer passages are also matched by; 0: none.")
 
 
 class IndexOut(BaseModel):
@@ -244,6 +251,7 @@ class CollectionOut(BaseModel):
     name: str
     documents: int
     passages: int
+    vectors: int | None = Field(None, description="Where passages have sub-windows and so more vectors than one each.")
     version: int
     contract: ContractOut
     chunking: ChunkingOut

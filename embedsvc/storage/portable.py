@@ -77,11 +77,10 @@ def read_exported(file: Path) -> tuple[Contract, Chunking, Iterator[pa.Table]]:
         raise DamagedFile(
             f"{file} is not a whole export of a collection: {error}. Export the collection again."
         ) from error
-    return *parsed, _tables(file, parquet, parsed[0].dimension)
+    return *parsed, _tables(file, parquet, passage_schema(parsed[0].dimension, finer=parsed[1].finer > 0))
 
 
-def _tables(file: Path, parquet: pq.ParquetFile, dimension: int) -> Iterator[pa.Table]:
-    schema = passage_schema(dimension)
+def _tables(file: Path, parquet: pq.ParquetFile, schema: pa.Schema) -> Iterator[pa.Table]:
     at = schema.get_field_index("metadata")
     try:
         held: pa.Table | None = None

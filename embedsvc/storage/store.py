@@ -22,6 +22,7 @@ import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from lance.query import MatchQuery
 
 from embedsvc.errors import BadFilter, Conflict, DamagedCollection, NotFound, StorageFailure
@@ -48,8 +49,15 @@ RowIds = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
-def passage_schema(dimension: int, metadata: Mapping[str, str] | None = None) -> pa.Schema:
-    """Columns of the table; ``metadata`` is the table's own (see ``KEYS``)."""
+def passage_schema(dimension: int, metadata: Mapping[str, str] | None = None, *, finer: bool = False) -> pa.Schema:
+    """Columns of the table; ``metadata`` is the table's own (see ``KEYS``). ``finer``: passages may have more vectors
+    than their own (``Chunking.finer``); tables without such are spared the two columns."""
+    vector = pa.list_(pa.float32(), dimension)
+    more = [
+        # All vectors of the passage, counted: that can be read without reading them.
+        pa.field("vectors", pa.int32(), nullable=False),
+        pa.field("finer", pa.list_(vector), nullable=False),
+    ]
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -69,7 +77,8 @@ def passage_schema(dimension: int, metadata: Mapping[str, str] | None = None) ->
             pa.field("gap", pa.string(), nullable=False),
             pa.field("metadata", pa.json_()),
             pa.field("text", pa.string(), nullable=False),
-            pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False),
+            pa.field("vector", vector, nullable=False),
+            *(more if finer else ()),
         ],
         metadata=dict(metadata) if metadata else None,
     )
@@ -116,7 +125,8 @@ class Known(NamedTuple):
 class Changes:
     """What has to happen to a vector index to go from one store version to the next.
 
-    ``row_ids`` (n,) with ``vectors`` (n, dimension) are new or replaced rows; ``deleted`` are gone.
+    ``row_ids`` (n,) with ``vectors`` (n, dimension) are new or replaced rows, each as often as it has vectors;
+    ``deleted`` are gone.
     """
 
     row_ids: RowIds
@@ -124,9 +134,14 @@ class Changes:
     deleted: RowIds
 
 
-def passage_table(documents: Sequence[tuple[Document, Sequence[Passage], Floats]], dimension: int) -> pa.Table:
-    """Rows for :meth:`Store.replace`: of each document its passages and their vectors (passages, dimension)."""
-    rows: dict[str, list[Any]] = {field.name: [] for field in passage_schema(dimension) if field.name != "vector"}
+def passage_table(
+    documents: Sequence[tuple[Document, Sequence[Passage], Floats]], dimension: int, *, finer: bool = False
+) -> pa.Table:
+    """Rows for :meth:`Store.replace`: of each document its passages and their vectors (n, dimension), of each passage
+    its own and then, in a ``finer`` table, those of its sub-windows."""
+    schema = passage_schema(dimension, finer=finer)
+    rows: dict[str, list[Any]] = {name: [] for name in schema.names}
+    counts: list[int] = []
     for document, passages, _ in documents:
         metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
         end = 0
@@ -146,18 +161,35 @@ def passage_table(documents: Sequence[tuple[Document, Sequence[Passage], Floats]
             rows["gap"].append(document.text[end : passage.start])
             rows["metadata"].append(metadata)
             rows["text"].append(document.text[passage.start : passage.end])
+            counts.append(1 + len(passage.finer))
             end = max(end, passage.end)
-    vectors = [vectors for _, _, vectors in documents]
-    flat = np.concatenate(vectors).ravel() if vectors else np.empty(0, np.float32)
-    columns = [
-        pa.ExtensionArray.from_storage(pa.json_(), pa.array(rows["metadata"], pa.string()))
-        if field.name == "metadata"
-        else pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), dimension)
-        if field.name == "vector"
-        else pa.array(rows[field.name], field.type)
-        for field in passage_schema(dimension)
-    ]
-    return pa.Table.from_arrays(columns, schema=passage_schema(dimension))
+    vectors = np.concatenate([np.empty((0, dimension), np.float32), *(vectors for _, _, vectors in documents)])
+    ends = np.cumsum([0, *counts], dtype=np.int32)
+    if ends[-1] != len(vectors):
+        raise ValueError(f"{len(vectors)} vectors came for {ends[-1]} windows")
+    own = ends[:-1]
+    columns: dict[str, pa.Array] = {
+        "metadata": pa.ExtensionArray.from_storage(pa.json_(), pa.array(rows["metadata"], pa.string())),
+        "vector": _vector_array(vectors[own]),
+        "vectors": pa.array(counts, pa.int32()),
+    }
+    if finer:
+        others = pa.array(ends - np.arange(len(ends), dtype=np.int32))
+        columns["finer"] = pa.ListArray.from_arrays(others, _vector_array(np.delete(vectors, own, axis=0)))
+    for field in schema:
+        if field.name not in columns:
+            columns[field.name] = pa.array(rows[field.name], field.type)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _vector_array(vectors: Floats) -> pa.FixedSizeListArray:
+    """``vectors`` (n, dimension) as one column."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1])
+
+
+def vector_count(rows: pa.Table) -> int:
+    """Vectors of these passages, with those of their sub-windows."""
+    return int(pc.sum(rows["vectors"]).as_py() or 0) if "vectors" in rows.column_names else rows.num_rows
 
 
 _NO_SPACE = re.compile("no space left|disk quota|os error 28", re.IGNORECASE)
@@ -271,7 +303,7 @@ class Store:
         """
         values = (FORMAT, json.dumps(contract.to_dict()), json.dumps(asdict(chunking)))
         metadata = {**dict(zip(KEYS, values, strict=True)), _IDENTITY: uuid.uuid4().hex}
-        schema = passage_schema(contract.dimension, metadata)
+        schema = passage_schema(contract.dimension, metadata, finer=chunking.finer > 0)
         temporary = directory.parent / f".{directory.name}.{uuid.uuid4().hex}.tmp"
         with writing(directory):
             try:
@@ -421,6 +453,10 @@ class Store:
         """Number of passages."""
         return int(self.dataset.count_rows())
 
+    def count_vectors(self) -> int:
+        """Number of vectors: as many as passages, or more where ``Chunking.finer`` is set."""
+        return vector_count(self._scan(["vectors"], None)) if self.chunking.finer else self.count()
+
     def known_documents(self) -> dict[str, Known]:
         """Every document by its id."""
         names = ["document_id", "uri", "source", "document_hash"]
@@ -480,29 +516,38 @@ class Store:
             yield from self.dataset.scanner(batch_size=rows).to_batches()
 
     def vectors(self) -> tuple[RowIds, Floats]:
-        """All row ids (n,) and their vectors (n, dimension)."""
-        return _vectors(self._scan(["vector"], None, with_row_id=True))
+        """All row ids (n,) and their vectors (n, dimension); a passage that has several comes several times on end, its
+        own vector first."""
+        return _vectors(self._scan(self._vector_columns, None, with_row_id=True))
 
-    def vector_batches(self, rows: int = 50_000) -> Iterator[tuple[RowIds, Floats]]:
-        """As :meth:`vectors`, at most ``rows`` at a time."""
+    def vector_batches(self, vectors: int = 50_000) -> Iterator[tuple[RowIds, Floats]]:
+        """As :meth:`vectors`, about ``vectors`` of them at a time."""
+        rows = max(1, vectors * self.count() // max(1, self.count_vectors()))
+        scanner = self.dataset.scanner(columns=self._vector_columns, with_row_id=True, batch_size=rows)
         with _reading(self.path):
-            for batch in self.dataset.scanner(columns=["vector"], with_row_id=True, batch_size=rows).to_batches():
+            for batch in scanner.to_batches():
                 yield _vectors(pa.Table.from_batches([batch]))
 
+    @property
+    def _vector_columns(self) -> list[str]:
+        return ["vector", "finer"] if self.chunking.finer else ["vector"]
+
     def document_vectors(self, document_ids: Sequence[str]) -> dict[tuple[str, str], Floats]:
-        """Of each passage of these documents: (document id, text) → vector (dimension,)."""
+        """Of each passage of these documents: (document id, text) → its vectors (n, dimension), its own first."""
         if not document_ids:
             return {}
         condition = f"document_id IN ({_quoted(document_ids)})"
-        table = self._scan(["document_id", "text", "vector"], condition, with_row_id=True)
+        table = self._scan(["document_id", "text", *self._vector_columns], condition, with_row_id=True)
         keys = zip(table["document_id"].to_pylist(), table["text"].to_pylist(), strict=True)
-        return dict(zip(keys, _vectors(table)[1], strict=True))
+        row_ids, vectors = _vectors(table)
+        starts = np.flatnonzero(np.diff(row_ids, prepend=-1))
+        return dict(zip(keys, np.split(vectors, starts)[1:], strict=True))
 
     def changes_since(self, version: int) -> Changes:
         """The difference between ``version`` and this one, as Lance keeps it with every row."""
         deleted = self.dataset.delta(compared_against=version).get_deleted_row_ids().read_all()["_rowid"]
         # The delta's own readers of inserted and updated rows bring every column, all the text included.
-        changed = self._scan(["vector"], f"_row_last_updated_at_version > {version}", with_row_id=True)
+        changed = self._scan(self._vector_columns, f"_row_last_updated_at_version > {version}", with_row_id=True)
         return Changes(*_vectors(changed), deleted.to_numpy().astype(np.int64))
 
     def matching(self, condition: str) -> RowIds:
@@ -565,8 +610,27 @@ def _stored(table: pa.Table) -> list[StoredPassage]:
 
 
 def _vectors(table: pa.Table) -> tuple[RowIds, Floats]:
-    column = table["vector"].combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # an empty column combines to no chunk
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
-    return table["_rowid"].to_numpy().astype(np.int64), np.ascontiguousarray(vectors, np.float32)
+    row_ids = table["_rowid"].to_numpy().astype(np.int64)
+    own = _vector_matrix(_one_array(table["vector"]))
+    if "finer" not in table.column_names:
+        return row_ids, own
+    finer = _one_array(table["finer"])
+    counts = 1 + finer.value_lengths().to_numpy(zero_copy_only=False)
+    is_own = np.zeros(int(counts.sum()), bool)
+    is_own[np.cumsum(counts) - counts] = True
+    vectors = np.empty((len(is_own), own.shape[1]), np.float32)
+    vectors[is_own], vectors[~is_own] = own, _vector_matrix(finer.flatten())
+    return np.repeat(row_ids, counts), vectors
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # an empty column combines to no chunk
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    return array
+
+
+def _vector_matrix(array: pa.FixedSizeListArray) -> Floats:
+    """The vectors of a column (n, dimension)."""
+    flat = array.flatten().to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(flat.reshape(len(array), array.type.list_size), np.float32)
