@@ -179,8 +179,8 @@ def filters(name: str, index: VectorIndex, base: Floats, queries: Floats) -> lis
     for share in SELECTIVITIES:
         rows = np.flatnonzero(rng.random(len(base)) < share)
         among = index.among(rows)
-        effort = fitted(index.parts[0].segment, among.parts[0], 0.95)
-        among = replace(among, parts=(replace(among.parts[0], effort=effort),))
+        none = np.empty((0, base.shape[1]), np.float32)
+        among = replace(among, parts=(fitted(index.parts[0].segment, among.parts[0], 0.95, none, 10**9),))
         truth = exact(queries, base[rows], min(K, len(rows)))
         found = np.stack([index.search(query, truth.shape[1], among)[1] for query in queries])
         spent = interleaved(

@@ -42,6 +42,8 @@ from embedsvc.vectors import (
 log = logging.getLogger(__name__)
 
 _INDEX_FOLDER = "faiss"
+_COPIES = 1 / 16
+"""Share of the index's memory that codes copied for filters may take."""
 _LIVE_FILE = "live-queries.npz"
 
 # Builds that nobody waits for, one after the other however many collections a process has open.
@@ -107,7 +109,7 @@ class Upkeep:
             store.contract.dimension,
             self._fell_short,
         )
-        self._filters = Filters(goal.target_recall, self.live.queries)
+        self._filters = Filters(goal.target_recall, self.live.queries, goal.memory * _COPIES)
 
     # -- for those who read --------------------------------------------------------------------------------------
 

@@ -351,7 +351,7 @@ def ask(filters: Filters, index: VectorIndex, name: str, rows: list[int]) -> Amo
 
 def test_a_filter_that_is_asked_again_is_measured_and_then_searched_by_codes(built: VectorIndex, model: Model) -> None:
     rows = sorted(model)[:5000]
-    filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32))
+    filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32), 10**9)
     assert ask(filters, built, "some", rows).parts[0].effort is None  # not measured: all that pass are scored
     first = ask(filters, built, "some", rows)
     settled(filters)
@@ -371,7 +371,7 @@ def test_a_filter_that_is_asked_again_is_measured_and_then_searched_by_codes(bui
 
 def test_what_was_measured_for_a_filter_stands_after_a_commit(built: VectorIndex, model: Model) -> None:
     rows = sorted(model)[:5000]
-    filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32))
+    filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32), 10**9)
     for _ in range(2):
         ask(filters, built, "some", rows)
     settled(filters)
@@ -384,7 +384,7 @@ def test_what_was_measured_for_a_filter_stands_after_a_commit(built: VectorIndex
 
 
 def test_few_rows_are_scored_and_not_measured(built: VectorIndex, model: Model) -> None:
-    filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32))
+    filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32), 10**9)
     for _ in range(3):
         among = ask(filters, built, "few", sorted(model)[:30])
     assert filters._pool is None
@@ -393,7 +393,7 @@ def test_few_rows_are_scored_and_not_measured(built: VectorIndex, model: Model) 
 
 
 def test_only_the_last_filters_are_kept(built: VectorIndex) -> None:
-    filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32))
+    filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32), 10**9)
     for at in range(40):
         ask(filters, built, str(at), [0])
     asked = []
@@ -403,7 +403,7 @@ def test_only_the_last_filters_are_kept(built: VectorIndex) -> None:
 
 
 def test_a_filter_whose_rows_cannot_be_told_is_not_remembered(built: VectorIndex) -> None:
-    filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32))
+    filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32), 10**9)
 
     def fails() -> np.ndarray:
         raise UsageError("no SQL")

@@ -13,56 +13,67 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
+
 from embedsvc.vectors.faiss_module import gently
 from embedsvc.vectors.index import Among, VectorIndex
-from embedsvc.vectors.kinds import KINDS, Effort
+from embedsvc.vectors.kinds import KINDS, Effort, bare_codes
 from embedsvc.vectors.measuring import FEWEST, asked_of, recall_of
 from embedsvc.vectors.recall import Floats
-from embedsvc.vectors.segment import Allowed, RowIds, Segment
+from embedsvc.vectors.segment import Allowed, Copied, RowIds, Segment
 
 log = logging.getLogger(__name__)
 
 _KEPT = 32
 _SAMPLE = 500
-_SCANS = (10, 30, 100)
+_SCANS = (3, 10, 30, 100)
 _SCAN_SECONDS = 5e-9, 1.5e-7
 """About what it costs to look whether a code is allowed, and to fetch and score one."""
+_COPIED_SECONDS = 2.5e-8
+"""About what it costs to score a code among others that are all allowed."""
 _VECTOR_SECONDS = 3e-7
 """About what it costs to fetch and score a vector; most of it is waiting for memory."""
 _CHANGED = 0.1
 """What was measured stands until the share of rows that pass has changed by so much."""
 
 
-def fitted(segment: Segment, allowed: Allowed, target: float, real: Floats) -> Effort | None:
-    """The least effort that finds the allowed rows with recall@10 of ``target``, for stand-ins for queries and, where
-    there are enough, ``real`` (m, dimension) ones; None: none does, score them all."""
+def fitted(segment: Segment, allowed: Allowed, target: float, real: Floats, memory: float) -> Allowed:
+    """The allowed rows with what finds them with recall@10 of ``target`` at the least cost, for stand-ins for queries
+    and, where there are enough, ``real`` (m, dimension) ones; as they were where nothing does: score them all. Their
+    codes may be copied, to so many bytes of ``memory``."""
     asked = asked_of(segment, real, allowed, _SAMPLE)
-    for effort in _efforts(segment, allowed):
-        if recall_of(segment, effort, asked).low >= target:
-            return effort
-    return None
+    for option in _options(segment, allowed, memory):
+        if recall_of(segment, option.effort, [replace(each, allowed=option) for each in asked]).low >= target:
+            return option
+    return allowed
 
 
-def _efforts(segment: Segment, allowed: Allowed) -> Iterator[Effort]:
+def _options(segment: Segment, allowed: Allowed, memory: float) -> Iterator[Allowed]:
     """Deeper and deeper searches, while these cost less than looking at every code, or at all vectors that pass."""
     passing, count = allowed.count, len(segment)
-    exact = passing * _VECTOR_SECONDS
-    scan = count * _SCAN_SECONDS[0] + passing * _SCAN_SECONDS[1]
+    exact, copied = passing * _VECTOR_SECONDS, None
+    fits = passing * (segment.vectors.shape[1] + 8) <= memory
+    scan = passing * _COPIED_SECONDS if fits else count * _SCAN_SECONDS[0] + passing * _SCAN_SECONDS[1]
     depth = segment.effort.depth
     while depth and depth * KINDS[segment.kind].step_seconds(count) < min(scan, exact) and depth <= count:
-        yield replace(segment.effort, depth=depth)
+        yield replace(allowed, effort=replace(segment.effort, depth=depth))
         depth += depth // 2 + 1
     if scan < exact:
+        if fits:
+            positions = np.flatnonzero(allowed.mask)
+            copied = Copied(positions, bare_codes(segment.vectors[positions]))
         for widen in _SCANS:
-            yield Effort(0, max(widen, segment.effort.widen))
+            yield replace(allowed, effort=Effort(0, widen), copied=copied)
 
 
 class Filters:
     """The filters asked for last, ready for an index; shared by threads."""
 
-    def __init__(self, target: float, real: Callable[[], Floats]) -> None:
-        """``real`` gives the queries (m, dimension) that were asked before."""
+    def __init__(self, target: float, real: Callable[[], Floats], memory: float) -> None:
+        """``real`` gives the queries (m, dimension) that were asked before. ``memory``: bytes that copies of codes may
+        take in all."""
         self._target = target
+        self._memory = memory
         self._real = real
         self._lock = threading.Lock()
         self._index: VectorIndex | None = None
@@ -70,8 +81,8 @@ class Filters:
         """Of ``_index`` only."""
         self._times: dict[str, int] = {}
         """How often each filter was asked for; the one asked for last comes last."""
-        self._fitted: dict[tuple[str, str], tuple[float, Effort | None]] = {}
-        """By filter and segment: the share of rows that passed, and what was found to do."""
+        self._fitted: dict[str, dict[str, Allowed]] = {}
+        """By filter and by segment: what was found to do, with the rows that passed then."""
         self._fitting: set[str] = set()
         """Being measured, or not to be measured."""
         self._doubted = False
@@ -83,6 +94,10 @@ class Filters:
         with self._lock:
             if self._index is not index:
                 self._index, self._ready = index, {}
+                names = {part.segment.name for part in index.parts}
+                for of_segments in self._fitted.values():
+                    for gone in of_segments.keys() - names:
+                        del of_segments[gone]
             known = self._ready.get(condition)
         among = known or self._with_efforts(index, condition, index.among(matching()))
         with self._lock:
@@ -91,6 +106,7 @@ class Filters:
                 oldest = next(iter(self._times))
                 del self._times[oldest]
                 self._ready.pop(oldest, None)
+                self._fitted.pop(oldest, None)
             if self._index is index:
                 among = self._ready.setdefault(condition, among)
             due = times > 1 and condition not in self._fitting and any(self._unknown(index, condition, among))
@@ -108,10 +124,18 @@ class Filters:
             self._fitted.clear()
             self._ready.clear()
 
-    def _known(self, condition: str, segment: Segment, allowed: Allowed) -> tuple[float, Effort | None] | None:
-        found = self._fitted.get((condition, segment.name))
-        share = allowed.count / len(segment)
-        return found if found is not None and abs(share - found[0]) <= _CHANGED * found[0] else None
+    def _known(self, condition: str, segment: Segment, allowed: Allowed) -> Allowed | None:
+        """``allowed`` with what was found to do for the rows that passed before, while that stands."""
+        found = self._fitted.get(condition, {}).get(segment.name)
+        if found is None or abs(allowed.count - found.count) > _CHANGED * found.count:
+            return None
+        copied = found.copied
+        if copied is not None:
+            there = allowed.mask[copied.positions]
+            if np.count_nonzero(there) < allowed.count:  # a condition that asks for the time, say
+                return None
+            copied = replace(copied, bitmap=None if there.all() else np.packbits(there, bitorder="little"))
+        return replace(allowed, effort=found.effort, copied=copied)
 
     def _unknown(self, index: VectorIndex, condition: str, among: Among) -> list[bool]:
         """Of each segment, whether it has to be measured."""
@@ -125,9 +149,14 @@ class Filters:
     def _with_efforts(self, index: VectorIndex, condition: str, among: Among) -> Among:
         parts = []
         for part, allowed in zip(index.parts, among.parts, strict=True):
-            known = self._known(condition, part.segment, allowed)
-            parts.append(allowed if known is None else replace(allowed, effort=known[1]))
+            parts.append(self._known(condition, part.segment, allowed) or allowed)
         return replace(among, parts=tuple(parts))
+
+    def _copied(self) -> int:
+        """Bytes that copies of codes take."""
+        with self._lock:
+            found = [allowed.copied for each in self._fitted.values() for allowed in each.values()]
+        return sum(copied.nbytes for copied in found if copied is not None)
 
     def _fit(self, index: VectorIndex, condition: str, among: Among) -> None:
         try:
@@ -135,11 +164,9 @@ class Filters:
                 unknown = self._unknown(index, condition, among)
                 for part, allowed, is_unknown in zip(index.parts, among.parts, unknown, strict=True):
                     if is_unknown:
-                        effort = fitted(part.segment, allowed, self._target, self._real())
+                        found = fitted(part.segment, allowed, self._target, self._real(), self._memory - self._copied())
                         with self._lock:
-                            while len(self._fitted) >= 16 * _KEPT:
-                                del self._fitted[next(iter(self._fitted))]
-                            self._fitted[condition, part.segment.name] = allowed.count / len(part.segment), effort
+                            self._fitted.setdefault(condition, {})[part.segment.name] = found
             with self._lock:
                 ready = self._ready.get(condition)
                 if ready is not None and self._index is not None:  # by now, perhaps, of a later index

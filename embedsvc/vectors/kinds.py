@@ -135,9 +135,22 @@ def as_codes(queries: Floats) -> Floats:
 
 
 def _scan_hnsw(codes: Any, queries: Floats, count: int, allowed: Bitmap | None) -> Positions:
+    return scan_codes(faiss_module().downcast_index(codes.storage), queries, count, allowed)
+
+
+def bare_codes(vectors: Floats) -> Any:
+    """The codes of :func:`build_hnsw` without its graph, for :func:`scan_codes`."""
     faiss = faiss_module()
-    parameters = faiss.SearchParameters(**_selector(allowed))
-    found: Positions = faiss.downcast_index(codes.storage).search(as_codes(queries), count, params=parameters)[1]
+    quantizer = faiss.ScalarQuantizer.QT_8bit_direct_signed
+    codes = faiss.IndexScalarQuantizer(vectors.shape[1], quantizer, faiss.METRIC_INNER_PRODUCT)
+    codes.add(whole(np.ascontiguousarray(vectors, np.float32), range_of(vectors)))
+    return codes
+
+
+def scan_codes(codes: Any, queries: Floats, count: int, allowed: Bitmap | None) -> Positions:
+    """Positions (queries, count) of the nearest by their codes, all of which are looked at."""
+    parameters = faiss_module().SearchParameters(**_selector(allowed))
+    found: Positions = codes.search(as_codes(queries), count, params=parameters)[1]
     return found
 
 

@@ -26,8 +26,8 @@ class Questions:
     truth: Floats
     allowed: Allowed | None
 
-    def recall(self, segment: Segment, effort: Effort) -> Recall:
-        """What ``effort`` finds of the answers."""
+    def recall(self, segment: Segment, effort: Effort | None) -> Recall:
+        """What ``effort`` finds of the answers; None: that of ``allowed``."""
         return estimate(shares(segment.search(self.queries, K, self.allowed, effort)[1], self.truth))
 
 
@@ -45,7 +45,7 @@ def asked_of(exact: Segment, real: Floats, allowed: Allowed | None = None, count
     return asked
 
 
-def recall_of(segment: Segment, effort: Effort, asked: Sequence[Questions]) -> Recall:
+def recall_of(segment: Segment, effort: Effort | None, asked: Sequence[Questions]) -> Recall:
     """What ``effort`` finds of the answers to the questions that it does worst with."""
     return min((each.recall(segment, effort) for each in asked), key=lambda recall: recall.low)
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsvc.vectors.faiss_module import faiss_module
-from embedsvc.vectors.kinds import KINDS, Bitmap, Effort, Positions
+from embedsvc.vectors.kinds import KINDS, Bitmap, Effort, Positions, scan_codes
 from embedsvc.vectors.recall import Floats, K, Recall, nearest
 
 RowIds = npt.NDArray[np.int64]
@@ -28,11 +28,30 @@ _BLOCK = 50_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Copied:
+    """Codes of some of a segment's rows, side by side: looking at all of them is quicker than picking them out of the
+    segment's own. ``positions`` (n,) in the segment; ``bitmap`` of those that are still there, None: all."""
+
+    positions: Positions
+    codes: Any
+    bitmap: Bitmap | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.positions.nbytes + len(self.positions) * int(self.codes.d)
+
+    def search(self, queries: Floats, count: int) -> Positions:
+        """As :func:`scan_codes`, in positions of the segment."""
+        found = scan_codes(self.codes, queries, min(count, len(self.positions)), self.bitmap)
+        return np.where(found >= 0, self.positions[found], -1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Allowed:
     """Which positions (n,) of a segment may be found. ``positions`` are they where they are few, else None.
 
-    ``effort``: what finds them well enough by their codes, as measured for these very rows; None: not known, they are
-    all scored.
+    ``effort``: what finds them well enough by their codes (those ``copied``, where they are), as measured for these
+    very rows; None: not known, they are all scored.
     """
 
     mask: Mask
@@ -40,6 +59,7 @@ class Allowed:
     count: int
     positions: Positions | None
     effort: Effort | None
+    copied: Copied | None = None
 
     @classmethod
     def of(cls, mask: Mask, effort: Effort | None = None) -> Allowed:
@@ -107,6 +127,8 @@ class Segment:
         # Measured at ten: for a lower k not less is done, for a higher one more.
         more = math.sqrt(max(1, k / K))
         count = min(max(k, int(K * effort.widen * more)), there)
+        if allowed is not None and allowed.copied is not None:
+            return allowed.copied.search(queries, count)
         if effort.depth:
             found = kind.search(self.codes, queries, count, int(effort.depth * more), bitmap)
             short = found[:, min(k, count) - 1] < 0
