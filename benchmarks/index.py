@@ -47,10 +47,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--no-peer", action="store_true", help="without hnswlib, which needs 2 KB per vector")
     given = parser.parse_args()
-    real = made.load(given.vectors)
-    held = np.zeros(len(real), bool)
-    held[50 :: len(real) // HELD_OUT] = True
-    queries, real = np.ascontiguousarray(real[held][:HELD_OUT]), real[~held]
+    queries, real = held_out(made.load(given.vectors))
     print(
         f"{given.size:,} vectors, of which {min(given.size, len(real)):,} real ones; {len(queries):,} held-out queries"
     )
@@ -65,6 +62,13 @@ def main() -> None:
         base = np.load(file, mmap_mode="r")
         figures = measure(base, queries, given.rounds, Path(scratch), peer=not given.no_peer)
     report(figures, given.json, size=given.size, real=min(given.size, len(real)), queries=len(queries))
+
+
+def held_out(real: Floats) -> tuple[Floats, Floats]:
+    """Queries (2000, dimension), and the vectors that are left to be indexed."""
+    held = np.zeros(len(real), bool)
+    held[50 :: len(real) // HELD_OUT] = True
+    return np.ascontiguousarray(real[held][:HELD_OUT]), real[~held]
 
 
 def batches(base: Floats) -> Iterator[tuple[RowIds, Floats]]:

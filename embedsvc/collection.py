@@ -13,7 +13,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +29,9 @@ from embedsvc.upkeep import Snapshot, Upkeep
 from embedsvc.vectors import Goal
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+_LEAST_CACHE = 64_000_000
+"""Bytes that the store may keep its own indexes in, at least."""
 
 EncodedDocument = tuple[Document, Sequence[Passage], Floats]
 """A document, its passages, and their vectors (n, dimension): each passage's own, then those of its sub-windows."""
@@ -107,9 +110,10 @@ class Collection:
     def __init__(self, directory: Path, settings: Settings) -> None:
         self.settings = settings
         self._directory = directory
-        store = Store.open(directory, settings.durability)
+        goal = index_goal(settings)
+        store = Store.open(directory, settings.durability, max(goal.memory, _LEAST_CACHE))
         self.contract, self.chunking, self._identity = store.contract, store.chunking, store.identity
-        self.upkeep = Upkeep(directory, settings, index_goal(settings), store)
+        self.upkeep = Upkeep(directory, settings, goal, store)
 
     @classmethod
     def open(cls, name: str, settings: Settings) -> Collection:
@@ -157,13 +161,14 @@ class Collection:
                 deleted and made anew since it was opened.
             StorageFailure: the data directory cannot be written.
         """
-        self.upkeep.make_way()
-        with write_lock(self._directory, self.settings.lock_timeout):
+        with ExitStack() as stack:
+            with self.upkeep.wanted():
+                stack.enter_context(write_lock(self._directory, self.settings.lock_timeout))
             # Opened afresh: version numbers alone do not tell a collection from one made later under its name.
             if Store.open(self._directory, self.settings.durability).identity != self._identity:
                 raise Conflict(f"The collection {self.name!r} was deleted and made anew meanwhile. Open it again.")
             writer = Writer(self.store(), self.upkeep.committed)
-            with self.upkeep.writing():
+            with self.upkeep.writing(fold=fold):
                 yield writer
                 self.upkeep.settle()
                 if writer.store.count() or writer.changed:

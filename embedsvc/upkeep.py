@@ -10,17 +10,20 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from embedsvc import disk_index
 from embedsvc.config import Settings
-from embedsvc.errors import Conflict, EmbedsvcError
+from embedsvc.disk_index import DiskIndex
+from embedsvc.errors import Conflict, EmbedsvcError, UsageError
 from embedsvc.storage import Store, write_lock
 from embedsvc.storage.store import Floats, RowIds
 from embedsvc.vectors import (
+    DISK,
     Among,
     Filters,
     Goal,
@@ -33,6 +36,7 @@ from embedsvc.vectors import (
     load_index,
     needs_fold,
     of_segment,
+    plan,
     raised,
     save_index,
     saved_versions,
@@ -56,7 +60,7 @@ class Snapshot:
 
     name: str
     store: Store
-    index: VectorIndex
+    index: VectorIndex | DiskIndex
     _filters: Filters
     _live: Live
 
@@ -71,13 +75,15 @@ class Snapshot:
         Raises:
             BadFilter: it is not SQL, or the store cannot evaluate it.
         """
-        among = None if condition is None else self._among(condition)
-        found = self.index.search(query, k, among)
+        if isinstance(self.index, DiskIndex):
+            among: Among | str | None = condition
+        elif condition is None:
+            among = None
+        else:
+            among = self._filters.among(self.index, condition, lambda: self.store.matching(condition))
+        found = self.index.search(query, k, among)  # type: ignore[arg-type]  # each has its own kind of filter
         self._live.saw(self.index, query, k, among)
         return found
-
-    def _among(self, condition: str) -> Among:
-        return self._filters.among(self.index, condition, lambda: self.store.matching(condition))
 
 
 class _Stopped(Exception):
@@ -96,7 +102,8 @@ class Upkeep:
         self._snapshot: Snapshot | None = None
         """None until somebody searches: much of what is done with a collection needs no vector index."""
         self._refreshing = threading.Lock()
-        self._writing = False
+        self._writing = self._folds = self._tending = False
+        self._waiting = 0
         self._added = 0
         self._folding: threading.Thread | None = None
         self._stop = threading.Event()
@@ -121,7 +128,7 @@ class Upkeep:
         return newest
 
     @property
-    def loaded(self) -> VectorIndex | None:
+    def loaded(self) -> VectorIndex | DiskIndex | None:
         """The index of the snapshot that there is already, of whatever version."""
         snapshot = self._snapshot
         return None if snapshot is None else snapshot.index
@@ -135,12 +142,14 @@ class Upkeep:
         current = self._snapshot
         return current if current is not None and self._writing else self._refreshed()
 
-    def known(self) -> VectorIndex | None:
+    def known(self) -> VectorIndex | DiskIndex | None:
         """The index to tell about, without building or checking one: the loaded one, else the saved one as it was then.
         None: it is not built yet."""
         if self.loaded is not None:
             return self.loaded
         store = self.store()
+        if self._is_past_memory(store):
+            return disk_index.load(store, self._folder)
         saved = load_index(self._folder, store.contract.dimension, store.version, check=False)
         if saved is None and store.count_vectors() <= self.goal.exact:
             return self.current().index
@@ -154,11 +163,23 @@ class Upkeep:
             current = self._snapshot
             if current is None or store.version > current.version:
                 index = self._index_for(store, None if current is None else current.index)
+                store = index.store if isinstance(index, DiskIndex) else store
                 self._snapshot = current = Snapshot(self.name, store, index, self._filters, self.live)
             return current
 
-    def _index_for(self, store: Store, known: VectorIndex | None) -> VectorIndex:
+    def _is_past_memory(self, store: Store) -> bool:
+        """Whether not even the most compact codes of the vectors fit the memory that they may take."""
+        try:
+            return plan(store.count_vectors(), store.contract.dimension, self.goal).kind == DISK
+        except UsageError as error:
+            log.warning("%s: %s", self.name, error)
+            return True
+
+    def _index_for(self, store: Store, known: VectorIndex | DiskIndex | None) -> VectorIndex | DiskIndex:
         """The index of exactly this store version: the saved or the known one, and what has changed since."""
+        if self._is_past_memory(store):
+            return self._index_on_disk_for(store)
+        known = None if isinstance(known, DiskIndex) else known
         for source in (known, None):
             index = load_index(self._folder, store.contract.dimension, store.version, source) or source
             if index is not None:
@@ -172,6 +193,18 @@ class Upkeep:
         row_ids, vectors = store.vectors()
         none = row_ids[:0]
         return apply_changes(VectorIndex.empty(store.contract.dimension), row_ids, vectors, none, store.version)
+
+    def _index_on_disk_for(self, store: Store) -> DiskIndex:
+        """The store's own index, which may bring the store to a later version; made where it has to be, but not in the
+        midst of writing. Where it cannot be, searches read all vectors."""
+        index = disk_index.load(store, self._folder)
+        if index.is_due() and not self._writing:
+            try:
+                with write_lock(self._directory, 0):
+                    return disk_index.make(store, self.goal.target_recall, self.live.queries(), self._folder)
+            except EmbedsvcError as error:
+                log.warning("%s: no vector index can be made now, searches are exact: %s", self.name, error)
+        return index
 
     def _built(self, store: Store) -> VectorIndex | None:
         """An index of all that is in the store, built and saved; None where another process writes, which will do that,
@@ -195,10 +228,22 @@ class Upkeep:
     # -- for the one that holds the write lock -------------------------------------------------------------------
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """While this lasts, nobody else writes. A fold that is under way when an error ends it is given up."""
+    def wanted(self) -> Iterator[None]:
+        """Around waiting for the write lock: what :meth:`tend` does with it is given up."""
+        with self._refreshing:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._refreshing:
+                self._waiting -= 1
+
+    @contextmanager
+    def writing(self, *, fold: bool) -> Iterator[None]:
+        """While this lasts, nobody else writes. With ``fold``, rows are folded in meanwhile; a fold that is under way
+        when an error ends it is given up."""
         self._catch_up()  # with what others committed before: from here on nobody else does
-        self._writing = True
+        self._writing, self._folds = True, fold
         self._stop.clear()
         try:
             yield
@@ -220,7 +265,9 @@ class Upkeep:
         are many, so that searches need not look at more and more rows one by one."""
         self._catch_up()
         self._added += vectors
-        if self._added > self.goal.exact and (self._folding is None or not self._folding.is_alive()):
+        # The store keeps its own index up to date itself.
+        folds = self._folds and not isinstance(self.loaded, DiskIndex)
+        if folds and self._added > self.goal.exact and (self._folding is None or not self._folding.is_alive()):
             self._added = 0
             self._folding = threading.Thread(target=self._fold_gently, name="fold", daemon=True)
             self._folding.start()
@@ -235,14 +282,18 @@ class Upkeep:
 
     def _fold_gently(self) -> None:
         with gently():
-            self.fold()
+            self._try(self._fold)
 
     def fold(self) -> None:
         """Makes a segment of the rows that no segment of the vector index holds, where there are enough of them, and
         saves the index where no such rows are left; searches go on meanwhile. What goes wrong is logged, for all that
-        was committed can be found without."""
+        was committed can be found without. Not while a commit is under way."""
+        self._try(self._fold)
+        self._try(self._fold_on_disk)
+
+    def _try(self, work: Callable[[], None]) -> None:
         try:
-            self._fold()
+            work()
         except _Stopped:
             log.info("%s: the vector index was not folded: the writer gave up", self.name)
         except EmbedsvcError as error:
@@ -253,6 +304,8 @@ class Upkeep:
     def _fold(self) -> None:
         snapshot = self._refreshed()
         index = snapshot.index
+        if isinstance(index, DiskIndex):
+            return
         if needs_fold(index, self.goal):
             index = fold(index, self.goal, self._folder, self.live.queries(), self._go_on)
         elif not index.parts:
@@ -264,10 +317,27 @@ class Upkeep:
         self._saved(index, snapshot.store)
         with self._refreshing:
             current = self._snapshot or snapshot
-            self._snapshot = replace(current, index=_brought_to(index, current.store))
+            if isinstance(current.index, VectorIndex):
+                self._snapshot = replace(current, index=_brought_to(index, current.store))
+
+    def _fold_on_disk(self) -> None:
+        """Has the store index its vectors where their codes are past memory, and forget that index where they are not
+        any more."""
+        snapshot = self._refreshed()
+        index = snapshot.index
+        if not isinstance(index, DiskIndex):
+            if snapshot.store.has_vector_index():
+                snapshot.store.drop_vector_index()
+        elif index.is_due():
+            made = disk_index.make(index.store, self.goal.target_recall, self.live.queries(), self._folder)
+            with self._refreshing:
+                self._snapshot = replace(snapshot, store=made.store, index=made)
+        elif self._raised:
+            self._raised = False
+            disk_index.save(index, self._folder)
 
     def _go_on(self) -> None:
-        if self._stop.is_set():
+        if self._stop.is_set() or (self._tending and self._waiting):
             raise _Stopped
 
     # -- in the background ---------------------------------------------------------------------------------------
@@ -280,29 +350,38 @@ class Upkeep:
             snapshot = self._snapshot
         if snapshot is None or filtered:
             return
-        changed = raised(snapshot.index, self.goal.target_recall, self.live.queries())
-        with self._refreshing:
-            if self._snapshot is not None:
-                self._snapshot = replace(self._snapshot, index=with_segments(self._snapshot.index, changed))
+        target, queries = self.goal.target_recall, self.live.queries()
+        index = snapshot.index
+        if isinstance(index, DiskIndex):
+            harder = index.tuned(target, queries, least=index.lists + 1) or index.without()
+            self._change(lambda now: replace(harder, store=now.store) if isinstance(now, DiskIndex) else now)
+        else:
+            changed = raised(index, target, queries)
+            self._change(lambda now: with_segments(now, changed) if isinstance(now, VectorIndex) else now)
         self._raised = True
         self.tend()
+
+    def _change(self, change: Callable[[VectorIndex | DiskIndex], VectorIndex | DiskIndex]) -> None:
+        """Puts another index into the newest snapshot, which may be a later one by now."""
+        with self._refreshing:
+            if self._snapshot is not None:
+                self._snapshot = replace(self._snapshot, index=change(self._snapshot.index))
 
     def tend(self) -> None:
         """Folds soon, on a thread in the background, where there is something to fold and nobody writes by then."""
         _pool.submit(self._tend)
 
-    def make_way(self) -> None:
-        """Gives up what :meth:`tend` has begun, for one who waits for the write lock."""
-        self._stop.set()
-
     def _tend(self) -> None:
         try:
-            with gently(), write_lock(self._directory, 0), self.writing():
+            with gently(), write_lock(self._directory, 0), self.writing(fold=False):
+                self._tending = True
                 self.fold()
         except Conflict:
             pass  # whoever writes will fold
         except Exception:
             log.exception("%s: the vector index stays as it is", self.name)
+        finally:
+            self._tending = False
 
 
 def _brought_to(index: VectorIndex, store: Store) -> VectorIndex:

@@ -18,6 +18,7 @@ PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = (
     {"records", "errors", "config", "logs"},
     {"readers", "chunking", "encoding", "vectors", "storage"},
+    {"disk_index"},
     {"upkeep"},
     {"collection"},
     {"ingest", "search", "checks"},

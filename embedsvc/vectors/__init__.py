@@ -16,10 +16,11 @@ from embedsvc.vectors.index import (
     with_segments,
 )
 from embedsvc.vectors.live import Live
-from embedsvc.vectors.planner import Goal, Plan, plan
+from embedsvc.vectors.planner import DISK, Goal, Plan, disk_lists, plan
 from embedsvc.vectors.recall import Recall
 
 __all__ = [
+    "DISK",
     "Among",
     "Filters",
     "Goal",
@@ -29,6 +30,7 @@ __all__ = [
     "VectorIndex",
     "apply_changes",
     "build",
+    "disk_lists",
     "faiss_module",
     "fold",
     "gently",

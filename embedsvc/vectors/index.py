@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from embedsvc.errors import StorageFailure
+from embedsvc.errors import StorageFailure, UsageError
 from embedsvc.vectors.building import build_segment
 from embedsvc.vectors.fresh import Fresh
 from embedsvc.vectors.gpu import search
 from embedsvc.vectors.kinds import carry_on
 from embedsvc.vectors.measuring import asked_of, recall_of, tuned
-from embedsvc.vectors.planner import Goal, plan
+from embedsvc.vectors.planner import DISK, Goal, plan
 from embedsvc.vectors.recall import EXACT, Floats, Recall
 from embedsvc.vectors.segment import Allowed, Mask, RowIds, Segment, best
 
@@ -282,9 +282,12 @@ def build(
         StorageFailure: the disk is full or not writable. UsageError: no kind fits the memory.
     """
     planned = plan(max(count + beside, goal.exact + 1), dimension, goal)
+    if planned.kind == DISK:
+        raise UsageError(f"the codes of {count + beside:,} vectors are past index_memory_mb")
     try:
         real = np.empty((0, dimension), np.float32) if real is None else real
-        return build_segment(rows, count, dimension, planned.kinds, goal.target_recall, folder, real, go_on)
+        kinds = [kind for kind in planned.kinds if kind != DISK]
+        return build_segment(rows, count, dimension, kinds, goal.target_recall, folder, real, go_on)
     except (OSError, RuntimeError) as error:
         raise StorageFailure(
             f"The vector index could not be written under {folder}: {error}. "

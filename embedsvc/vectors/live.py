@@ -18,13 +18,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
 
 from embedsvc.vectors.faiss_module import gently
-from embedsvc.vectors.index import Among, VectorIndex
 from embedsvc.vectors.recall import Floats, K, Recall, estimate, shares
+from embedsvc.vectors.segment import RowIds
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +45,23 @@ _ENOUGH = 50
 _pool = ThreadPoolExecutor(1, thread_name_prefix="live-recall")
 
 
+class Searched(Protocol):
+    """An index as far as its recall is concerned: see VectorIndex. Each has its own kind of filter."""
+
+    @property
+    def is_exact(self) -> bool: ...
+    def search(self, query: Floats, k: int, among: Any) -> tuple[RowIds, Floats]: ...
+    def exact(self, queries: Floats, k: int, among: Any) -> tuple[RowIds, Floats]: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
     """A query (dimension,) that was asked for its ``k`` best in ``index``."""
 
     query: Floats
     k: int
-    index: VectorIndex
-    among: Among | None
+    index: Searched
+    among: Any
     since: float
 
 
@@ -75,7 +85,7 @@ class Live:
         self._seen: deque[tuple[Floats, float, bool]] = _read(file, dimension)
         """Query, which share of its exact answer was found, and whether it was filtered. NaN: by another index."""
 
-    def saw(self, index: VectorIndex, query: Floats, k: int, among: Among | None) -> None:
+    def saw(self, index: Searched, query: Floats, k: int, among: Any) -> None:
         """``query`` (dimension,) was searched for. Costs next to nothing, and never fails."""
         if index.is_exact or random.random() >= self._share:
             return
@@ -169,7 +179,7 @@ class Live:
 
 def _read(file: Path, dimension: int) -> deque[tuple[Floats, float, bool]]:
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             queries, found, filtered = stored["queries"], stored["shares"].tolist(), stored["filtered"].tolist()
         if queries.shape == (len(found), dimension):
             return deque(zip(queries, found, filtered, strict=True), _REMEMBERED)

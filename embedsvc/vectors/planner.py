@@ -9,9 +9,14 @@ from embedsvc.errors import UsageError
 from embedsvc.vectors.kinds import HNSW8, IVFPQ4
 from embedsvc.vectors.segment import FLAT
 
+DISK = "disk-ivfrq"
+"""The store's own index, of which only what a search needs is read: for collections whose codes are past memory."""
+_DISK_CACHE = 64_000_000
+"""Bytes that the store may keep of it."""
+
 _PREFERENCE = (HNSW8, IVFPQ4)
 """Fastest first."""
-_BUILD_SECONDS = {HNSW8.name: 4.5e-5, IVFPQ4.name: 6.4e-6}
+_BUILD_SECONDS = {HNSW8.name: 4.5e-5, IVFPQ4.name: 6.4e-6, DISK: 8.5e-6}
 """Of one core, per vector of 384 dimensions and per doubling of their number (benchmarks/index.py)."""
 
 
@@ -56,6 +61,7 @@ def plan(count: int, dimension: int, goal: Goal) -> Plan:
     # Rows that are not in a segment yet are kept as they are.
     fresh = 2 * 4.0 * dimension * goal.exact
     needs = {kind.name: fresh + count * kind.bytes_per_vector(count, dimension) for kind in _PREFERENCE}
+    needs[DISK] = _DISK_CACHE + 4.0 * dimension * disk_lists(count)
     kinds = tuple(name for name, memory in needs.items() if memory <= goal.memory)
     if not kinds:
         least = min(needs.values())
@@ -65,4 +71,11 @@ def plan(count: int, dimension: int, goal: Goal) -> Plan:
         )
     memory = needs[kinds[0]]
     seconds = count * math.log2(count) * dimension / 384 * _BUILD_SECONDS[kinds[0]]
+    if kinds[0] == DISK:
+        return Plan(kinds, memory, count * (dimension / 8 + 16), seconds)
     return Plan(kinds, memory, raw + 8 * count + memory - fresh, seconds)
+
+
+def disk_lists(count: int) -> int:
+    """Inverted lists of the ``DISK`` kind: with enough vectors to train each, and not more than help."""
+    return max(1, min(count // 256, int(2.5 * math.sqrt(count)), 8192))

@@ -1,0 +1,190 @@
+"""A collection past memory: the store's own index on the disk, seen as a vector index.
+
+It answers as :class:`~embedsvc.vectors.VectorIndex` does, and knows its recall as that does. What changes in the store
+is found at once, for the store searches rows that it has not indexed yet one by one; nothing has to be kept in step. Of
+a passage with several vectors only its own counts here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from embedsvc.errors import StorageFailure
+from embedsvc.storage import Store
+from embedsvc.storage.store import Floats, RowIds
+from embedsvc.vectors import DISK, Recall, disk_lists
+from embedsvc.vectors.measuring import FEWEST, stand_ins
+from embedsvc.vectors.recall import EXACT, K, estimate, nearest, shares
+from embedsvc.vectors.segment import FLAT, best
+
+log = logging.getLogger(__name__)
+
+_FILE = "disk-index.json"
+_SAMPLE = 300
+"""Queries that recall is measured with: each is a read of the disk, and their exact answers one pass over it."""
+_SAMPLED_ROWS = 2000
+_LISTS, _REFINE = (8, 16, 32, 64, 128, 256, 512), 10
+_GROWN = 2
+"""The index is made anew when there are so many times as many passages as when it was made."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DiskIndex:
+    """The index of ``store``'s version. ``lists``: into how many of its lists a search looks; 0: there is no index, all
+    vectors are read. ``made_of``: passages at that time."""
+
+    store: Store
+    lists: int
+    recall: Recall
+    build_seconds: float
+    made_of: int
+
+    parts: tuple[()] = ()
+    """No segments."""
+
+    def __len__(self) -> int:
+        return self.store.count()
+
+    @property
+    def version(self) -> int:
+        return self.store.version
+
+    @property
+    def kind(self) -> str:
+        return DISK if self.lists else FLAT
+
+    @property
+    def is_exact(self) -> bool:
+        return not self.lists
+
+    @property
+    def bytes_resident(self) -> float:
+        """Bytes of memory that it always takes: the lists' centres. What the store keeps besides is bounded."""
+        return 4.0 * self.store.contract.dimension * disk_lists(self.made_of) if self.lists else 0.0
+
+    @property
+    def bytes_per_vector(self) -> float:
+        return self.bytes_resident / max(1, len(self))
+
+    def search(self, query: Floats, k: int, among: str | None = None) -> tuple[RowIds, Floats]:
+        """The ``k`` nearest rows of one ``query`` (dimension,): row ids and cosines, best first. ``among``: the user's
+        SQL: the vectors of all rows that pass are read, for of those the lists that were looked into hold too few.
+
+        Raises:
+            BadFilter: it is not SQL over the collection's fields.
+        """
+        lists = self.lists if among is None else 0
+        return self.store.nearest(query, k, lists=lists, refine=_REFINE, where=among)
+
+    def search_many(self, queries: Floats, k: int, among: str | None = None) -> tuple[RowIds, Floats]:
+        """As :meth:`search`, of ``queries`` (m, dimension): (m, at most k), -1 and -inf where there are no more."""
+        return _lined_up([self.search(query, k, among) for query in queries])
+
+    def exact(self, queries: Floats, k: int, among: str | None = None) -> tuple[RowIds, Floats]:
+        """As :meth:`search_many`, by all vectors: one pass over the disk, with a filter one for each query."""
+        if among is not None:
+            return _lined_up([self.store.nearest(query, k, lists=0, refine=1, where=among) for query in queries])
+        ids, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+        for row_ids, vectors in self.store.vector_batches():
+            near, at = nearest(queries, vectors, k)
+            ids, scores = np.concatenate([ids, row_ids[at]], axis=1), np.concatenate([scores, near], axis=1)
+            ids, scores = best(ids, scores, k, distinct=True)
+        return ids, scores
+
+    def scores(self, query: Floats, row_ids: RowIds) -> Floats:
+        """Exact cosines of these rows (n,) with ``query`` (dimension,)."""
+        scores: Floats = self.store.own_vectors(row_ids.tolist()) @ query
+        return scores
+
+    def without(self) -> DiskIndex:
+        """Where the store's index finds too little: all vectors are read."""
+        return replace(self, lists=0, recall=EXACT)
+
+    def is_due(self) -> bool:
+        """Whether it is to be made, or made anew."""
+        return len(self) > _GROWN * self.made_of
+
+    def tuned(self, target: float, real: Floats, least: int = 0) -> DiskIndex | None:
+        """With the least effort, of ``least`` lists, that reaches recall@10 of ``target`` with 95 % confidence, for
+        stand-ins for queries and, where there are enough, ``real`` (m, dimension) ones. None: none does."""
+        asked = [stand_ins(self.store.some_vectors(_SAMPLED_ROWS), _SAMPLE)]
+        if len(real) >= FEWEST:
+            asked.append(real[-_SAMPLE:])
+        truth = np.split(self.exact(np.concatenate(asked), K)[1], [len(asked[0])])
+        for lists in _LISTS:
+            if lists >= least:
+                tried = replace(self, lists=lists)
+                recalls = [
+                    estimate(shares(tried.search_many(queries, K)[1], exact))
+                    for queries, exact in zip(asked, truth, strict=False)
+                ]
+                recall = min(recalls, key=lambda each: each.low)
+                if recall.low >= target:
+                    return replace(tried, recall=recall)
+        return None
+
+
+def make(store: Store, target: float, real: Floats, folder: Path) -> DiskIndex:
+    """Has the store index its vectors, finds the effort that reaches recall@10 of ``target`` (:meth:`DiskIndex.tuned`),
+    and writes it down in ``folder``; where none does, searches stay exact. To be called by the one process that writes.
+
+    Raises:
+        StorageFailure: the disk is full or not writable.
+    """
+    started, count = time.perf_counter(), store.count()
+    indexed = DiskIndex(store.index_vectors(disk_lists(count)), _LISTS[0], EXACT, 0.0, count)
+    tuned = indexed.tuned(target, real)
+    if tuned is None:
+        log.warning("the store's index of %d vectors does not reach a recall of %g: searches are exact", count, target)
+    made = replace(tuned or indexed.without(), build_seconds=round(time.perf_counter() - started, 3))
+    save(made, folder)
+    return made
+
+
+def save(index: DiskIndex, folder: Path) -> None:
+    """Writes down how ``index`` is to be searched. Raises StorageFailure: the disk is full or not writable."""
+    about = {
+        "lists": index.lists,
+        "recall": asdict(index.recall),
+        "build_seconds": index.build_seconds,
+        "made_of": index.made_of,
+    }
+    temporary = folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        temporary.rename(folder / _FILE)
+    except OSError as error:
+        raise StorageFailure(f"The vector index could not be written under {folder}: {error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(store: Store, folder: Path) -> DiskIndex:
+    """The index as it was saved, at the version of ``store``; one that reads all vectors where there is none."""
+    try:
+        about = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        if store.has_vector_index():
+            recall = Recall(**about["recall"])
+            return DiskIndex(store, int(about["lists"]), recall, about["build_seconds"], about["made_of"])
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s is not usable (%s); it is built again", folder / _FILE, error)
+    return DiskIndex(store, 0, EXACT, 0.0, 0)
+
+
+def _lined_up(found: Sequence[tuple[RowIds, Floats]]) -> tuple[RowIds, Floats]:
+    width = max((len(ids) for ids, _ in found), default=0)
+    ids, scores = np.full((len(found), width), -1, np.int64), np.full((len(found), width), -np.inf, np.float32)
+    for line, (some, of) in enumerate(found):
+        ids[line, : len(some)], scores[line, : len(of)] = some, of
+    return ids, scores

@@ -1,0 +1,351 @@
+"""The vector index in step with its store: live recall and what it sets off, background folds, past memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedsvc import upkeep
+from embedsvc.collection import Collection
+from embedsvc.config import Settings
+from embedsvc.describe import describe
+from embedsvc.disk_index import DiskIndex
+from embedsvc.errors import BadFilter
+from embedsvc.records import Chunking, Passage, make_document
+from embedsvc.upkeep import Snapshot
+from embedsvc.vectors import VectorIndex, live, planner
+from embedsvc.vectors.kinds import Effort
+from embedsvc.vectors.recall import EXACT
+from tests.fakes import FakeEncoder
+
+D = 32
+CONTRACT = replace(FakeEncoder().contract, dimension=D)
+CENTRES = np.random.default_rng(0).standard_normal((50, D))
+
+Floats = Any
+
+
+def vectors(count: int, seed: int) -> Floats:
+    """Unit vectors (count, D) in some fifty bunches, as real ones are."""
+    rng = np.random.default_rng(seed)
+    made = CENTRES[rng.integers(0, 50, count)] + 0.6 * rng.standard_normal((count, D))
+    return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+
+
+def documents(start: int, end: int) -> list[Any]:
+    """Of one passage each, ``metadata.n`` from 0 to 99."""
+    made = vectors(end - start, seed=start)
+    found = []
+    for at, vector in zip(range(start, end), made, strict=True):
+        document = make_document(f"t:{at}", f"text {at}", id=str(at), metadata={"n": at % 100})
+        found.append((document, [Passage(0, 0, len(document.text), np.zeros(2, np.int32))], vector[None]))
+    return found
+
+
+def filled(settings: Settings, count: int) -> Collection:
+    collection = Collection.create("c", CONTRACT, Chunking(64, 8), settings)
+    with collection.writer() as writer:
+        writer.replace(documents(0, count))
+    return collection
+
+
+def recall(snapshot: Snapshot, queries: Floats, condition: str | None = None) -> float:
+    """Recall@10 against the store's vectors, and that scores are cosines of distinct rows that may be found."""
+    row_ids, there = snapshot.store.vectors()
+    if condition is not None:
+        chosen = np.isin(row_ids, snapshot.store.matching(condition))
+        row_ids, there = row_ids[chosen], there[chosen]
+    found = wanted = 0
+    for query in queries:
+        ids, scores = snapshot.nearest(query, 10, condition)
+        assert len(set(ids.tolist())) == len(ids) == min(10, len(row_ids))
+        cosines = dict(zip(row_ids.tolist(), (there @ query).tolist(), strict=True))
+        assert scores.tolist() == pytest.approx([cosines[row] for row in ids.tolist()], abs=1e-5)
+        truth = sorted(cosines.values(), reverse=True)[:10]
+        found += int((scores >= truth[-1] - 1e-5).sum()) if truth else 0
+        wanted += len(truth)
+    return found / max(1, wanted)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, exact_passages=500, recall_sample=1.0, durability="os")
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every query is looked at on the spot, one round for each full group, with no rest in between."""
+
+    class Here:
+        def submit(self, work: Any, *arguments: Any) -> None:
+            work(*arguments)
+
+    monkeypatch.setattr(live, "_pool", Here())
+    monkeypatch.setattr(live, "_REST", 0)
+    monkeypatch.setattr(upkeep, "_pool", Here())
+    return
+
+
+def weakened(collection: Collection) -> None:
+    """The index claims what it does not hold: the least effort, measured as perfect."""
+    snapshot = collection.snapshot()
+    (part,) = snapshot.index.parts
+    segment = replace(part.segment, effort=Effort(1, 1), recall=EXACT)
+    collection.upkeep._change(lambda index: replace(index, parts=(replace(part, segment=segment),)))  # type: ignore[call-overload]
+
+
+# -- live recall --------------------------------------------------------------------------------------------------
+
+
+def test_the_recall_of_live_queries_is_measured_and_told(here: Settings, looked_at: None) -> None:
+    collection = filled(here, 3000)
+    assert "live" not in describe(collection)["index"]
+    queries = vectors(96, seed=7)
+    measured = recall(collection.snapshot(), queries)
+    told = describe(collection)["index"]["live"]
+    assert told["recall_sample"] == 96
+    assert told["recall@10"] == pytest.approx(measured, abs=0.005)
+    assert told["recall_interval"][0] <= measured <= told["recall_interval"][1]
+    again = Collection.open("c", here)  # the process that asks need not be the one that tells
+    assert describe(again)["index"]["live"] == told
+    assert np.array_equal(again.upkeep.live.queries(), queries)
+
+
+def test_filtered_queries_are_told_apart(here: Settings, looked_at: None) -> None:
+    collection = filled(here, 3000)
+    for query in vectors(32, seed=7):
+        collection.snapshot().nearest(query, 10, "metadata.n < 50")
+    told = describe(collection)["index"]
+    assert "live" not in told
+    assert told["live_filtered"]["recall_sample"] == 32
+    assert told["live_filtered"]["recall@10"] == 1.0  # asked for the first time: all that pass are scored
+
+
+def test_an_exact_index_is_not_measured(here: Settings, looked_at: None) -> None:
+    collection = filled(here, 300)
+    recall(collection.snapshot(), vectors(64, seed=7))
+    assert collection.upkeep.live.recall(filtered=False) is None
+
+
+def test_no_share_no_measuring(here: Settings, looked_at: None) -> None:
+    collection = filled(replace(here, recall_sample=0.0), 3000)
+    recall(collection.snapshot(), vectors(64, seed=7))
+    assert len(collection.upkeep.live.queries()) == 0
+    assert not (here.data_dir / "c" / "live-queries.npz").exists()
+
+
+def test_where_live_queries_find_too_little_the_effort_is_raised_and_kept(
+    here: Settings, looked_at: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = replace(here, target_recall=0.99)
+    collection = filled(here, 3000)
+    weakened(collection)
+    queries = vectors(256, seed=7)
+    assert recall(collection.snapshot(), queries[:128]) < 0.98
+    assert "below the target" in caplog.text
+    assert recall(collection.snapshot(), queries) >= 0.985
+    effort = collection.snapshot().index.parts[0].segment.effort
+    assert effort.depth > 1
+    assert Collection.open("c", here).snapshot().index.parts[0].segment.effort == effort
+
+
+def test_what_no_effort_mends_is_built_anew(here: Settings, looked_at: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = replace(here, target_recall=0.99)
+    collection = filled(here, 3000)
+    weakened(collection)
+    name = collection.snapshot().index.parts[0].segment.name
+    monkeypatch.setattr("embedsvc.vectors.index.tuned", lambda *_, **__: None)
+    recall(collection.snapshot(), vectors(128, seed=7))
+    (part,) = collection.snapshot().index.parts
+    assert part.segment.name != name
+    assert recall(collection.snapshot(), vectors(64, seed=8)) >= 0.95
+
+
+def test_filters_that_find_too_little_are_searched_exactly(here: Settings, looked_at: None) -> None:
+    collection = filled(here, 9000)
+    condition = "metadata.n < 90"
+    (part,) = collection.snapshot().index.parts
+    collection.snapshot().nearest(vectors(1, seed=1)[0], 10, condition)
+    filters = collection.upkeep._filters
+    ready = filters._ready[condition]
+    weak = replace(ready.parts[0], effort=Effort(1, 1))
+    filters._fitted[condition] = {part.segment.name: weak}
+    filters._ready[condition] = replace(ready, parts=(weak,))
+    assert recall(collection.snapshot(), vectors(64, seed=7), condition) < 0.95
+    assert recall(collection.snapshot(), vectors(32, seed=8), condition) == 1.0
+
+
+def test_a_file_of_queries_that_is_not_whole_is_left_out(here: Settings, looked_at: None) -> None:
+    collection = filled(here, 3000)
+    recall(collection.snapshot(), vectors(64, seed=7))
+    file = here.data_dir / "c" / "live-queries.npz"
+    for content in (file.read_bytes()[:200], b"", b"junk"):
+        file.write_bytes(content)
+        assert len(Collection.open("c", here).upkeep.live.queries()) == 0
+
+
+def test_a_round_is_followed_by_rest(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[Any] = []
+
+    class Counting:
+        def submit(self, work: Any) -> None:
+            rounds.append(work)
+            work()
+
+    monkeypatch.setattr(live, "_pool", Counting())
+    monkeypatch.setattr(live, "_REST", 1_000_000)
+    collection = filled(here, 3000)
+    recall(collection.snapshot(), vectors(200, seed=7))
+    assert len(rounds) == 1
+
+
+# -- folds in the background --------------------------------------------------------------------------------------
+
+
+def test_a_writer_that_does_not_fold_leaves_it_to_the_background(here: Settings) -> None:
+    collection = filled(here, 400)
+    collection.snapshot()
+    with collection.writer(fold=False) as writer:
+        writer.replace(documents(400, 800))
+        assert not collection.snapshot().index.parts
+    upkeep._pool.submit(lambda: None).result(60)
+    assert len(collection.snapshot().index.parts) == 1
+    assert len(collection.snapshot().index) == 800
+
+
+def test_a_background_fold_makes_way_for_a_writer(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = filled(here, 400)
+    collection.snapshot()
+    begun = threading.Event()
+    fold = upkeep.fold
+
+    def slow(index: VectorIndex, goal: Any, folder: Path, real: Any, go_on: Any) -> VectorIndex:
+        begun.set()
+        while True:
+            go_on()
+            threading.Event().wait(0.01)
+
+    monkeypatch.setattr(upkeep, "fold", slow)
+    with collection.writer(fold=False) as writer:
+        writer.replace(documents(400, 800))
+    assert begun.wait(60)
+    monkeypatch.setattr(upkeep, "fold", fold)
+    with collection.writer() as writer:
+        writer.replace(documents(800, 900))
+    assert len(collection.snapshot().index.parts) == 1
+    assert len(collection.snapshot().index) == 900
+
+
+def test_a_writer_that_fails_does_not_wait_for_its_fold(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(index: VectorIndex, goal: Any, folder: Path, real: Any, go_on: Any) -> VectorIndex:
+        while True:
+            go_on()
+            threading.Event().wait(0.01)
+
+    monkeypatch.setattr(upkeep, "fold", endless)
+    collection = Collection.create("c", CONTRACT, Chunking(64, 8), here)
+
+    def write_half() -> None:
+        with collection.writer() as writer:
+            writer.replace(documents(0, 600))
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        write_half()
+    assert len(collection.snapshot().index) == 600
+
+
+# -- past memory --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tight(here: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """No kind that lies in memory fits."""
+    monkeypatch.setattr(planner, "_DISK_CACHE", 10_000)
+    monkeypatch.setattr(planner, "_PREFERENCE", ())
+    return replace(here, index_memory_mb=1)
+
+
+def changed(collection: Collection) -> None:
+    with collection.writer() as writer:
+        writer.replace(documents(100, 200) + documents(9000, 9300), gone=[str(at) for at in range(300, 1500)])
+        assert recall(collection.snapshot(), vectors(10, seed=9)) >= 0.9
+
+
+def test_past_memory_the_store_searches_and_says_so(tight: Settings, looked_at: None) -> None:
+    collection = filled(tight, 4000)
+    snapshot = collection.snapshot()
+    assert isinstance(snapshot.index, DiskIndex)
+    assert recall(snapshot, vectors(40, seed=7)) >= 0.95
+    for condition in ("metadata.n = 7", "metadata.n < 50"):
+        assert recall(snapshot, vectors(10, seed=8), condition) == 1.0
+    with pytest.raises(BadFilter):
+        snapshot.nearest(vectors(1, seed=1)[0], 10, "no such field = 1")
+    told = describe(collection)["index"]
+    assert told["kind"] == "disk-ivfrq"
+    assert told["recall_interval"][0] >= 0.95
+    assert told["live"]["recall_sample"] >= 32
+    changed(collection)
+    for opened in (collection, Collection.open("c", tight)):
+        assert isinstance(opened.snapshot().index, DiskIndex)
+        assert not opened.snapshot().index.is_exact
+        assert len(opened.snapshot().index) == 4000 + 300 - 1200
+        assert recall(opened.snapshot(), vectors(40, seed=10)) >= 0.95
+        assert recall(opened.snapshot(), vectors(10, seed=8), "metadata.n = 7") == 1.0
+    changed(collection)  # compacted by now, and again
+
+
+def test_a_collection_comes_back_into_memory(tight: Settings, here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tight, 2000)
+    monkeypatch.undo()
+    collection = Collection.open("c", here)
+    assert isinstance(collection.snapshot().index, VectorIndex)
+    assert recall(collection.snapshot(), vectors(40, seed=7)) >= 0.95
+    assert collection.store().has_vector_index()
+    with collection.writer():
+        pass
+    assert not collection.store().has_vector_index()
+    assert recall(collection.snapshot(), vectors(40, seed=7)) >= 0.95
+
+
+def test_memory_is_taken_back_and_the_index_moves_to_the_disk(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(here, 2000)
+    monkeypatch.setattr(planner, "_DISK_CACHE", 10_000)
+    monkeypatch.setattr(planner, "_PREFERENCE", ())
+    collection = Collection.open("c", here)
+    assert collection.snapshot().index.kind == "disk-ivfrq"
+    assert recall(collection.snapshot(), vectors(40, seed=7)) >= 0.95
+
+
+def test_where_the_disk_index_finds_too_little_the_effort_is_raised(tight: Settings, looked_at: None) -> None:
+    collection = filled(tight, 4000)
+    collection.upkeep._change(lambda index: replace(index, lists=1))  # type: ignore[type-var]
+    between = vectors(64, seed=7) + vectors(64, seed=8)  # two bunches: one list does not have both
+    recall(collection.snapshot(), between / np.linalg.norm(between, axis=1, keepdims=True))
+    index = collection.snapshot().index
+    assert isinstance(index, DiskIndex)
+    assert index.lists > 1
+    assert Collection.open("c", tight).snapshot().index.lists == index.lists  # type: ignore[union-attr]
+
+
+def test_a_disk_index_whose_file_is_gone_is_made_anew(tight: Settings) -> None:
+    filled(tight, 2000)
+    (file,) = (tight.data_dir / "c").rglob("disk-index.json")
+    for content in (None, "{", "{}"):
+        file.unlink() if content is None else file.write_text(content)
+        assert not Collection.open("c", tight).snapshot().index.is_exact
+
+
+def test_a_budget_too_small_for_anything_reads_from_the_disk(here: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    filled(here, 2000)
+    collection = Collection.open("c", replace(here, index_memory_mb=1))
+    collection.upkeep.goal = replace(collection.upkeep.goal, memory=1000)
+    snapshot = collection.snapshot()
+    assert recall(snapshot, vectors(20, seed=7)) >= 0.95
+    assert "MB of memory at least" in caplog.text
