@@ -16,6 +16,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from embedsvc import disk_index
 from embedsvc.config import Settings
 from embedsvc.disk_index import DiskIndex
@@ -75,15 +77,33 @@ class Snapshot:
         Raises:
             BadFilter: it is not SQL, or the store cannot evaluate it.
         """
-        if isinstance(self.index, DiskIndex):
-            among: Among | str | None = condition
-        elif condition is None:
-            among = None
-        else:
-            among = self._filters.among(self.index, condition, lambda: self.store.matching(condition))
+        among = condition if condition is None or isinstance(self.index, DiskIndex) else self._among(condition)
         found = self.index.search(query, k, among)  # type: ignore[arg-type]  # each has its own kind of filter
         self._live.saw(self.index, query, k, among)
         return found
+
+    def lexical(self, query: str, k: int, condition: str | None = None) -> tuple[RowIds, Floats]:
+        """As :meth:`Store.lexical`, of the rows for which the user's SQL ``condition`` holds.
+
+        The store would evaluate the condition for every query, for all rows. Which rows pass is known here, so it is
+        asked for more and more of what matches, until enough of that passes: the scores are the same.
+
+        Raises:
+            BadFilter: it is not SQL, or the store cannot evaluate it.
+        """
+        if condition is None or isinstance(self.index, DiskIndex):
+            return self.store.lexical(query, k, where=condition)
+        among, wanted = self._among(condition), k
+        while True:
+            ids, scores = self.store.lexical(query, wanted)
+            passing = np.flatnonzero(self.index.passing(ids, among))
+            if len(passing) >= k or len(ids) < wanted:
+                return ids[passing[:k]], scores[passing[:k]]
+            wanted *= 10
+
+    def _among(self, condition: str) -> Among:
+        assert isinstance(self.index, VectorIndex)
+        return self._filters.among(self.index, condition, lambda since: self.store.matching(condition, since))
 
 
 class _Stopped(Exception):

@@ -346,7 +346,7 @@ def settled(filters: Filters) -> None:
 
 
 def ask(filters: Filters, index: VectorIndex, name: str, rows: list[int]) -> Among:
-    return filters.among(index, name, lambda: ids(*rows))
+    return filters.among(index, name, lambda _: ids(*rows))
 
 
 def test_a_filter_that_is_asked_again_is_measured_and_then_searched_by_codes(built: VectorIndex, model: Model) -> None:
@@ -398,14 +398,14 @@ def test_only_the_last_filters_are_kept(built: VectorIndex) -> None:
         ask(filters, built, str(at), [0])
     asked = []
     for at in (0, 39):
-        filters.among(built, str(at), lambda at=at: asked.append(at) or ids(0))  # type: ignore[misc]
+        filters.among(built, str(at), lambda _, at=at: asked.append(at) or ids(0))  # type: ignore[misc]
     assert asked == [0]
 
 
 def test_a_filter_whose_rows_cannot_be_told_is_not_remembered(built: VectorIndex) -> None:
     filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32), 10**9)
 
-    def fails() -> np.ndarray:
+    def fails(_: int) -> np.ndarray:
         raise UsageError("no SQL")
 
     with pytest.raises(UsageError):
@@ -418,17 +418,18 @@ def test_a_filter_whose_rows_cannot_be_told_is_not_remembered(built: VectorIndex
 
 def test_the_plan_takes_the_fastest_kind_that_fits() -> None:
     assert plan(100, 384, Goal()).kinds == ()
-    assert plan(10**6, 384, Goal(memory=10**9)).kinds == ("hnsw8", "ivfpq4")
-    assert plan(10**7, 384, Goal(memory=2 * 10**9)).kinds == ("ivfpq4",)
+    assert plan(10**6, 384, Goal(memory=10**9)).kinds == ("hnsw8", "ivfpq4", "disk-ivfrq")
+    assert plan(10**7, 384, Goal(memory=2 * 10**9)).kinds == ("ivfpq4", "disk-ivfrq")
+    assert plan(10**7, 384, Goal(memory=10**8)).kinds == ("disk-ivfrq",)
     assert plan(10**6, 384, Goal(memory=10**9)).memory <= 0.8e9
     assert plan(10**7, 384, Goal(memory=2 * 10**9)).memory <= 1.3e9
 
 
 def test_a_budget_that_is_too_small_is_refused_with_what_would_do() -> None:
     with pytest.raises(UsageError, match="MB of memory at least") as raised:
-        plan(10**7, 384, Goal(memory=10**8))
+        plan(10**7, 384, Goal(memory=10**7))
     least = int(re.search(r"need ([\d,]+) MB", str(raised.value))[1].replace(",", ""))  # type: ignore[index]
-    assert plan(10**7, 384, Goal(memory=least * 10**6)).kind == "ivfpq4"
+    assert plan(10**7, 384, Goal(memory=least * 10**6)).kind == "disk-ivfrq"
 
 
 # -- on the disk --------------------------------------------------------------------------------------------------

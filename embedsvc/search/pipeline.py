@@ -159,12 +159,12 @@ def _retrieve(snapshot: Snapshot, encoder: Encoder, query: Query) -> tuple[_Cand
     limit = max(_CANDIDATES, int(query.k * _SPARE) + 1)
     store, index = snapshot.store, snapshot.index
     if query.mode == "lexical":
-        ids, scores = store.lexical(query.text, limit, where=query.filter)
+        ids, scores = snapshot.lexical(query.text, limit, query.filter)
         return _Candidates(ids, scores, None, scores), 0
     lexical = None
     if query.mode == "hybrid":
         wanted = limit if len(index) > _SCORE_ALL else max(limit, len(index))
-        lexical = _lexical_pool.submit(store.lexical, query.text, wanted, where=query.filter)
+        lexical = _lexical_pool.submit(snapshot.lexical, query.text, wanted, query.filter)
     if query.vector is not None:
         vector, cut = _unit(query.vector, encoder), 0
     else:

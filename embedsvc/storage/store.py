@@ -612,13 +612,17 @@ class Store:
         changed = self._scan(self._vector_columns, f"_row_last_updated_at_version > {version}", with_row_id=True)
         return Changes(*_vectors(changed), deleted.to_numpy().astype(np.int64))
 
-    def matching(self, condition: str) -> RowIds:
-        """Sorted row ids of the passages for which the user's SQL ``condition`` holds (see :mod:`.filters`).
+    def matching(self, condition: str, since: int = 0) -> RowIds:
+        """Sorted row ids of the passages for which the user's SQL ``condition`` holds (see :mod:`.filters`), of those
+        that are new or replaced ``since`` a version.
 
         Raises:
             BadFilter: it is not SQL, or the store cannot evaluate it.
         """
-        scanner = self.dataset.scanner(columns=[], filter=compile_filter(condition), with_row_id=True)
+        compiled = compile_filter(condition)
+        if since:  # in front: what it leaves out is not looked at further
+            compiled = f"_row_last_updated_at_version > {since} AND ({compiled})"
+        scanner = self.dataset.scanner(columns=[], filter=compiled, with_row_id=True)
         with _reading(self.path), _evaluating(condition):
             table = scanner.to_table()
         return np.sort(table["_rowid"].to_numpy().astype(np.int64))

@@ -79,6 +79,10 @@ class Filters:
         self._index: VectorIndex | None = None
         self._ready: dict[str, Among] = {}
         """Of ``_index`` only."""
+        self._before: dict[str, tuple[VectorIndex, Among]] = {}
+        """What passed of indexes that ``_index`` grew from."""
+        self._matching = threading.Lock()
+        """So that a filter that many ask for is evaluated once."""
         self._times: dict[str, int] = {}
         """How often each filter was asked for; the one asked for last comes last."""
         self._fitted: dict[str, dict[str, Allowed]] = {}
@@ -88,33 +92,50 @@ class Filters:
         self._doubted = False
         self._pool: ThreadPoolExecutor | None = None
 
-    def among(self, index: VectorIndex, condition: str, matching: Callable[[], RowIds]) -> Among:
-        """What of ``index`` passes the filter called ``condition``; ``matching`` gives the row ids where they are not
-        known. A filter that is asked for again is measured meanwhile, on a thread of its own."""
+    def among(self, index: VectorIndex, condition: str, matching: Callable[[int], RowIds]) -> Among:
+        """What of ``index`` passes the filter called ``condition``. Where that is not known, ``matching`` gives the row
+        ids that do, of rows that changed since a version (0: of all). A filter that is asked for again is measured
+        meanwhile, on a thread of its own."""
         with self._lock:
             if self._index is not index:
+                if self._index is not None and index.grew_from(self._index):
+                    self._before |= {name: (self._index, among) for name, among in self._ready.items()}
+                else:
+                    self._before = {}
                 self._index, self._ready = index, {}
                 names = {part.segment.name for part in index.parts}
                 for of_segments in self._fitted.values():
                     for gone in of_segments.keys() - names:
                         del of_segments[gone]
             known = self._ready.get(condition)
-        among = known or self._with_efforts(index, condition, index.among(matching()))
+        if known is None:
+            with self._matching:
+                known = self._ready.get(condition) if self._index is index else None
+                among = known or self._with_efforts(index, condition, self._evaluated(index, condition, matching))
+                if self._index is index:
+                    self._ready[condition] = among
+        else:
+            among = known
         with self._lock:
             times = self._times[condition] = self._times.pop(condition, 0) + 1
             while len(self._times) > _KEPT:
                 oldest = next(iter(self._times))
                 del self._times[oldest]
                 self._ready.pop(oldest, None)
+                self._before.pop(oldest, None)
                 self._fitted.pop(oldest, None)
-            if self._index is index:
-                among = self._ready.setdefault(condition, among)
             due = times > 1 and condition not in self._fitting and any(self._unknown(index, condition, among))
             if due and (not self._doubted or len(self._real()) >= FEWEST):
                 self._fitting.add(condition)
                 self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="filter")
                 self._pool.submit(self._fit, index, condition, among)
         return among
+
+    def _evaluated(self, index: VectorIndex, condition: str, matching: Callable[[int], RowIds]) -> Among:
+        before = self._before.get(condition)
+        if before is None or not index.grew_from(before[0]):
+            return index.among(matching(0))
+        return index.among_since(*before, matching(before[0].version))
 
     def distrust(self) -> None:
         """What was measured with stand-ins does not hold: until there are enough real queries to measure with, all rows
@@ -123,6 +144,7 @@ class Filters:
             self._doubted = True
             self._fitted.clear()
             self._ready.clear()
+            self._before.clear()
 
     def _known(self, condition: str, segment: Segment, allowed: Allowed) -> Allowed | None:
         """``allowed`` with what was found to do for the rows that passed before, while that stands."""

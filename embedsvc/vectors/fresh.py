@@ -55,6 +55,10 @@ class Fresh:
     def __len__(self) -> int:
         return int(np.count_nonzero(self.alive))
 
+    def grew_from(self, before: Fresh) -> bool:
+        """Whether the rows of ``before`` are its first ones."""
+        return self.room is before.room and self.count >= before.count
+
     def rows(self) -> tuple[RowIds, Floats]:
         """Row ids (n,) and vectors (n, dimension) of those that are there."""
         return self.row_ids[self.alive], self.vectors[self.alive]

@@ -127,6 +127,31 @@ class VectorIndex:
             parts.append(Allowed.of(mask if part.alive is None else mask & part.alive.mask))
         return Among(tuple(parts), np.isin(self.fresh.row_ids, row_ids))
 
+    def grew_from(self, before: VectorIndex) -> bool:
+        """Whether it has the rows of ``before``, but for those that went, at the same places."""
+        same = [part.segment.name for part in self.parts] == [part.segment.name for part in before.parts]
+        return same and self.fresh.grew_from(before.fresh)
+
+    def among_since(self, before: VectorIndex, among: Among, row_ids: RowIds) -> Among:
+        """What passes of this index, which grew from ``before`` where ``among`` passed: also the ``row_ids`` (n,) of
+        rows that are new or replaced since then."""
+        parts = []
+        for part, was, allowed in zip(self.parts, before.parts, among.parts, strict=True):
+            if part.alive is not None and part.alive is not was.alive:
+                allowed = Allowed.of(allowed.mask & part.alive.mask)
+            parts.append(allowed)
+        later = np.isin(self.fresh.row_ids[before.fresh.count :], row_ids)
+        return Among(tuple(parts), np.concatenate([among.fresh, later]))
+
+    def passing(self, row_ids: RowIds, among: Among) -> Mask:
+        """Which of these rows (n,) ``among`` has."""
+        passes = np.isin(row_ids, self.fresh.row_ids[self.fresh.alive & among.fresh])
+        for part, allowed in zip(self.parts, among.parts, strict=True):
+            places = part.segment.places(row_ids)
+            here = places >= 0
+            passes[here] |= allowed.mask[places[here]]
+        return passes
+
     def search(self, query: Floats, k: int, among: Among | None = None) -> tuple[RowIds, Floats]:
         """The ``k`` nearest rows of one ``query`` (dimension,): row ids and cosines, best first.
 

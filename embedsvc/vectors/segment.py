@@ -102,6 +102,12 @@ class Segment:
         places = left[left < right] if self.copies == 1 else np.concatenate([left[:0], *map(np.arange, left, right)])
         return np.sort(places if self.order is None else self.order[places])
 
+    def places(self, row_ids: RowIds) -> Positions:
+        """Of each of these rows (n,), the position of a vector of it; -1 where it is not here."""
+        at = np.minimum(np.searchsorted(self.row_ids, row_ids, sorter=self.order), len(self) - 1)
+        found = at if self.order is None else self.order[at]
+        return np.where(self.row_ids[found] == row_ids, found, -1)
+
     def search(
         self, queries: Floats, k: int, allowed: Allowed | None, effort: Effort | None = None
     ) -> tuple[RowIds, Floats]:
