@@ -33,6 +33,7 @@ HOMES = {
     "starlette": {"service"},
     "pydantic": {"service"},
     "uvicorn": {"service"},
+    "prometheus_client": {"service"},
     "faiss": {"vectors"},
     "lance": {"storage"},
     "ray": {"cluster"},

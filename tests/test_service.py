@@ -24,6 +24,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from embedsvc.collection import Collection, delete_collection
 from embedsvc.config import Settings, load_settings
@@ -37,8 +38,9 @@ from embedsvc.service.middleware import Front
 from embedsvc.service.opened import Collections
 from embedsvc.service.state import Bounded
 from embedsvc.upkeep import Upkeep
-from embedsvc.vectors import Goal
+from embedsvc.vectors import Goal, live
 from tests.server import DEADLINE, Server, server, until
+from tests.test_storage import simple
 
 MODEL = "all-MiniLM-L6-v2"
 RESTART = "Restart the service: after a power failure, start the store first and the service second."
@@ -685,6 +687,50 @@ def test_other_embedding_errors_in_openai_shape(http: httpx.Client) -> None:
 # -- health, errors, docs ----------------------------------------------------------------------------------------------
 
 
+def test_metrics_tell_the_recall_that_was_measured_and_that_people_get(
+    here: Settings, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = replace(here, exact_passages=100, recall_sample=1.0)
+    monkeypatch.setattr(live, "_TOGETHER", 4)
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((8, encoder.dimension))
+
+    def vectors(count: int) -> Any:
+        made = rng.standard_normal((count, 8)) @ directions
+        return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+
+    with Collection.create("large", encoder.contract, Chunking(64, 8), here).writer() as writer:
+        writer.replace([(*simple(str(at), "text")[:2], vector[None]) for at, vector in enumerate(vectors(2000))])
+    Collection.create("empty", encoder.contract, Chunking(64, 8), here)
+    app = create_app(here)
+
+    async def ask() -> tuple[str, httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here") as client:
+            before = (await client.get("/metrics")).text
+            assert (await client.post("/v1/collections/empty/search", json={"query": "x"})).status_code == 200
+            for vector in vectors(4).tolist():
+                body = {"vector": vector, "mode": "dense"}
+                assert (await client.post("/v1/collections/large/search", json=body)).status_code == 200
+            live._pool.submit(lambda: None).result(DEADLINE)
+            return before, await client.get("/metrics")
+
+    before, response = asyncio.run(ask())
+    assert 'collection="' not in before, "nothing is open yet"
+    assert response.headers["content-type"].startswith("text/plain")
+    found = {
+        (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+    assert found["embedsvc_index_vectors", "large", "hnsw8"] == 2000
+    assert found["embedsvc_index_vectors", "empty", "flat"] == 0
+    assert found["embedsvc_index_recall_sample", "empty", "stand_ins"] == 0
+    assert found["embedsvc_index_recall_sample", "large", "stand_ins"] == 1000
+    assert found["embedsvc_index_recall_sample", "large", "live"] == 4
+    low, high = (found["embedsvc_index_recall_at_10_bound", each, "large", "live"] for each in ("low", "high"))
+    assert 0 < low <= found["embedsvc_index_recall_at_10", "large", "live"] <= high
+
+
 def test_health_and_readiness(http: httpx.Client) -> None:
     assert http.get("/healthz").json() == {"status": "ok"}
     ready = http.get("/readyz").json()
@@ -915,6 +961,7 @@ def test_openapi_describes_every_route(http: httpx.Client) -> None:
         *(("GET", f"/{name}") for name in ("info", "health")),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
+        ("GET", "/metrics"),
     }
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

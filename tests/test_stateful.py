@@ -78,6 +78,17 @@ class Machine(RuleBasedStateMachine):
                 self.write(writer, set(range(start, start + 25)), {start + 30}, seed + at)
                 self.check(self.collection.snapshot(), 1, seed)
 
+    @rule(
+        names=st.lists(st.sets(NAMES, min_size=1, max_size=3), min_size=3, max_size=6), gone=st.sets(NAMES), seed=SEEDS
+    )
+    def trickle(self, names: list[set[int]], gone: set[int], seed: int) -> None:
+        """Small commits, too small for a fold, with searches in between."""
+        with self.collection.writer(fold=False) as writer:
+            self.check(self.collection.snapshot(), 1, seed)
+            for at, some in enumerate(names):
+                self.write(writer, some, {name for name in gone if name % len(names) == at}, seed + at)
+                self.check(self.collection.snapshot(), 1, seed)
+
     @rule(start=NAMES, count=st.integers(1, 400), fold=st.booleans())
     def delete(self, start: int, count: int, fold: bool) -> None:
         with self.collection.writer(fold=fold) as writer:

@@ -141,6 +141,10 @@ class Collections:
         self._opened.pop(name, None)
         self._used.pop(name, None)
 
+    def loaded(self) -> list[tuple[str, Collection]]:
+        """Those that are open, by name."""
+        return [(name, opened.collection) for name, opened in sorted(self._opened.items())]
+
     def peek(self, name: str) -> Collection:
         """The collection, for looking at: neither kept open nor checked against an encoder."""
         opened = self._opened.get(name)
