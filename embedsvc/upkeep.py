@@ -122,7 +122,7 @@ class Upkeep:
         self._snapshot: Snapshot | None = None
         """None until somebody searches: much of what is done with a collection needs no vector index."""
         self._refreshing = threading.Lock()
-        self._writing = self._folds = self._tending = False
+        self._writing = self._folds = self._tending = self._closed = False
         self._waiting = 0
         self._added = 0
         self._folding: threading.Thread | None = None
@@ -357,7 +357,7 @@ class Upkeep:
             disk_index.save(index, self._folder)
 
     def _go_on(self) -> None:
-        if self._stop.is_set() or (self._tending and self._waiting):
+        if self._stop.is_set() or (self._tending and (self._waiting or self._closed)):
             raise _Stopped
 
     # -- in the background ---------------------------------------------------------------------------------------
@@ -390,6 +390,10 @@ class Upkeep:
     def tend(self) -> None:
         """Folds soon, on a thread in the background, where there is something to fold and nobody writes by then."""
         _pool.submit(self._tend)
+
+    def close(self) -> None:
+        """Gives up what :meth:`tend` does, now and later: the process ends, and its threads are waited for."""
+        self._closed = True
 
     def _tend(self) -> None:
         try:

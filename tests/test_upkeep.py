@@ -242,6 +242,25 @@ def test_a_background_fold_makes_way_for_a_writer(here: Settings, monkeypatch: p
     assert len(collection.snapshot().index) == 900
 
 
+def test_a_background_fold_ends_with_its_service(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    def endless(index: VectorIndex, goal: Any, folder: Path, real: Any, go_on: Any) -> VectorIndex:
+        begun.set()
+        while True:
+            go_on()
+            threading.Event().wait(0.01)
+
+    monkeypatch.setattr(upkeep, "fold", endless)
+    collection = filled(here, 400)
+    collection.snapshot()
+    with collection.writer(fold=False) as writer:
+        writer.replace(documents(400, 800))
+    assert begun.wait(60)
+    collection.upkeep.close()
+    upkeep._pool.submit(lambda: None).result(60)
+
+
 def test_a_writer_that_fails_does_not_wait_for_its_fold(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     def endless(index: VectorIndex, goal: Any, folder: Path, real: Any, go_on: Any) -> VectorIndex:
         while True:

@@ -125,6 +125,8 @@ class State:
 
     def shutdown(self) -> None:
         """Ends the threads; what they have begun is finished."""
+        for _, collection in self.collections.loaded():
+            collection.upkeep.close()
         for each in (self.queries, self.token_vectors):
             each.shutdown()
         for pool in (self.errands, self.chores, self.loading):

@@ -83,7 +83,10 @@ async def ready(request: Request) -> Response:
         200: {
             "description": "Prometheus' text format.",
             "content": {
-                "text/plain": {"example": 'embedsvc_index_recall_at_10{collection="handbook",queries="live"} 0.982'}
+                "text/plain": {
+                    "schema": {"type": "string"},
+                    "example": 'embedsvc_index_recall_at_10{collection="handbook",queries="live"} 0.982',
+                }
             },
         }
     },
