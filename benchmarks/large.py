@@ -33,6 +33,7 @@ from embedsvc.config import Settings, load_settings
 from embedsvc.encoding import load_encoder
 from embedsvc.records import Chunking
 from embedsvc.storage.store import passage_schema
+from embedsvc.vectors import VectorIndex, raised, save_index, with_segments
 
 Floats = npt.NDArray[np.float32]
 
@@ -47,20 +48,23 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args()
     queries, real = held_out(made.load())
-    queries = queries[:: len(queries) // QUERIES][:QUERIES]
+    others, queries = queries[1::2], queries[:: len(queries) // QUERIES][:QUERIES]
     with tempfile.TemporaryDirectory() as scratch:
         settings = load_settings({"data_dir": given.folder or Path(scratch), "index_memory_mb": given.memory_mb})
-        figures, truth = [], exact_of(real, given.size, queries)
+        figures = []
         if not (settings.data_dir / NAME).is_dir():
             figures += fill(settings, real, given.size)
-        figures += serve(settings, queries, truth)
+        truth = exact_of(settings, queries)
+        figures += serve(settings, queries, truth, "as built")
+        figures += learn(settings, others)
+        figures += serve(settings, queries, truth, "measured with 1,000 other queries")
         report(figures, given.json, size=given.size, queries=len(queries))
 
 
-def exact_of(real: Floats, size: int, queries: Floats) -> Floats:
-    """The scores (queries, 10) of the exact answers."""
+def exact_of(settings: Settings, queries: Floats) -> Floats:
+    """The scores (queries, 10) of the exact answers by numpy, from the vectors in the store."""
     best = np.full((len(queries), 10), -np.inf, np.float32)
-    for block in made.more(real, size):
+    for _, block in Collection.open(NAME, settings).store().vector_batches():
         best = -np.sort(-np.concatenate([best, exact(queries, block)], axis=1), axis=1)[:, :10]
     return best
 
@@ -116,6 +120,20 @@ def fill(settings: Settings, real: Floats, size: int) -> list[Figure]:
     ]
 
 
+def learn(settings: Settings, asked: Floats) -> list[Figure]:
+    """Raises the index's effort to what ``asked`` (m, dimension) need, as live queries do, and saves it."""
+    index = Collection.open(NAME, settings).snapshot().index
+    assert isinstance(index, VectorIndex)
+    started = time.perf_counter()
+    index = with_segments(index, raised(index, settings.target_recall, asked))
+    save_index(index, settings.data_dir / NAME / "faiss")
+    effort = index.parts[0].segment.effort
+    return [
+        Figure("effort raised by real queries", time.perf_counter() - started, f"s, to {effort.depth}, {effort.widen}"),
+        Figure("the same: recall@10 as it says", index.recall.mean, f"{index.recall.low:.3f}-{index.recall.high:.3f}"),
+    ]
+
+
 def memory(process: int) -> dict[str, float]:
     """GB of a process: ``anonymous`` is its own, ``file`` are pages of files, which the system takes back at need."""
     status = Path(f"/proc/{process}/status").read_text("ascii")
@@ -123,7 +141,7 @@ def memory(process: int) -> dict[str, float]:
     return {name: int(fields[key].split()[0]) / 1e6 for name, key in (("anonymous", "RssAnon"), ("file", "RssFile"))}
 
 
-def serve(settings: Settings, queries: Floats, truth: Floats) -> list[Figure]:
+def serve(settings: Settings, queries: Floats, truth: Floats, state: str) -> list[Figure]:
     os.environ["EMBEDSVC_INDEX_MEMORY_MB"] = str(settings.index_memory_mb)
     with served(settings.data_dir) as (client, process):
         before = memory(process)
@@ -141,8 +159,8 @@ def serve(settings: Settings, queries: Floats, truth: Floats) -> list[Figure]:
     scores = np.array([(found + [-1.0] * 10)[:10] for _, found in answers], np.float32)
     return [
         at_most("server: first query, which opens the collection", first / 1000, 3, "s"),
-        at_least("recall@10 of held-out queries over HTTP", recall(scores, truth), 0.95),
-        at_most("one query, p50, vectors read from the disk", percentile([ms for ms, _ in answers], 0.5), 20, "ms"),
+        at_least(f"{state}: recall@10 of held-out queries over HTTP", recall(scores, truth), 0.95),
+        at_most(f"{state}: one query over HTTP, p50", percentile([ms for ms, _ in answers], 0.5), 20, "ms"),
         Figure("the same, p99", percentile([ms for ms, _ in answers], 0.99), "ms"),
         Figure("the same queries again, p50", percentile([ms for ms, _ in again], 0.5), "ms"),
         Figure("server: its own memory before", before["anonymous"], "GB"),

@@ -75,12 +75,13 @@ def load(file: Path | None = None) -> Floats:
 
 def more(vectors: Floats, count: int, block: int = 100_000) -> Iterator[Floats]:
     """``count`` vectors of unit length, ``block`` at a time: those there are, then points between two that follow
-    each other in the text, with noise as long as ``_NOISE`` of the vector. Not real, and said so in the output."""
+    each other in the text, with noise as long as ``_NOISE`` of the vector; in each block in the order of the text, as
+    documents come. Not real, and said so in the output. Another ``block`` gives others."""
     rng = np.random.default_rng(7)
     for start in range(0, count, block):
         here = min(block, count - start)
         real = vectors[start : start + here]
-        at = rng.integers(0, len(vectors) - 1, here - len(real))
+        at = np.sort(rng.integers(0, len(vectors) - 1, here - len(real)))
         share = rng.random((len(at), 1), dtype=np.float32)
         between = vectors[at] * share + vectors[at + 1] * (1 - share)
         noise = rng.standard_normal(between.shape, dtype=np.float32)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from embedsvc.storage.store import Floats, Known
 
 Status = Literal["indexed", "unchanged", "replaced", "removed", "quarantined", "empty"]
 Input = FoundFile | Source | Document | Rejected
+_T = TypeVar("_T")
 
 _COMMIT_SECONDS = 5.0
 """A commit is made after so long, or of ``Settings.commit_tokens``, whichever comes first."""
@@ -69,7 +70,7 @@ class _Read:
     seconds: float
 
     def result(self) -> _Chunked:
-        chunks, seconds = self.chunking.result()
+        chunks, seconds = _waited(self.chunking)
         return _Chunked(self.document, chunks, self.replaces, self.seconds + seconds)
 
 
@@ -79,6 +80,14 @@ class _Chunked:
     chunks: Chunks
     replaces: bool
     seconds: float
+
+
+def _waited(future: Future[_T]) -> _T:
+    """What ``future`` gives. An interrupt that strikes in ``Future.result`` may leave its lock locked for ever, and so
+    stop the thread that is to set it; a SimpleQueue has none."""
+    done: queue.SimpleQueue[Future[_T]] = queue.SimpleQueue()
+    future.add_done_callback(done.put)
+    return done.get().result()
 
 
 @dataclass(slots=True)
@@ -371,7 +380,8 @@ class _Encoding:
 
     def result(self) -> list[EncodedDocument]:
         """The documents with all vectors of their passages."""
-        for (vectors, at), vector in zip(self.places, self.ticket.future.result(), strict=True):
+        made = _waited(self.ticket.future)
+        for (vectors, at), vector in zip(self.places, made, strict=True):
             vectors[at] = vector
         return self.encoded
 
@@ -408,7 +418,7 @@ def _commit(writer: Writer, encoded: Sequence[EncodedDocument], batch: Sequence[
 
 
 def _committed(future: Future[None], batch: Sequence[_Chunked]) -> Iterator[Outcome]:
-    future.result()
+    _waited(future)
     for item in batch:
         document, chunks = item.document, item.chunks
         notes = document.notes
