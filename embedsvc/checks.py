@@ -13,6 +13,7 @@ import numpy as np
 
 from embedsvc.collection import Collection
 from embedsvc.config import Settings, usable_cores
+from embedsvc.disk_index import DiskIndex
 from embedsvc.encoding import encoder_for, load_encoder, parity
 from embedsvc.encoding.choices import recorded
 from embedsvc.errors import EmbedsvcError
@@ -100,16 +101,20 @@ def check_collection(name: str, settings: Settings) -> list[Check]:
     broken = sum(len(passage.text) != passage.end - passage.start for passage in some)
     checks.append(Check(f"{name}: spans", broken == 0, f"{broken} of {len(some)} do not fit their text"))
     index = snapshot.index
-    complete = len(rows) == passages and len(index) == len(vectors)
-    detail = f"{index.kind}, {len(index):,} of {len(vectors):,}"
-    if len(vectors) != passages:
+    wanted = passages if isinstance(index, DiskIndex) else len(vectors)
+    complete = len(rows) == passages and len(index) == wanted
+    detail = f"{index.kind}, {len(index):,} of {wanted:,}"
+    if wanted != passages:
         detail += f" vectors of {passages:,} passages"
     checks.append(Check(f"{name}: index rows", complete, detail))
     if len(index):
         queries = stand_ins(vectors, _RECALL_QUERIES)
-        most = int(copies.max())
-        scores, positions = nearest(queries, vectors, K * most)
-        truth = best(row_ids[positions], scores, K, distinct=most == 1)[1]  # of each passage, its best vector
+        if isinstance(index, DiskIndex):
+            truth = index.exact(queries, K)[1]
+        else:
+            most = int(copies.max())
+            scores, positions = nearest(queries, vectors, K * most)
+            truth = best(row_ids[positions], scores, K, distinct=most == 1)[1]  # of each passage, its best vector
         recall = estimate(shares(index.search_many(queries, K)[1], truth))
         detail = f"{recall.mean:.4f} ({recall.low:.4f} to {recall.high:.4f}) over {recall.sample} queries"
         checks.append(Check(f"{name}: index recall@10", recall.high >= settings.target_recall, detail))

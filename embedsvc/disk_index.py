@@ -93,7 +93,7 @@ class DiskIndex:
         if among is not None:
             return _lined_up([self.store.nearest(query, k, lists=0, refine=1, where=among) for query in queries])
         ids, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-        for row_ids, vectors in self.store.vector_batches():
+        for row_ids, vectors in self.store.vector_batches(finer=False):
             near, at = nearest(queries, vectors, k)
             ids, scores = np.concatenate([ids, row_ids[at]], axis=1), np.concatenate([scores, near], axis=1)
             ids, scores = best(ids, scores, k, distinct=True)
@@ -140,6 +140,10 @@ def make(store: Store, target: float, real: Floats, folder: Path) -> DiskIndex:
         StorageFailure: the disk is full or not writable.
     """
     started, count = time.perf_counter(), store.count()
+    if store.chunking.finer:
+        log.warning(
+            "%s: past memory, passages are found by their own vectors only, not by finer ones", store.path.parent
+        )
     indexed = DiskIndex(store.index_vectors(disk_lists(count)), _LISTS[0], EXACT, 0.0, count)
     tuned = indexed.tuned(target, real)
     if tuned is None:
@@ -179,6 +183,11 @@ def load(store: Store, folder: Path) -> DiskIndex:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s is not usable (%s); it is built again", folder / _FILE, error)
+    return unbuilt(store)
+
+
+def unbuilt(store: Store) -> DiskIndex:
+    """One that reads all vectors."""
     return DiskIndex(store, 0, EXACT, 0.0, 0)
 
 

@@ -33,6 +33,7 @@ from embedsvc.vectors import (
     VectorIndex,
     apply_changes,
     build,
+    carry_on,
     fold,
     gently,
     load_index,
@@ -48,6 +49,8 @@ from embedsvc.vectors import (
 log = logging.getLogger(__name__)
 
 _INDEX_FOLDER = "faiss"
+_FEW = 1000
+"""Rows that are named to the store in a lexical search: 5 ms."""
 _COPIES = 1 / 16
 """Share of the index's memory that codes copied for filters may take."""
 _LIVE_FILE = "live-queries.npz"
@@ -77,7 +80,11 @@ class Snapshot:
         Raises:
             BadFilter: it is not SQL, or the store cannot evaluate it.
         """
-        among = condition if condition is None or isinstance(self.index, DiskIndex) else self._among(condition)
+        if condition is None or isinstance(self.index, DiskIndex):
+            among: Among | str | None = condition
+        else:
+            among = self._among(condition)
+            self._filters.asked(self.index, condition)
         found = self.index.search(query, k, among)  # type: ignore[arg-type]  # each has its own kind of filter
         self._live.saw(self.index, query, k, among)
         return found
@@ -85,8 +92,9 @@ class Snapshot:
     def lexical(self, query: str, k: int, condition: str | None = None) -> tuple[RowIds, Floats]:
         """As :meth:`Store.lexical`, of the rows for which the user's SQL ``condition`` holds.
 
-        The store would evaluate the condition for every query, for all rows. Which rows pass is known here, so it is
-        asked for more and more of what matches, until enough of that passes: the scores are the same.
+        The store would evaluate the condition for every query, for all rows. Which rows pass is known here: few are
+        named to it; where they are many, it is asked for more and more of what matches, until enough of that passes.
+        The scores are the same.
 
         Raises:
             BadFilter: it is not SQL, or the store cannot evaluate it.
@@ -94,6 +102,9 @@ class Snapshot:
         if condition is None or isinstance(self.index, DiskIndex):
             return self.store.lexical(query, k, where=condition)
         among, wanted = self._among(condition), k
+        few = self.index.few(among, _FEW)
+        if few is not None:
+            return self.store.lexical(query, k, among=few.tolist())
         while True:
             ids, scores = self.store.lexical(query, wanted)
             passing = np.flatnonzero(self.index.passing(ids, among))
@@ -122,6 +133,7 @@ class Upkeep:
         self._snapshot: Snapshot | None = None
         """None until somebody searches: much of what is done with a collection needs no vector index."""
         self._refreshing = threading.Lock()
+        self._counting = threading.Lock()
         self._writing = self._folds = self._tending = self._closed = False
         self._waiting = 0
         self._added = 0
@@ -157,10 +169,13 @@ class Upkeep:
         """The newest version with its vector index, which is loaded or brought up to date where it has to be.
 
         While this process's own writer is at work, nobody else commits, and the writer brings the index up to date
-        before it acknowledges a commit: searches neither ask the disk nor wait for that.
+        before it acknowledges a commit: searches neither ask the disk nor wait for that. Of what other processes
+        commit, the search that finds it first brings the index up to date; those beside it go on with what there is.
         """
         current = self._snapshot
-        return current if current is not None and self._writing else self._refreshed()
+        if current is not None and (self._writing or self._refreshing.locked()):
+            return current
+        return self._refreshed(locked=False)
 
     def known(self) -> VectorIndex | DiskIndex | None:
         """The index to tell about, without building or checking one: the loaded one, else the saved one as it was then.
@@ -175,14 +190,21 @@ class Upkeep:
             return self.current().index
         return saved
 
-    def _refreshed(self) -> Snapshot:
+    def look_after(self) -> None:
+        """Has the index built anew in the background where it was built for a lower target, or should be folded."""
+        index = self.loaded
+        if isinstance(index, VectorIndex) and needs_fold(index, self.goal):
+            self.tend()
+
+    def _refreshed(self, *, locked: bool) -> Snapshot:
+        """``locked``: the caller holds the write lock."""
         store, current = self.store(), self._snapshot
         if current is not None and store.version == current.version:
             return current
         with self._refreshing:
             current = self._snapshot
             if current is None or store.version > current.version:
-                index = self._index_for(store, None if current is None else current.index)
+                index = self._index_for(store, None if current is None else current.index, locked)
                 store = index.store if isinstance(index, DiskIndex) else store
                 self._snapshot = current = Snapshot(self.name, store, index, self._filters, self.live)
             return current
@@ -195,7 +217,7 @@ class Upkeep:
             log.warning("%s: %s", self.name, error)
             return True
 
-    def _index_for(self, store: Store, known: VectorIndex | DiskIndex | None) -> VectorIndex | DiskIndex:
+    def _index_for(self, store: Store, known: VectorIndex | DiskIndex | None, locked: bool) -> VectorIndex | DiskIndex:
         """The index of exactly this store version: the saved or the known one, and what has changed since."""
         if self._is_past_memory(store):
             return self._index_on_disk_for(store)
@@ -207,12 +229,15 @@ class Upkeep:
                     return _brought_to(index, store)
                 except (ValueError, OSError, RuntimeError) as error:  # the older version was cleaned up, say
                     log.warning("%s: no difference to version %s (%s)", self.name, index.version, error)
-        built = self._built(store) if store.count_vectors() > self.goal.exact else None
+        count, dimension = store.count_vectors(), store.contract.dimension
+        built = self._built(store, locked) if count > self.goal.exact else None
         if built is not None:
             return built
+        if count > self.goal.exact and 4 * dimension * count > self.goal.memory:
+            return disk_index.unbuilt(store)
         row_ids, vectors = store.vectors()
         none = row_ids[:0]
-        return apply_changes(VectorIndex.empty(store.contract.dimension), row_ids, vectors, none, store.version)
+        return apply_changes(VectorIndex.empty(dimension), row_ids, vectors, none, store.version)
 
     def _index_on_disk_for(self, store: Store) -> DiskIndex:
         """The store's own index, which may bring the store to a later version; made where it has to be, but not in the
@@ -226,13 +251,16 @@ class Upkeep:
                 log.warning("%s: no vector index can be made now, searches are exact: %s", self.name, error)
         return index
 
-    def _built(self, store: Store) -> VectorIndex | None:
-        """An index of all that is in the store, built and saved; None where another process writes, which will do that,
-        or where nothing can be written or fits the memory. Searches are exact then."""
+    def _built(self, store: Store, locked: bool) -> VectorIndex | None:
+        """An index of all that is in the store, built and saved; None where somebody else writes, who will do that, or
+        where nothing can be written or fits the memory. Searches are exact then."""
+        if self._writing and not locked:
+            return None
         try:
-            with nullcontext() if self._writing else write_lock(self._directory, 0):
-                rows, dimension = store.vector_batches(), store.contract.dimension
-                segment = build(rows, store.count_vectors(), dimension, self.goal, self._folder, self.live.queries())
+            with nullcontext() if locked else write_lock(self._directory, 0):
+                rows, count, dimension = store.vector_batches(), store.count_vectors(), store.contract.dimension
+                go_on = self._go_on if locked else carry_on
+                segment = build(rows, count, dimension, self.goal, self._folder, self.live.queries(), go_on)
                 return self._saved(of_segment(segment, store.version), store)
         except EmbedsvcError as error:
             log.warning("%s: no vector index can be built now, searches are exact: %s", self.name, error)
@@ -250,12 +278,12 @@ class Upkeep:
     @contextmanager
     def wanted(self) -> Iterator[None]:
         """Around waiting for the write lock: what :meth:`tend` does with it is given up."""
-        with self._refreshing:
+        with self._counting:
             self._waiting += 1
         try:
             yield
         finally:
-            with self._refreshing:
+            with self._counting:
                 self._waiting -= 1
 
     @contextmanager
@@ -295,7 +323,7 @@ class Upkeep:
     def _catch_up(self) -> None:
         if self._snapshot is not None:
             try:
-                self._refreshed()
+                self._refreshed(locked=True)
             except Exception:
                 log.exception("%s: the vector index is loaded anew", self.name)
                 self._snapshot = None
@@ -322,28 +350,30 @@ class Upkeep:
             log.exception("%s: the vector index stays as it is", self.name)
 
     def _fold(self) -> None:
-        snapshot = self._refreshed()
-        index = snapshot.index
+        snapshot = self._refreshed(locked=True)
+        index, raised_before = snapshot.index, self._raised
         if isinstance(index, DiskIndex):
             return
+        self._raised = False
         if needs_fold(index, self.goal):
             index = fold(index, self.goal, self._folder, self.live.queries(), self._go_on)
         elif not index.parts:
             shutil.rmtree(self._folder, ignore_errors=True)
             return
-        elif len(index.fresh) or (index.version == index.folded and not self._raised):
+        elif len(index.fresh) or (index.version == index.folded and not raised_before):
             return
-        self._raised = False
         self._saved(index, snapshot.store)
         with self._refreshing:
             current = self._snapshot or snapshot
             if isinstance(current.index, VectorIndex):
-                self._snapshot = replace(current, index=_brought_to(index, current.store))
+                # Efforts may have been raised meanwhile.
+                kept = {part.segment.name: part.segment for part in current.index.parts}
+                self._snapshot = replace(current, index=with_segments(_brought_to(index, current.store), kept))
 
     def _fold_on_disk(self) -> None:
         """Has the store index its vectors where their codes are past memory, and forget that index where they are not
         any more."""
-        snapshot = self._refreshed()
+        snapshot = self._refreshed(locked=True)
         index = snapshot.index
         if not isinstance(index, DiskIndex):
             if snapshot.store.has_vector_index():

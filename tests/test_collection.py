@@ -553,9 +553,9 @@ def test_the_checks_count_vectors_and_passages(here: Settings) -> None:
     assert not checks.pop("c: contract").ok, "there is no such model"
     assert all(check.ok for check in checks.values()), checks
     assert checks["c: index rows"].detail == f"flat, {vectors} of {vectors} vectors of {passages} passages"
-    described = describe(collection.snapshot())
+    described = describe(collection)
     assert (described["passages"], described["vectors"]) == (passages, vectors)
-    assert "vectors" not in describe(collection_of(here, "plain", "text").snapshot())
+    assert "vectors" not in describe(collection_of(here, "plain", "text"))
 
 
 def test_a_long_writer_folds_while_it_writes(here: Settings) -> None:

@@ -664,8 +664,10 @@ def test_the_kept_version_outlives_a_clean_up(tmp_path: Path, monkeypatch: pytes
     earlier = put(new_store(tmp_path / "c"), simple("a", "one"))
     old = put(earlier, simple("b", "two"))
     store = put(put(old, simple("a", "other"), gone=("b",)), simple("c", "three")).maintain()
-    for version in (earlier.version, old.version) if kept else ():
-        store.keep(version)  # only the last one
+    if kept:
+        for version in (earlier.version, old.version):
+            store.keep(version)
+        store.keep_only([old.version])
     store.clean_up()
     assert contents(Store.open(tmp_path / "c")).keys() == {"a", "c"}
     with pytest.raises((ValueError, OSError, RuntimeError)):

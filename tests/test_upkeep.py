@@ -147,7 +147,7 @@ def test_where_live_queries_find_too_little_the_effort_is_raised_and_kept(
     collection = filled(here, 3000)
     weakened(collection)
     queries = vectors(256, seed=7)
-    assert recall(collection.snapshot(), queries[:128]) < 0.98
+    assert recall(collection.snapshot(), queries[:224]) < 0.98
     assert "below the target" in caplog.text
     assert recall(collection.snapshot(), queries) >= 0.985
     effort = collection.snapshot().index.parts[0].segment.effort
@@ -161,7 +161,7 @@ def test_what_no_effort_mends_is_built_anew(here: Settings, looked_at: None, mon
     weakened(collection)
     name = collection.snapshot().index.parts[0].segment.name
     monkeypatch.setattr("embedsvc.vectors.index.tuned", lambda *_, **__: None)
-    recall(collection.snapshot(), vectors(128, seed=7))
+    recall(collection.snapshot(), vectors(224, seed=7))
     (part,) = collection.snapshot().index.parts
     assert part.segment.name != name
     assert recall(collection.snapshot(), vectors(64, seed=8)) >= 0.95
@@ -172,13 +172,13 @@ def test_filters_that_find_too_little_are_searched_exactly(here: Settings, looke
     condition = "metadata.n < 90"
     (part,) = collection.snapshot().index.parts
     collection.snapshot().nearest(vectors(1, seed=1)[0], 10, condition)
-    filters = collection.upkeep._filters
-    ready = filters._ready[condition]
-    weak = replace(ready.parts[0], effort=Effort(1, 1))
-    filters._fitted[condition] = {part.segment.name: weak}
-    filters._ready[condition] = replace(ready, parts=(weak,))
-    assert recall(collection.snapshot(), vectors(64, seed=7), condition) < 0.95
-    assert recall(collection.snapshot(), vectors(32, seed=8), condition) == 1.0
+    known = collection.upkeep._filters._filters[condition]
+    assert known.among is not None
+    weak = replace(known.among.parts[0], effort=Effort(1, 1))
+    known.fitted[part.segment.name] = weak
+    known.among = replace(known.among, parts=(weak,))
+    assert recall(collection.snapshot(), vectors(224, seed=7), condition) < 0.95
+    assert recall(collection.snapshot(), vectors(32, seed=8), condition) >= 0.95
 
 
 def test_a_file_of_queries_that_is_not_whole_is_left_out(here: Settings, looked_at: None) -> None:
@@ -345,7 +345,7 @@ def test_memory_is_taken_back_and_the_index_moves_to_the_disk(here: Settings, mo
 def test_where_the_disk_index_finds_too_little_the_effort_is_raised(tight: Settings, looked_at: None) -> None:
     collection = filled(tight, 4000)
     collection.upkeep._change(lambda index: replace(index, lists=1))  # type: ignore[type-var]
-    between = vectors(64, seed=7) + vectors(64, seed=8)  # two bunches: one list does not have both
+    between = vectors(224, seed=7) + vectors(224, seed=8)  # two bunches: one list does not have both
     recall(collection.snapshot(), between / np.linalg.norm(between, axis=1, keepdims=True))
     index = collection.snapshot().index
     assert isinstance(index, DiskIndex)

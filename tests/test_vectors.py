@@ -346,7 +346,10 @@ def settled(filters: Filters) -> None:
 
 
 def ask(filters: Filters, index: VectorIndex, name: str, rows: list[int]) -> Among:
-    return filters.among(index, name, lambda _: ids(*rows))
+    """As a search does."""
+    among = filters.among(index, name, lambda _: ids(*rows))
+    filters.asked(index, name)
+    return among
 
 
 def test_a_filter_that_is_asked_again_is_measured_and_then_searched_by_codes(built: VectorIndex, model: Model) -> None:

@@ -104,6 +104,7 @@ class Collections:
         """Opens the collection with its vector index. Where all together take more memory than ``index_memory_mb``,
         those unused for longest are closed; they are opened again when next asked for."""
         self.call(name, lambda opened: opened.collection.snapshot())
+        self.call(name, lambda opened: opened.collection.upkeep.look_after())
         budget = index_goal(self._settings).memory
         with self._unloading:
             indexes = {name: opened.collection.upkeep.loaded for name, opened in list(self._opened.items())}
@@ -138,7 +139,9 @@ class Collections:
 
     def forget(self, name: str) -> None:
         """Lets go of what is held of a collection that was deleted: its vectors and its files' space."""
-        self._opened.pop(name, None)
+        opened = self._opened.pop(name, None)
+        if opened is not None:
+            opened.collection.upkeep.close()
         self._used.pop(name, None)
 
     def loaded(self) -> list[tuple[str, Collection]]:

@@ -237,14 +237,27 @@ class ChunkingOut(BaseModel):
     finer: int = Field(description="Tokens per sub-window that longer passages are also matched by; 0: none.")
 
 
+class LiveRecallOut(BaseModel):
+    """Of the last queries that people asked and that were searched for again, exactly."""
+
+    recall_at_10: float = Field(alias="recall@10")
+    recall_interval: tuple[float, float]
+    recall_sample: int
+
+
 class IndexOut(BaseModel):
-    kind: Literal["flat", "hnsw8", "ivfpq4"] = Field(description="`flat` is exact.")
-    bytes_per_vector: float
-    recall_at_10: float = Field(alias="recall@10", description="Measured against exact search.")
-    recall_interval: tuple[float, float] = Field(description="Its 95 % confidence interval.")
-    recall_sample: int = Field(description="Queries it was measured with.")
-    segments: int = Field(description="Parts that were indexed together; further rows are searched exactly.")
-    build_seconds: float
+    """Only ``kind`` where it is not built yet."""
+
+    kind: Literal["flat", "hnsw8", "ivfpq4", "disk-ivfrq", "not built yet"] = Field(description="`flat` is exact.")
+    bytes_per_vector: float | None = None
+    recall_at_10: float | None = Field(None, alias="recall@10", description="Measured against exact search.")
+    recall_interval: tuple[float, float] | None = Field(None, description="Its 95 % confidence interval.")
+    recall_sample: int | None = Field(None, description="Queries it was measured with.")
+    segments: int | None = Field(None, description="Parts that were indexed together; other rows are searched exactly.")
+    build_seconds: float | None = None
+    gpu: bool | None = Field(None, description="Whether FAISS sees a GPU here.")
+    live: LiveRecallOut | None = Field(None, description="Unfiltered queries, where there were some.")
+    live_filtered: LiveRecallOut | None = Field(None, description="Filtered queries, where there were some.")
 
 
 class CollectionOut(BaseModel):

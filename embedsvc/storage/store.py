@@ -548,10 +548,11 @@ class Store:
         own vector first."""
         return _vectors(self._scan(self._vector_columns, None, with_row_id=True))
 
-    def vector_batches(self, vectors: int = 50_000) -> Iterator[tuple[RowIds, Floats]]:
-        """As :meth:`vectors`, about ``vectors`` of them at a time."""
-        rows = max(1, vectors * self.count() // max(1, self.count_vectors()))
-        scanner = self.dataset.scanner(columns=self._vector_columns, with_row_id=True, batch_size=rows)
+    def vector_batches(self, vectors: int = 50_000, *, finer: bool = True) -> Iterator[tuple[RowIds, Floats]]:
+        """As :meth:`vectors`, about ``vectors`` of them at a time; without ``finer``, the passages' own only."""
+        columns = self._vector_columns if finer else ["vector"]
+        rows = max(1, vectors * self.count() // max(1, self.count_vectors())) if finer else vectors
+        scanner = self.dataset.scanner(columns=columns, with_row_id=True, batch_size=rows)
         with _reading(self.path):
             for batch in scanner.to_batches():
                 yield _vectors(pa.Table.from_batches([batch]))

@@ -15,6 +15,7 @@ from embedsvc.vectors.index import (
     raised,
     with_segments,
 )
+from embedsvc.vectors.kinds import carry_on
 from embedsvc.vectors.live import Live
 from embedsvc.vectors.planner import DISK, Goal, Plan, disk_lists, plan
 from embedsvc.vectors.recall import Recall
@@ -30,6 +31,7 @@ __all__ = [
     "VectorIndex",
     "apply_changes",
     "build",
+    "carry_on",
     "disk_lists",
     "faiss_module",
     "fold",

@@ -63,9 +63,11 @@ def save_index(index: VectorIndex, folder: Path) -> None:
             ],
         }
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
+        if target.exists():  # with the same segments and rows, by other efforts; readers always find one or the other
+            for file in sorted(temporary.iterdir(), key=lambda file: file.name == _MANIFEST):
+                file.replace(target / file.name)
+        else:
+            temporary.rename(target)
     except OSError as error:
         raise StorageFailure(
             f"The vector index could not be written under {folder}: {error}. "

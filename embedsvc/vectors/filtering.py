@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -66,6 +66,20 @@ def _options(segment: Segment, allowed: Allowed, memory: float) -> Iterator[Allo
             yield replace(allowed, effort=Effort(0, widen), copied=copied)
 
 
+@dataclass(slots=True, eq=False)
+class _Filter:
+    """What is known of one filter. ``lock`` is held while it is evaluated, so that many who ask for it do that once."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    index: VectorIndex | None = None
+    among: Among | None = None
+    """What passes of ``index``."""
+    times: int = 0
+    """How often it was asked for."""
+    fitted: dict[str, Allowed] = field(default_factory=dict)
+    """By segment: what was found to do, with the rows that passed then."""
+
+
 class Filters:
     """The filters asked for last, ready for an index; shared by threads."""
 
@@ -77,122 +91,125 @@ class Filters:
         self._real = real
         self._lock = threading.Lock()
         self._index: VectorIndex | None = None
-        self._ready: dict[str, Among] = {}
-        """Of ``_index`` only."""
-        self._before: dict[str, tuple[VectorIndex, Among]] = {}
-        """What passed of indexes that ``_index`` grew from."""
-        self._matching = threading.Lock()
-        """So that a filter that many ask for is evaluated once."""
-        self._times: dict[str, int] = {}
-        """How often each filter was asked for; the one asked for last comes last."""
-        self._fitted: dict[str, dict[str, Allowed]] = {}
-        """By filter and by segment: what was found to do, with the rows that passed then."""
-        self._fitting: set[str] = set()
-        """Being measured, or not to be measured."""
+        """The one asked of last."""
+        self._filters: dict[str, _Filter] = {}
+        """By the condition's text; the one asked for last comes last."""
         self._doubted = False
+        self._fitting = False
         self._pool: ThreadPoolExecutor | None = None
 
     def among(self, index: VectorIndex, condition: str, matching: Callable[[int], RowIds]) -> Among:
         """What of ``index`` passes the filter called ``condition``. Where that is not known, ``matching`` gives the row
-        ids that do, of rows that changed since a version (0: of all). A filter that is asked for again is measured
-        meanwhile, on a thread of its own."""
-        with self._lock:
-            if self._index is not index:
-                if self._index is not None and index.grew_from(self._index):
-                    self._before |= {name: (self._index, among) for name, among in self._ready.items()}
-                else:
-                    self._before = {}
-                self._index, self._ready = index, {}
-                names = {part.segment.name for part in index.parts}
-                for of_segments in self._fitted.values():
-                    for gone in of_segments.keys() - names:
-                        del of_segments[gone]
-            known = self._ready.get(condition)
-        if known is None:
-            with self._matching:
-                known = self._ready.get(condition) if self._index is index else None
-                among = known or self._with_efforts(index, condition, self._evaluated(index, condition, matching))
-                if self._index is index:
-                    self._ready[condition] = among
-        else:
-            among = known
-        with self._lock:
-            times = self._times[condition] = self._times.pop(condition, 0) + 1
-            while len(self._times) > _KEPT:
-                oldest = next(iter(self._times))
-                del self._times[oldest]
-                self._ready.pop(oldest, None)
-                self._before.pop(oldest, None)
-                self._fitted.pop(oldest, None)
-            due = times > 1 and condition not in self._fitting and any(self._unknown(index, condition, among))
-            if due and (not self._doubted or len(self._real()) >= FEWEST):
-                self._fitting.add(condition)
-                self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="filter")
-                self._pool.submit(self._fit, index, condition, among)
-        return among
+        ids that do, of rows that changed since a version (0: of all)."""
+        each = self._filter(index, condition)
+        with each.lock:
+            if each.index is index and each.among is not None:
+                return each.among
+            if each.index is None or each.among is None or not index.grew_from(each.index):
+                among = index.among(matching(0))
+            else:
+                among = index.among_since(each.index, each.among, matching(each.index.version))
+            among = _with_efforts(each, index, among)
+            if each.index is None or index.version >= each.index.version:  # not one who still sees an older version
+                each.index, each.among = index, among
+            return among
 
-    def _evaluated(self, index: VectorIndex, condition: str, matching: Callable[[int], RowIds]) -> Among:
-        before = self._before.get(condition)
-        if before is None or not index.grew_from(before[0]):
-            return index.among(matching(0))
-        return index.among_since(*before, matching(before[0].version))
+    def asked(self, index: VectorIndex, condition: str) -> None:
+        """A query with this filter was answered. One that is asked for again is measured meanwhile, on a thread of its
+        own, one at a time."""
+        each = self._filter(index, condition)
+        with self._lock:
+            each.times += 1
+            if each.times < 2 or self._fitting or (self._doubted and len(self._real()) < FEWEST):
+                return
+            with each.lock:
+                if not any(_unknown(each)):
+                    return
+            self._fitting = True
+            self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="filter")
+        self._pool.submit(self._fit, condition, each)
 
     def distrust(self) -> None:
         """What was measured with stand-ins does not hold: until there are enough real queries to measure with, all rows
         that pass are scored."""
         with self._lock:
             self._doubted = True
-            self._fitted.clear()
-            self._ready.clear()
-            self._before.clear()
+            self._filters.clear()
 
-    def _known(self, condition: str, segment: Segment, allowed: Allowed) -> Allowed | None:
-        """``allowed`` with what was found to do for the rows that passed before, while that stands."""
-        found = self._fitted.get(condition, {}).get(segment.name)
-        if found is None or abs(allowed.count - found.count) > _CHANGED * found.count:
-            return None
-        copied = found.copied
-        if copied is not None:
-            there = allowed.mask[copied.positions]
-            if np.count_nonzero(there) < allowed.count:  # a condition that asks for the time, say
-                return None
-            copied = replace(copied, bitmap=None if there.all() else np.packbits(there, bitorder="little"))
-        return replace(allowed, effort=found.effort, copied=copied)
+    def _filter(self, index: VectorIndex, condition: str) -> _Filter:
+        with self._lock:
+            if self._index is None or index.version > self._index.version:
+                if self._index is not None and not index.grew_from(self._index):
+                    self._let_go(index)
+                self._index = index
+            each = self._filters.pop(condition) if condition in self._filters else _Filter()
+            self._filters[condition] = each
+            while len(self._filters) > _KEPT:
+                del self._filters[next(iter(self._filters))]
+            return each
 
-    def _unknown(self, index: VectorIndex, condition: str, among: Among) -> list[bool]:
-        """Of each segment, whether it has to be measured."""
-        return [
-            allowed.positions is None
-            and part.segment.codes is not None
-            and self._known(condition, part.segment, allowed) is None
-            for part, allowed in zip(index.parts, among.parts, strict=True)
-        ]
-
-    def _with_efforts(self, index: VectorIndex, condition: str, among: Among) -> Among:
-        parts = []
-        for part, allowed in zip(index.parts, among.parts, strict=True):
-            parts.append(self._known(condition, part.segment, allowed) or allowed)
-        return replace(among, parts=tuple(parts))
+    def _let_go(self, index: VectorIndex) -> None:
+        """Of indexes whose segments are others: they would stay in memory until their filters are asked for again."""
+        names = {part.segment.name for part in index.parts}
+        for each in self._filters.values():
+            each.index = each.among = None
+            each.fitted = {name: allowed for name, allowed in each.fitted.items() if name in names}
 
     def _copied(self) -> int:
         """Bytes that copies of codes take."""
         with self._lock:
-            found = [allowed.copied for each in self._fitted.values() for allowed in each.values()]
+            found = [allowed.copied for each in self._filters.values() for allowed in each.fitted.values()]
         return sum(copied.nbytes for copied in found if copied is not None)
 
-    def _fit(self, index: VectorIndex, condition: str, among: Among) -> None:
+    def _fit(self, condition: str, each: _Filter) -> None:
         try:
+            with each.lock:
+                index, among, unknown = each.index, each.among, _unknown(each)
+            if index is None or among is None:
+                return
             with gently():
-                unknown = self._unknown(index, condition, among)
                 for part, allowed, is_unknown in zip(index.parts, among.parts, unknown, strict=True):
                     if is_unknown:
-                        found = fitted(part.segment, allowed, self._target, self._real(), self._memory - self._copied())
-                        with self._lock:
-                            self._fitted.setdefault(condition, {})[part.segment.name] = found
-            with self._lock:
-                ready = self._ready.get(condition)
-                if ready is not None and self._index is not None:  # by now, perhaps, of a later index
-                    self._ready[condition] = self._with_efforts(self._index, condition, ready)
-                self._fitting.discard(condition)
+                        room = self._memory - self._copied()
+                        found = fitted(part.segment, allowed, self._target, self._real(), room)
+                        with each.lock:
+                            each.fitted[part.segment.name] = found
+            with each.lock:
+                if each.index is not None and each.among is not None:  # of a later index, perhaps, by now
+                    each.among = _with_efforts(each, each.index, each.among)
         except Exception:  # the rows are all scored, as before
             log.exception("a filter could not be measured: %s", condition)
+        finally:
+            self._fitting = False
+
+
+def _known(each: _Filter, segment: Segment, allowed: Allowed) -> Allowed | None:
+    """``allowed`` with what was found to do for the rows that passed before, while that stands."""
+    found = each.fitted.get(segment.name)
+    if found is None or abs(allowed.count - found.count) > _CHANGED * found.count:
+        return None
+    copied = found.copied
+    if copied is not None:
+        there = allowed.mask[copied.positions]
+        if np.count_nonzero(there) < allowed.count:  # a condition that asks for the time, say
+            return None
+        copied = replace(copied, bitmap=None if there.all() else np.packbits(there, bitorder="little"))
+    return replace(allowed, effort=found.effort, copied=copied)
+
+
+def _unknown(each: _Filter) -> list[bool]:
+    """Of each segment, whether it has to be measured."""
+    if each.index is None or each.among is None:
+        return []
+    return [
+        allowed.effort is None
+        and allowed.positions is None
+        and part.segment.codes is not None
+        and _known(each, part.segment, allowed) is None
+        for part, allowed in zip(each.index.parts, each.among.parts, strict=True)
+    ]
+
+
+def _with_efforts(each: _Filter, index: VectorIndex, among: Among) -> Among:
+    known = (_known(each, part.segment, allowed) for part, allowed in zip(index.parts, among.parts, strict=True))
+    return replace(among, parts=tuple(new or old for new, old in zip(known, among.parts, strict=True)))

@@ -24,7 +24,7 @@ from embedsvc.vectors.kinds import carry_on
 from embedsvc.vectors.measuring import asked_of, recall_of, tuned
 from embedsvc.vectors.planner import DISK, Goal, plan
 from embedsvc.vectors.recall import EXACT, Floats, Recall
-from embedsvc.vectors.segment import Allowed, Mask, RowIds, Segment, best
+from embedsvc.vectors.segment import FLAT, Allowed, Mask, RowIds, Segment, best
 
 _GROWTH = 4
 """A fold takes in the segments that are up to so many times as large as what it has already."""
@@ -129,6 +129,8 @@ class VectorIndex:
 
     def grew_from(self, before: VectorIndex) -> bool:
         """Whether it has the rows of ``before``, but for those that went, at the same places."""
+        if self.version < before.version:
+            return False
         same = [part.segment.name for part in self.parts] == [part.segment.name for part in before.parts]
         return same and self.fresh.grew_from(before.fresh)
 
@@ -142,6 +144,14 @@ class VectorIndex:
             parts.append(allowed)
         later = np.isin(self.fresh.row_ids[before.fresh.count :], row_ids)
         return Among(tuple(parts), np.concatenate([among.fresh, later]))
+
+    def few(self, among: Among, most: int) -> RowIds | None:
+        """The ids of the rows that ``among`` has, where they are at most ``most``."""
+        fresh = self.fresh.alive & among.fresh
+        if sum(allowed.count for allowed in among.parts) + np.count_nonzero(fresh) > most:
+            return None
+        found = [part.segment.row_ids[allowed.mask] for part, allowed in zip(self.parts, among.parts, strict=True)]
+        return np.unique(np.concatenate([*found, self.fresh.row_ids[fresh]]))
 
     def passing(self, row_ids: RowIds, among: Among) -> Mask:
         """Which of these rows (n,) ``among`` has."""
@@ -244,14 +254,16 @@ def with_segments(index: VectorIndex, changed: Mapping[str, Segment]) -> VectorI
 
 def raised(index: VectorIndex, target: float, real: Floats) -> dict[str, Segment]:
     """The segments with more effort, for ``real`` queries (m, dimension) find less than ``target`` with theirs. One
-    that no effort helps is only marked as below the target: it is due to be built anew."""
+    that no effort helps is searched exactly, and keeps the recall that its codes had: it is due to be built anew."""
     changed = {}
     for part in index.parts:
         segment = part.segment
         if segment.codes is not None:
             asked = asked_of(segment, real)
             harder = tuned(segment, target, asked, least=segment.effort)
-            changed[segment.name] = harder or replace(segment, recall=recall_of(segment, segment.effort, asked))
+            changed[segment.name] = harder or replace(
+                segment, kind=FLAT, codes=None, recall=recall_of(segment, segment.effort, asked)
+            )
     return changed
 
 

@@ -24,6 +24,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from embedsvc.vectors.faiss_module import gently
+from embedsvc.vectors.measuring import FEWEST
 from embedsvc.vectors.recall import Floats, K, Recall, estimate, shares
 from embedsvc.vectors.segment import RowIds
 
@@ -38,8 +39,6 @@ _ROUND_SECONDS = 1.0
 _REST = 49
 """A round is followed by so many times its length of rest: the cost stays below 2 % of a core."""
 _REMEMBERED = 1000
-_ENOUGH = 50
-"""Queries whose recall is judged, at least."""
 
 # One for all collections of a process, however many there are.
 _pool = ThreadPoolExecutor(1, thread_name_prefix="live-recall")
@@ -105,8 +104,8 @@ class Live:
             return np.array([query for query, _, _ in self._seen], np.float32)
 
     def recall(self, *, filtered: bool) -> Recall | None:
-        """Of the queries asked last, with a filter or without; None where none was looked at since the index is what it
-        is."""
+        """Of the queries looked at last, with a filter or without; None where there were none. Rows that came since and
+        folds are no reason to forget them, efforts that were raised are."""
         with self._lock:
             found = [share for _, share, with_filter in self._seen if with_filter is filtered and share == share]
         return estimate(np.array(found)) if found else None
@@ -114,6 +113,7 @@ class Live:
     def start_anew(self) -> None:
         """The index is another now; the queries stay, for it to be measured with."""
         with self._lock:
+            self._waiting = []
             self._seen = deque(((query, np.nan, filtered) for query, _, filtered in self._seen), _REMEMBERED)
 
     def _round(self) -> None:
@@ -154,7 +154,7 @@ class Live:
         self._write()
         for filtered in (False, True):
             recall = self.recall(filtered=filtered)
-            if recall is not None and recall.sample >= _ENOUGH and recall.high < self._target:
+            if recall is not None and recall.sample >= FEWEST and recall.high < self._target:
                 log.warning(
                     "recall@10 of the last %d live queries%s is %.3f (%.3f to %.3f), below the target of %g",
                     *(recall.sample, " with a filter" if filtered else "", recall.mean, recall.low, recall.high),
