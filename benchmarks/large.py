@@ -89,7 +89,7 @@ def tables(real: Floats, size: int) -> Iterator[pa.Table]:
             "tokens": pa.array(np.full(len(block), 48), pa.int32()),
             "gap": pa.array([""] * len(block)),
             "text": names,
-            "metadata": pa.ExtensionArray.from_storage(pa.json_(), pa.array(["{}"] * len(block))),
+            "metadata": pa.nulls(len(block), pa.json_()),
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), real.shape[1]),
         }
         columns |= {field.name: pa.nulls(len(block), field.type) for field in schema if field.name not in columns}

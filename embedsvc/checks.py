@@ -17,14 +17,15 @@ from embedsvc.disk_index import DiskIndex
 from embedsvc.encoding import encoder_for, load_encoder, parity
 from embedsvc.encoding.choices import recorded
 from embedsvc.errors import EmbedsvcError
+from embedsvc.storage import Store
 from embedsvc.vectors import faiss_module
 from embedsvc.vectors.measuring import stand_ins
-from embedsvc.vectors.recall import K, estimate, nearest, shares
-from embedsvc.vectors.segment import best
+from embedsvc.vectors.recall import Floats, K, estimate, nearest, shares
+from embedsvc.vectors.segment import RowIds, best
 
 _PACKAGES = ("torch", "sentence-transformers", "onnxruntime", "pylance", "pyarrow", "fastapi")
 _SAMPLE = 1000
-_RECALL_QUERIES = 200
+_RECALL_QUERIES, _SAMPLED_ROWS = 200, 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,30 +93,48 @@ def check_collection(name: str, settings: Settings) -> list[Check]:
         checks.append(Check(f"{name}: contract", True, f"canaries of {collection.contract.model} agree"))
     except EmbedsvcError as error:
         checks.append(Check(f"{name}: contract", False, str(error)))
-    row_ids, vectors = snapshot.store.vectors()
-    lengths = np.linalg.norm(vectors, axis=1)
-    off = int((~(np.abs(lengths - 1) < 1e-3)).sum())
-    checks.append(Check(f"{name}: vectors", off == 0, f"{off:,} of {len(vectors):,} are not of unit length"))
-    rows, copies = np.unique(row_ids, return_counts=True)
-    some = snapshot.store.take(rows[:_SAMPLE].tolist())
+    store, index = snapshot.store, snapshot.index
+    queries = np.empty((0, collection.contract.dimension), np.float32)
+    if passages:
+        queries = stand_ins(store.some_vectors(_SAMPLED_ROWS), _RECALL_QUERIES)
+    seen = _seen(store, queries, finer=not isinstance(index, DiskIndex))
+    checks.append(Check(f"{name}: vectors", seen.off == 0, f"{seen.off:,} of {seen.vectors:,} are not of unit length"))
+    some = store.take(seen.row_ids[:: max(1, len(seen.row_ids) // _SAMPLE)].tolist())
     broken = sum(len(passage.text) != passage.end - passage.start for passage in some)
     checks.append(Check(f"{name}: spans", broken == 0, f"{broken} of {len(some)} do not fit their text"))
-    index = snapshot.index
-    wanted = passages if isinstance(index, DiskIndex) else len(vectors)
-    complete = len(rows) == passages and len(index) == wanted
-    detail = f"{index.kind}, {len(index):,} of {wanted:,}"
-    if wanted != passages:
+    complete = len(seen.row_ids) == passages and len(index) == seen.vectors
+    detail = f"{index.kind}, {len(index):,} of {seen.vectors:,}"
+    if seen.vectors != passages:
         detail += f" vectors of {passages:,} passages"
     checks.append(Check(f"{name}: index rows", complete, detail))
     if len(index):
-        queries = stand_ins(vectors, _RECALL_QUERIES)
-        if isinstance(index, DiskIndex):
-            truth = index.exact(queries, K)[1]
-        else:
-            most = int(copies.max())
-            scores, positions = nearest(queries, vectors, K * most)
-            truth = best(row_ids[positions], scores, K, distinct=most == 1)[1]  # of each passage, its best vector
-        recall = estimate(shares(index.search_many(queries, K)[1], truth))
+        recall = estimate(shares(index.search_many(queries, K)[1], seen.best))
         detail = f"{recall.mean:.4f} ({recall.low:.4f} to {recall.high:.4f}) over {recall.sample} queries"
         checks.append(Check(f"{name}: index recall@10", recall.high >= settings.target_recall, detail))
     return checks
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one pass over the stored vectors saw: how many there are, how many ``off`` unit length, the passages' row
+    ids, and the scores (queries, 10) of the best passages."""
+
+    vectors: int
+    off: int
+    row_ids: RowIds
+    best: Floats
+
+
+def _seen(store: Store, queries: Floats, *, finer: bool) -> _Seen:
+    vectors = off = 0
+    row_ids: list[RowIds] = []
+    ids, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+    for some_ids, some in store.vector_batches(finer=finer):
+        vectors += len(some)
+        off += int((~(np.abs(np.linalg.norm(some, axis=1) - 1) < 1e-3)).sum())
+        rows, copies = np.unique(some_ids, return_counts=True)
+        row_ids.append(rows)
+        near, at = nearest(queries, some, K * int(copies.max()))
+        ids, scores = np.concatenate([ids, some_ids[at]], axis=1), np.concatenate([scores, near], axis=1)
+        ids, scores = best(ids, scores, K, distinct=not finer)  # of each passage, its best vector
+    return _Seen(vectors, off, np.concatenate([*row_ids, np.empty(0, np.int64)]), scores)

@@ -3,7 +3,8 @@
 <data dir>/<name>/passages.lance     the store
 <data dir>/<name>/faiss              the vector index (see vectors/files.py)
 <data dir>/<name>/live-queries.npz   vectors of the last queries whose answers were checked (see vectors/live.py)
-<data dir>/.<name>.lock              held by the one process that writes
+<data dir>/.<name>.lock              held by the one process that writes the store
+<data dir>/.<name>.index-lock        held by the one process that writes the vector index
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,16 +162,13 @@ class Collection:
                 deleted and made anew since it was opened.
             StorageFailure: the data directory cannot be written.
         """
-        with ExitStack() as stack:
-            with self.upkeep.wanted():
-                stack.enter_context(write_lock(self._directory, self.settings.lock_timeout))
+        with write_lock(self._directory, self.settings.lock_timeout):
             # Opened afresh: version numbers alone do not tell a collection from one made later under its name.
             if Store.open(self._directory, self.settings.durability).identity != self._identity:
                 raise Conflict(f"The collection {self.name!r} was deleted and made anew meanwhile. Open it again.")
             writer = Writer(self.store(), self.upkeep.committed)
             with self.upkeep.writing(fold=fold):
                 yield writer
-                self.upkeep.settle()
                 if writer.store.count() or writer.changed:
                     writer.store = writer.store.maintain()
                 if fold:
@@ -200,7 +198,7 @@ class Writer:
         self.replace_rows(rows, [*(document.id for document, _, _ in documents), *gone])
 
     def replace_rows(self, rows: pa.Table, document_ids: Sequence[str]) -> None:
-        self.store = self.store.replace(rows, document_ids)
+        self.store = self.store.latest().replace(rows, document_ids)
         self.changed = True
         self._committed(vector_count(rows))
 

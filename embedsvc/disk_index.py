@@ -163,7 +163,7 @@ def save(index: DiskIndex, folder: Path) -> None:
     }
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
         temporary.rename(folder / _FILE)
     except OSError as error:

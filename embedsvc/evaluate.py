@@ -53,6 +53,7 @@ class Evaluation:
     dtype: str
     passages: int | None
     max_tokens: int
+    finer_tokens: int
     documents_cut: int
     documents_empty: int
     queries_cut: int
@@ -179,6 +180,7 @@ def _evaluate(
         dtype=encoder.dtype,
         passages=ingested.passages if passages else None,
         max_tokens=snapshot.store.chunking.window,
+        finer_tokens=snapshot.store.chunking.finer,
         documents_cut=ingested.cut,
         documents_empty=ingested.empty,
         queries_cut=queries_cut,

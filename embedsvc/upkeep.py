@@ -11,8 +11,8 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,11 +22,12 @@ from embedsvc import disk_index
 from embedsvc.config import Settings
 from embedsvc.disk_index import DiskIndex
 from embedsvc.errors import Conflict, EmbedsvcError, UsageError
-from embedsvc.storage import Store, write_lock
+from embedsvc.storage import Store, index_lock, write_lock
 from embedsvc.storage.store import Floats, RowIds
 from embedsvc.vectors import (
     DISK,
     Among,
+    Background,
     Filters,
     Goal,
     Live,
@@ -34,8 +35,8 @@ from embedsvc.vectors import (
     apply_changes,
     build,
     carry_on,
+    ending,
     fold,
-    gently,
     load_index,
     needs_fold,
     of_segment,
@@ -51,12 +52,12 @@ log = logging.getLogger(__name__)
 _INDEX_FOLDER = "faiss"
 _FEW = 1000
 """Rows that are named to the store in a lexical search: 5 ms."""
-_COPIES = 1 / 16
-"""Share of the index's memory that codes copied for filters may take."""
+_FILTERS = 1 / 16
+"""Share of the index's memory that what is kept of filters may take."""
 _LIVE_FILE = "live-queries.npz"
 
-# Builds that nobody waits for, one after the other however many collections a process has open.
-_pool = ThreadPoolExecutor(1, thread_name_prefix="upkeep")
+# One for all collections of a process, however many there are.
+_background = Background("upkeep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +130,17 @@ class Upkeep:
         self.goal = goal
         self._directory = directory
         self._folder = directory / _INDEX_FOLDER
+        self._patience = settings.lock_timeout
         self._newest = store
         self._snapshot: Snapshot | None = None
         """None until somebody searches: much of what is done with a collection needs no vector index."""
         self._refreshing = threading.Lock()
-        self._counting = threading.Lock()
-        self._writing = self._folds = self._tending = self._closed = False
-        self._waiting = 0
+        self._writing = self._folds = False
+        """Whether this process's own writer is at work, and whether rows are folded in meanwhile."""
         self._added = 0
-        self._folding: threading.Thread | None = None
-        self._stop = threading.Event()
+        """Vectors committed since the last fold in the midst of writing."""
+        self._tending: list[Future[None]] = []
+        self._closed = False
         self._raised = False
         """Whether efforts were raised that are not saved yet."""
         self.live = Live(
@@ -148,7 +150,7 @@ class Upkeep:
             store.contract.dimension,
             self._fell_short,
         )
-        self._filters = Filters(goal.target_recall, self.live.queries, goal.memory * _COPIES)
+        self._filters = Filters(goal.target_recall, self.live.queries, goal.memory * _FILTERS)
 
     # -- for those who read --------------------------------------------------------------------------------------
 
@@ -191,13 +193,14 @@ class Upkeep:
         return saved
 
     def look_after(self) -> None:
-        """Has the index built anew in the background where it was built for a lower target, or should be folded."""
+        """Has the index built anew in the background where it was built for a lower target, should be folded, or could
+        not be built when it was loaded."""
         index = self.loaded
-        if isinstance(index, VectorIndex) and needs_fold(index, self.goal):
+        if isinstance(index, DiskIndex) or (index is not None and needs_fold(index, self.goal)):
             self.tend()
 
     def _refreshed(self, *, locked: bool) -> Snapshot:
-        """``locked``: the caller holds the write lock."""
+        """``locked``: the caller holds the index lock."""
         store, current = self.store(), self._snapshot
         if current is not None and store.version == current.version:
             return current
@@ -219,9 +222,12 @@ class Upkeep:
 
     def _index_for(self, store: Store, known: VectorIndex | DiskIndex | None, locked: bool) -> VectorIndex | DiskIndex:
         """The index of exactly this store version: the saved or the known one, and what has changed since."""
-        if self._is_past_memory(store):
-            return self._index_on_disk_for(store)
         known = None if isinstance(known, DiskIndex) else known
+        if self._is_past_memory(store):
+            on_disk = disk_index.load(store, self._folder)
+            # Outgrown in the midst of writing, the known one serves on until the writer has made the other.
+            if known is None or not self._writing or not on_disk.is_due():
+                return self._made_on_disk(on_disk)
         for source in (known, None):
             index = load_index(self._folder, store.contract.dimension, store.version, source) or source
             if index is not None:
@@ -239,155 +245,159 @@ class Upkeep:
         none = row_ids[:0]
         return apply_changes(VectorIndex.empty(dimension), row_ids, vectors, none, store.version)
 
-    def _index_on_disk_for(self, store: Store) -> DiskIndex:
+    def _made_on_disk(self, index: DiskIndex) -> DiskIndex:
         """The store's own index, which may bring the store to a later version; made where it has to be, but not in the
         midst of writing. Where it cannot be, searches read all vectors."""
-        index = disk_index.load(store, self._folder)
         if index.is_due() and not self._writing:
             try:
                 with write_lock(self._directory, 0):
-                    return disk_index.make(store, self.goal.target_recall, self.live.queries(), self._folder)
+                    return disk_index.make(index.store, self.goal.target_recall, self.live.queries(), self._folder)
             except EmbedsvcError as error:
                 log.warning("%s: no vector index can be made now, searches are exact: %s", self.name, error)
         return index
 
     def _built(self, store: Store, locked: bool) -> VectorIndex | None:
-        """An index of all that is in the store, built and saved; None where somebody else writes, who will do that, or
-        where nothing can be written or fits the memory. Searches are exact then."""
+        """An index of all that is in the store, built and saved; None where somebody else is at it, or where nothing
+        can be written or fits the memory. Searches are exact then."""
         if self._writing and not locked:
-            return None
+            return None  # nobody waits for a build while there is more to come
+        rows, count, dimension = store.vector_batches(), store.count_vectors(), store.contract.dimension
+        go_on = self._go_on if locked else carry_on
+
+        def make() -> VectorIndex:
+            segment = build(rows, count, dimension, self.goal, self._folder, self.live.queries(), go_on)
+            return of_segment(segment, store.version)
+
         try:
-            with nullcontext() if locked else write_lock(self._directory, 0):
-                rows, count, dimension = store.vector_batches(), store.count_vectors(), store.contract.dimension
-                go_on = self._go_on if locked else carry_on
-                segment = build(rows, count, dimension, self.goal, self._folder, self.live.queries(), go_on)
-                return self._saved(of_segment(segment, store.version), store)
+            with nullcontext() if locked else index_lock(self._directory, 0):
+                return self._saved(store, make)
         except EmbedsvcError as error:
             log.warning("%s: no vector index can be built now, searches are exact: %s", self.name, error)
             return None
 
-    def _saved(self, index: VectorIndex, store: Store) -> VectorIndex:
-        # Kept before it is saved: a saved index whose version is cleaned up could not be brought up to date.
-        store.keep(index.version)
-        save_index(index, self._folder)
-        store.keep_only(saved_versions(self._folder))
-        return index
+    def _saved(self, store: Store, make: Callable[[], VectorIndex]) -> VectorIndex:
+        """The index that ``make`` gives of this store version. By the one that holds the index lock."""
+        # From its beginning on, for it may take long: what came since is told by the difference to this version.
+        store.keep(store.version)
+        try:
+            index = make()
+            save_index(index, self._folder)
+            return index
+        finally:
+            store.keep_only(saved_versions(self._folder))
 
     # -- for the one that holds the write lock -------------------------------------------------------------------
 
     @contextmanager
-    def wanted(self) -> Iterator[None]:
-        """Around waiting for the write lock: what :meth:`tend` does with it is given up."""
-        with self._counting:
-            self._waiting += 1
-        try:
-            yield
-        finally:
-            with self._counting:
-                self._waiting -= 1
-
-    @contextmanager
     def writing(self, *, fold: bool) -> Iterator[None]:
-        """While this lasts, nobody else writes. With ``fold``, rows are folded in meanwhile; a fold that is under way
-        when an error ends it is given up."""
+        """While this lasts, nobody else writes. With ``fold``, rows are folded in meanwhile."""
         self._catch_up()  # with what others committed before: from here on nobody else does
         self._writing, self._folds = True, fold
-        self._stop.clear()
         try:
             yield
-        except BaseException:
-            self._stop.set()
-            raise
         finally:
-            self.settle()
             self._writing = False
-
-    def settle(self) -> None:
-        """Waits for the fold that is under way."""
-        if self._folding is not None:
-            self._folding.join()
-            self._folding = None
 
     def committed(self, vectors: int) -> None:
         """So many ``vectors`` more were committed: makes them visible to those who search already, and folds once there
         are many, so that searches need not look at more and more rows one by one."""
         self._catch_up()
         self._added += vectors
-        # The store keeps its own index up to date itself.
-        folds = self._folds and not isinstance(self.loaded, DiskIndex)
-        if folds and self._added > self.goal.exact and (self._folding is None or not self._folding.is_alive()):
+        if self._folds and self._added > self.goal.exact:
             self._added = 0
-            self._folding = threading.Thread(target=self._fold_gently, name="fold", daemon=True)
-            self._folding.start()
+            if not self._is_past_memory(self.store()):
+                self.tend()
+            elif self._snapshot is not None:
+                self._try(self._fold_on_disk)  # here and now, for it commits
 
     def _catch_up(self) -> None:
         if self._snapshot is not None:
             try:
-                self._refreshed(locked=True)
+                self._refreshed(locked=False)
             except Exception:
                 log.exception("%s: the vector index is loaded anew", self.name)
                 self._snapshot = None
-
-    def _fold_gently(self) -> None:
-        with gently():
-            self._try(self._fold)
 
     def fold(self) -> None:
         """Makes a segment of the rows that no segment of the vector index holds, where there are enough of them, and
         saves the index where no such rows are left; searches go on meanwhile. What goes wrong is logged, for all that
         was committed can be found without. Not while a commit is under way."""
-        self._try(self._fold)
+        for each in self._tending:
+            if not each.cancel():
+                each.exception()  # waits
+        self._try(lambda: self._fold(self._patience))
         self._try(self._fold_on_disk)
+
+    def _fold_on_disk(self) -> None:
+        """Has the store index its vectors where their codes are past memory, and forget that index where they are not
+        any more."""
+        snapshot = self._refreshed(locked=False)
+        store, index = snapshot.store, snapshot.index
+        if not self._is_past_memory(store):
+            if store.has_vector_index():
+                store.drop_vector_index()
+            return
+        if not isinstance(index, DiskIndex):
+            index = disk_index.load(store, self._folder)
+        if index.is_due():
+            index = disk_index.make(store, self.goal.target_recall, self.live.queries(), self._folder)
+        elif self._raised:
+            disk_index.save(index, self._folder)
+        self._raised = False
+        with self._refreshing:
+            self._snapshot = replace(snapshot, store=index.store, index=index)
+
+    # -- for the one that holds the index lock -------------------------------------------------------------------
+
+    def _fold(self, timeout: float) -> None:
+        with index_lock(self._directory, timeout):
+            snapshot = self._refreshed(locked=True)
+            index, raised_before = snapshot.index, self._raised
+            if self._is_past_memory(snapshot.store):
+                return
+            self._raised = False
+            if isinstance(index, DiskIndex):  # no other could be built when it was loaded
+                made = self._index_for(snapshot.store, None, locked=True)
+                if isinstance(made, DiskIndex):
+                    return
+            elif needs_fold(index, self.goal):
+                queries = self.live.queries()
+                made = self._saved(snapshot.store, lambda: fold(index, self.goal, self._folder, queries, self._go_on))
+            elif not index.parts:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                return
+            elif len(index.fresh) or (index.version == index.folded and not raised_before):
+                return
+            else:
+                made = self._saved(snapshot.store, lambda: index)
+            self._put(made)
+
+    def _put(self, made: VectorIndex) -> None:
+        """Has searches use this index, with what came since."""
+        with self._refreshing:
+            current = self._snapshot
+            if current is None:
+                return
+            made = _brought_to(made, current.store)
+            if isinstance(current.index, VectorIndex):  # whose efforts may have been raised meanwhile
+                made = with_segments(made, {part.segment.name: part.segment for part in current.index.parts})
+            self._snapshot = replace(current, index=made)
 
     def _try(self, work: Callable[[], None]) -> None:
         try:
             work()
         except _Stopped:
-            log.info("%s: the vector index was not folded: the writer gave up", self.name)
-        except EmbedsvcError as error:
-            log.warning("%s: the vector index stays as it is: %s", self.name, error)
-        except Exception:
-            log.exception("%s: the vector index stays as it is", self.name)
-
-    def _fold(self) -> None:
-        snapshot = self._refreshed(locked=True)
-        index, raised_before = snapshot.index, self._raised
-        if isinstance(index, DiskIndex):
-            return
-        self._raised = False
-        if needs_fold(index, self.goal):
-            index = fold(index, self.goal, self._folder, self.live.queries(), self._go_on)
-        elif not index.parts:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            return
-        elif len(index.fresh) or (index.version == index.folded and not raised_before):
-            return
-        self._saved(index, snapshot.store)
-        with self._refreshing:
-            current = self._snapshot or snapshot
-            if isinstance(current.index, VectorIndex):
-                # Efforts may have been raised meanwhile.
-                kept = {part.segment.name: part.segment for part in current.index.parts}
-                self._snapshot = replace(current, index=with_segments(_brought_to(index, current.store), kept))
-
-    def _fold_on_disk(self) -> None:
-        """Has the store index its vectors where their codes are past memory, and forget that index where they are not
-        any more."""
-        snapshot = self._refreshed(locked=True)
-        index = snapshot.index
-        if not isinstance(index, DiskIndex):
-            if snapshot.store.has_vector_index():
-                snapshot.store.drop_vector_index()
-        elif index.is_due():
-            made = disk_index.make(index.store, self.goal.target_recall, self.live.queries(), self._folder)
-            with self._refreshing:
-                self._snapshot = replace(snapshot, store=made.store, index=made)
-        elif self._raised:
-            self._raised = False
-            disk_index.save(index, self._folder)
+            log.info("%s: the vector index was not folded: it is not wanted any more", self.name)
+        except Exception as error:
+            if self._closed or not self._directory.exists():
+                return
+            if isinstance(error, EmbedsvcError):
+                log.warning("%s: the vector index stays as it is: %s", self.name, error)
+            else:
+                log.exception("%s: the vector index stays as it is", self.name)
 
     def _go_on(self) -> None:
-        if self._stop.is_set() or (self._tending and (self._waiting or self._closed)):
+        if self._closed or ending():
             raise _Stopped
 
     # -- in the background ---------------------------------------------------------------------------------------
@@ -418,24 +428,28 @@ class Upkeep:
                 self._snapshot = replace(self._snapshot, index=change(self._snapshot.index))
 
     def tend(self) -> None:
-        """Folds soon, on a thread in the background, where there is something to fold and nobody writes by then."""
-        _pool.submit(self._tend)
+        """Folds soon, in the background, where there is something to fold that nobody else is folding by then."""
+        self._tending = [each for each in self._tending if not each.done()]
+        if all(each.running() for each in self._tending):
+            self._tending.append(_background.submit(self._tend))
 
     def close(self) -> None:
-        """Gives up what :meth:`tend` does, now and later: the process ends, and its threads are waited for."""
+        """Gives up what :meth:`tend` does, now and later, for the collection is not used here any more."""
         self._closed = True
 
     def _tend(self) -> None:
-        try:
-            with gently(), write_lock(self._directory, 0), self.writing(fold=False):
-                self._tending = True
-                self.fold()
-        except Conflict:
-            pass  # whoever writes will fold
-        except Exception:
-            log.exception("%s: the vector index stays as it is", self.name)
-        finally:
-            self._tending = False
+        if not self._closed:
+            self._try(self._fold_if_free)
+        if not self._closed and isinstance(self.loaded, DiskIndex):
+            self._try(self._fold_on_disk_if_free)
+
+    def _fold_if_free(self) -> None:
+        with suppress(Conflict):  # whoever has the lock is folding
+            self._fold(0)
+
+    def _fold_on_disk_if_free(self) -> None:
+        with suppress(Conflict), write_lock(self._directory, 0), self.writing(fold=False):  # who writes will fold
+            self._fold_on_disk()
 
 
 def _brought_to(index: VectorIndex, store: Store) -> VectorIndex:

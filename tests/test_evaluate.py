@@ -97,6 +97,7 @@ def test_a_document_scores_as_its_best_passage(tmp_path: Path, settings: Setting
     assert found.measures == {"ndcg@10": 1, "recall@1": 1, "mrr@10": 1}
     (finer,) = evaluate(beir, replace(settings, finer_tokens=8), modes=["dense"], ks=[1], passages=True)
     assert finer.passages == found.passages
+    assert (finer.to_dict()["finer_tokens"], found.to_dict()["finer_tokens"]) == (8, 0)
     with pytest.raises(UsageError, match="sub-window of 2 tokens"):
         evaluate(beir, replace(settings, finer_tokens=2), passages=True)
 

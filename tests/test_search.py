@@ -315,6 +315,24 @@ def test_a_long_document_does_not_become_one_hit(tmp_path: Path, fake: FakeEncod
     assert " ".join(hit.text for hit in everything.hits).split().count("red") == 301
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_passages_that_are_joined_do_not_take_the_places_of_others(
+    tmp_path: Path, fake: FakeEncoder, mode: str
+) -> None:
+    """The first 150 candidates and more are one stretch of one document; there are others to fill the answer with."""
+    long = make_document("t:long", "red green " * 600, id="long")
+    others = [make_document(f"t:{at}", f"red {'blue ' * (at + 1)}", id=str(at)) for at in range(4)]
+    collection = collection_of(tmp_path, fake, long, *others, chunking=Chunking(12, 9))
+    spans = ask(collection, fake, "red green", mode=mode, k=1000).hits
+    k = len([hit for hit in spans if hit.document_id == "long"]) + 2
+    assert collection.snapshot().store.count() > 1.5 * k + 1
+    answer = ask(collection, fake, "red green", mode=mode, k=k)
+    assert len(answer.hits) == k
+    assert len({hit.document_id for hit in answer.hits}) == 3
+    best = ask(collection, fake, "red green", mode=mode, k=k, min_score=answer.hits[-3].score)
+    assert [hit.id for hit in best.hits] == [hit.id for hit in answer.hits[:-2]]
+
+
 def test_a_merged_hit_speaks_for_the_best_of_its_passages(tmp_path: Path, fake: FakeEncoder) -> None:
     document = make_document("t:a", "green green green green red red red red green green", id="a")
     collection = collection_of(tmp_path, fake, document, chunking=Chunking(6, 2))

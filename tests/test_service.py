@@ -711,7 +711,7 @@ def test_metrics_tell_the_recall_that_was_measured_and_that_people_get(
             for vector in vectors(4).tolist():
                 body = {"vector": vector, "mode": "dense"}
                 assert (await client.post("/v1/collections/large/search", json=body)).status_code == 200
-            live._pool.submit(lambda: None).result(DEADLINE)
+            live._background.submit(lambda: None).result(DEADLINE)
             return before, await client.get("/metrics")
 
     before, response = asyncio.run(ask())

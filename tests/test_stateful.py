@@ -118,7 +118,7 @@ class Machine(RuleBasedStateMachine):
             try:
                 with self.collection.writer(fold=False) as writer:
                     self.write(writer, set(range(start, start + 60)), set(), seed)
-                    self.collection.upkeep._fold()
+                    self.collection.upkeep._fold(0)
             except Crash:
                 pass
         self.collection = Collection.open("c", self.settings)
@@ -171,7 +171,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "data"):
-            upkeep._pool.submit(lambda: None).result(60)
+            upkeep._background.submit(lambda: None).result(60)
             shutil.rmtree(self.data, ignore_errors=True)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 
 from embedsvc import upkeep
-from embedsvc.collection import Collection
+from embedsvc.collection import Collection, delete_collection
 from embedsvc.config import Settings
 from embedsvc.describe import describe
 from embedsvc.disk_index import DiskIndex
@@ -83,12 +86,15 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every query is looked at on the spot, one round for each full group, with no rest in between."""
 
     class Here:
-        def submit(self, work: Any, *arguments: Any) -> None:
-            work(*arguments)
+        def submit(self, work: Callable[[], None]) -> Future[None]:
+            work()
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
 
-    monkeypatch.setattr(live, "_pool", Here())
+    monkeypatch.setattr(live, "_background", Here())
     monkeypatch.setattr(live, "_REST", 0)
-    monkeypatch.setattr(upkeep, "_pool", Here())
+    monkeypatch.setattr(upkeep, "_background", Here())
     return
 
 
@@ -198,7 +204,7 @@ def test_a_round_is_followed_by_rest(here: Settings, monkeypatch: pytest.MonkeyP
             rounds.append(work)
             work()
 
-    monkeypatch.setattr(live, "_pool", Counting())
+    monkeypatch.setattr(live, "_background", Counting())
     monkeypatch.setattr(live, "_REST", 1_000_000)
     collection = filled(here, 3000)
     recall(collection.snapshot(), vectors(200, seed=7))
@@ -214,32 +220,64 @@ def test_a_writer_that_does_not_fold_leaves_it_to_the_background(here: Settings)
     with collection.writer(fold=False) as writer:
         writer.replace(documents(400, 800))
         assert not collection.snapshot().index.parts
-    upkeep._pool.submit(lambda: None).result(60)
+    upkeep._background.submit(lambda: None).result(60)
     assert len(collection.snapshot().index.parts) == 1
     assert len(collection.snapshot().index) == 800
 
 
-def test_a_background_fold_makes_way_for_a_writer(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_who_writes_waits_for_a_background_fold(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = replace(here, lock_timeout=0)
     collection = filled(here, 400)
     collection.snapshot()
-    begun = threading.Event()
+    begun, go = threading.Event(), threading.Event()
     fold = upkeep.fold
 
-    def slow(index: VectorIndex, goal: Any, folder: Path, real: Any, go_on: Any) -> VectorIndex:
+    def slow(index: VectorIndex, *arguments: Any) -> VectorIndex:
         begun.set()
-        while True:
-            go_on()
-            threading.Event().wait(0.01)
+        assert go.wait(60)
+        return fold(index, *arguments)
 
     monkeypatch.setattr(upkeep, "fold", slow)
     with collection.writer(fold=False) as writer:
         writer.replace(documents(400, 800))
     assert begun.wait(60)
-    monkeypatch.setattr(upkeep, "fold", fold)
-    with collection.writer() as writer:
-        writer.replace(documents(800, 900))
-    assert len(collection.snapshot().index.parts) == 1
-    assert len(collection.snapshot().index) == 900
+    other = Collection.open("c", here)  # as another process has it
+    with other.writer() as writer:  # another fold is not waited for either
+        writer.replace(documents(800, 900), gone=["0", "500"])
+    with collection.writer(fold=False) as writer:
+        writer.replace(documents(900, 950))
+    assert len(collection.snapshot().index) == 948
+    go.set()
+    upkeep._background.submit(lambda: None).result(60)
+    snapshot = collection.snapshot()
+    assert [len(part) for part in snapshot.index.parts] == [798]
+    assert len(snapshot.index) == 948
+    assert recall(snapshot, vectors(20, seed=7)) >= 0.95
+    assert recall(Collection.open("c", here).snapshot(), vectors(20, seed=7)) >= 0.95
+
+
+def test_a_fold_outlives_the_deletion_of_its_collection(
+    here: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection = filled(here, 400)
+    collection.snapshot()
+    begun, go = threading.Event(), threading.Event()
+    fold = upkeep.fold
+
+    def slow(index: VectorIndex, *arguments: Any) -> VectorIndex:
+        begun.set()
+        assert go.wait(60)
+        return fold(index, *arguments)
+
+    monkeypatch.setattr(upkeep, "fold", slow)
+    with collection.writer(fold=False) as writer:
+        writer.replace(documents(400, 800))
+    assert begun.wait(60)
+    delete_collection("c", replace(here, lock_timeout=0))
+    go.set()
+    upkeep._background.submit(lambda: None).result(60)
+    assert [path.name for path in here.data_dir.iterdir() if not path.name.startswith(".")] == []
+    assert caplog.text == ""
 
 
 def test_a_background_fold_ends_with_its_service(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +296,7 @@ def test_a_background_fold_ends_with_its_service(here: Settings, monkeypatch: py
         writer.replace(documents(400, 800))
     assert begun.wait(60)
     collection.upkeep.close()
-    upkeep._pool.submit(lambda: None).result(60)
+    upkeep._background.submit(lambda: None).result(60)
 
 
 def test_a_writer_that_fails_does_not_wait_for_its_fold(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,6 +316,66 @@ def test_a_writer_that_fails_does_not_wait_for_its_fold(here: Settings, monkeypa
     with pytest.raises(RuntimeError, match="halfway"):
         write_half()
     assert len(collection.snapshot().index) == 600
+    collection.upkeep.close()
+    upkeep._background.submit(lambda: None).result(60)
+
+
+ENDS = """
+import threading
+from embedsvc.vectors import background
+
+done = threading.Event()
+
+def long():
+    while not background.ending():
+        done.wait(0.01)
+    print("gave up")
+
+threads = [background.Background("one"), background.Background("other")]
+for thread in threads:
+    thread.submit(lambda: None).result()
+threads[0].submit(long)
+queued = threads[0].submit(lambda: print("begun after the end"))
+background._PARTING_SECONDS = 60
+print("main ends")
+"""
+
+
+def test_the_end_of_a_process_gives_up_what_is_done_in_the_background() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "main ends\ngave up\n"
+    assert done.stderr == ""
+
+
+# -- growing past memory ------------------------------------------------------------------------------------------
+
+
+def test_outgrowing_memory_in_mid_writing_searches_stay_indexed(
+    here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = filled(here, 2000)
+    assert isinstance(collection.snapshot().index, VectorIndex)
+    fits = planner.plan
+
+    def fits_up_to_2200(count: int, *arguments: Any) -> planner.Plan:
+        with monkeypatch.context() as patch:
+            if count > 2200:
+                patch.setattr(planner, "_DISK_CACHE", 10_000)
+                patch.setattr(planner, "_PREFERENCE", ())
+            return fits(count, *arguments)
+
+    monkeypatch.setattr(upkeep, "plan", fits_up_to_2200)
+    kinds = []
+    with collection.writer() as writer:
+        for start in range(2000, 4000, 300):
+            writer.replace(documents(start, start + 300))
+            snapshot = collection.snapshot()
+            assert recall(snapshot, vectors(20, seed=7)) >= 0.95
+            assert len(snapshot.index) == start + 300
+            assert not snapshot.index.is_exact
+            kinds.append(snapshot.index.kind)
+    assert kinds == ["hnsw8"] + 6 * ["disk-ivfrq"]
+    assert Collection.open("c", here).snapshot().index.kind == "disk-ivfrq"
 
 
 # -- past memory --------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from embedsvc.vectors import (
     VectorIndex,
     apply_changes,
     faiss_module,
+    filtering,
     fold,
     load_index,
     needs_fold,
@@ -340,9 +341,7 @@ def test_vectors_without_a_direction_are_nobodys_neighbours(tmp_path: Path, mode
 
 def settled(filters: Filters) -> None:
     """Waits for what is measured in the background."""
-    if filters._pool is not None:
-        filters._pool.shutdown(wait=True)
-        filters._pool = None
+    filtering._background.submit(lambda: None).result(60)
 
 
 def ask(filters: Filters, index: VectorIndex, name: str, rows: list[int]) -> Among:
@@ -390,7 +389,7 @@ def test_few_rows_are_scored_and_not_measured(built: VectorIndex, model: Model) 
     filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32), 10**9)
     for _ in range(3):
         among = ask(filters, built, "few", sorted(model)[:30])
-    assert filters._pool is None
+    assert among.parts[0].effort is None
     assert among.parts[0].positions is not None
     assert recall(built, model, near(model, 5, 5), among=sorted(model)[:30]) == 1.0
 
@@ -403,6 +402,18 @@ def test_only_the_last_filters_are_kept(built: VectorIndex) -> None:
     for at in (0, 39):
         filters.among(built, str(at), lambda _, at=at: asked.append(at) or ids(0))  # type: ignore[misc]
     assert asked == [0]
+
+
+def test_filters_are_kept_within_their_memory(built: VectorIndex) -> None:
+    least = built.among(ids(0)).parts[0].nbytes
+    filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32), 3 * least)
+    for at in range(10):
+        ask(filters, built, str(at), [0])
+    assert 1 <= len(filters._filters) <= 3
+    assert "9" in filters._filters
+    tight = Filters(0.95, lambda: np.empty((0, LARGE), np.float32), 1)
+    assert [len(ask(tight, built, name, [0]).parts) for name in ("a", "b")] == [1, 1]
+    assert list(tight._filters) == ["b"]
 
 
 def test_a_filter_whose_rows_cannot_be_told_is_not_remembered(built: VectorIndex) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -26,12 +27,12 @@ Floats = npt.NDArray[np.float32]
 
 MAX_K = 1000
 _CANDIDATES = 100
-"""Candidates that each side brings to the fusion, at least; more when more hits are wanted."""
+"""Candidates that each side brings to a fusion, at least."""
 _SCORE_ALL = 20_000
 """Up to so many passages, BM25 gives the scores of all that match at once: 0.4 ms more than for the best 100 of 5,183,
 where a second question about the candidates of the dense side alone costs 1.5 to 2.5 ms."""
 _SPARE = 1.5
-"""Survivors read per hit wanted: some of them merge into one."""
+"""Candidates per hit wanted: some of them merge into one."""
 
 # The lexical side runs in Lance, outside the GIL, while this thread encodes the query.
 _lexical_pool = ThreadPoolExecutor(max(4, 2 * (os.cpu_count() or 1)), thread_name_prefix="lexical")
@@ -120,8 +121,18 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
     started = time.perf_counter()
     check_query(query)
     query = replace(query, text=without_surrogates(query.text))
-    candidates, tokens_cut = _retrieve(snapshot, encoder, query)
-    hits = _merge_and_cite(snapshot.store, candidates, query)
+    encode = cache(lambda: _vector_of(query, encoder))
+    limit = int(query.k * _SPARE) + 1
+    if query.mode == "hybrid":
+        limit = max(_CANDIDATES, limit)
+    while True:
+        candidates = _retrieve(snapshot, encode, query, limit)
+        hits = _merge_and_cite(snapshot.store, candidates, query)
+        there_is_more = len(candidates.row_ids) >= limit and _good_enough(candidates, query) == len(candidates.row_ids)
+        if len(hits) == query.k or not there_is_more:
+            break
+        limit *= 4  # so many were joined that too few are left
+    tokens_cut = 0 if query.mode == "lexical" else encode()[1]
     took = round((time.perf_counter() - started) * 1000, 3)
     return Answer(query.text, snapshot.name, snapshot.version, query.mode, took, tuple(hits), tokens_cut)
 
@@ -155,24 +166,28 @@ def _unit(vector: tuple[float, ...], encoder: Encoder) -> Floats:
     return unit
 
 
-def _retrieve(snapshot: Snapshot, encoder: Encoder, query: Query) -> tuple[_Candidates, int]:
-    limit = max(_CANDIDATES, int(query.k * _SPARE) + 1)
+def _vector_of(query: Query, encoder: Encoder) -> tuple[Floats, int]:
+    """The query's vector (dimension,), and how many tokens were cut from its text."""
+    if query.vector is not None:
+        return _unit(query.vector, encoder), 0
+    encoded = encoder.encode_texts([query.text], kind="query", on_overflow=query.on_overflow)
+    return encoded.vectors[0], encoded.cut_tokens[0]
+
+
+def _retrieve(snapshot: Snapshot, encode: Callable[[], tuple[Floats, int]], query: Query, limit: int) -> _Candidates:
+    """The ``limit`` best of each side that is asked."""
     store, index = snapshot.store, snapshot.index
     if query.mode == "lexical":
         ids, scores = snapshot.lexical(query.text, limit, query.filter)
-        return _Candidates(ids, scores, None, scores), 0
+        return _Candidates(ids, scores, None, scores)
     lexical = None
     if query.mode == "hybrid":
         wanted = limit if len(index) > _SCORE_ALL else max(limit, len(index))
         lexical = _lexical_pool.submit(snapshot.lexical, query.text, wanted, query.filter)
-    if query.vector is not None:
-        vector, cut = _unit(query.vector, encoder), 0
-    else:
-        encoded = encoder.encode_texts([query.text], kind="query", on_overflow=query.on_overflow)
-        vector, cut = encoded.vectors[0], encoded.cut_tokens[0]
+    vector, _ = encode()
     dense_ids, dense_scores = snapshot.nearest(vector, limit, query.filter)
     if lexical is None:
-        return _Candidates(dense_ids, dense_scores, dense_scores, None), cut
+        return _Candidates(dense_ids, dense_scores, dense_scores, None)
     known_ids, known_scores = lexical.result()
     lexical_ids = known_ids[:limit]
     # What one side alone returned is scored by the other side too: both know how, cheaply and exactly.
@@ -185,7 +200,7 @@ def _retrieve(snapshot: Snapshot, encoder: Encoder, query: Query) -> tuple[_Cand
     lexical_all = _lookup(ids, known_ids, known_scores)
     fused = convex_combination(dense, lexical_all)
     order = np.lexsort((ids, -fused))
-    return _Candidates(ids[order], fused[order], dense[order], lexical_all[order]), cut
+    return _Candidates(ids[order], fused[order], dense[order], lexical_all[order])
 
 
 def _lookup(ids: RowIds, known_ids: RowIds, known_scores: Floats) -> Floats:
@@ -212,9 +227,7 @@ class _Span:
 
 def _merge_and_cite(store: Store, candidates: _Candidates, query: Query) -> list[Hit]:
     """The first ``k`` hits, overlapping passages of one document joined; text is read for the survivors only."""
-    count = len(candidates.row_ids)
-    if query.min_score is not None:
-        count = int((candidates.scores >= query.min_score).sum())
+    count = _good_enough(candidates, query)
     spans: list[_Span] = []
     taken = 0
     while taken < count and len(spans) < query.k:
@@ -230,6 +243,11 @@ def _merge_and_cite(store: Store, candidates: _Candidates, query: Query) -> list
             spans.append(_Span(rank, passage, start, start + len(text.strip()), text.strip()))
         taken = upto
     return [_cite(span, candidates) for span in spans]
+
+
+def _good_enough(candidates: _Candidates, query: Query) -> int:
+    """How many of the candidates reach ``min_score``."""
+    return len(candidates.scores) if query.min_score is None else int((candidates.scores >= query.min_score).sum())
 
 
 def _join(passage: StoredPassage, start: int, end: int, spans: Sequence[_Span]) -> bool:

@@ -1,9 +1,10 @@
-"""One writer at a time: a lock that the system lets go of when its holder dies."""
+"""Locks that the system lets go of when their holder dies: one process at a time writes to a collection's store, and
+one to its vector index."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -11,19 +12,30 @@ from filelock import FileLock, Timeout
 from embedsvc.errors import Conflict, StorageFailure
 
 
-@contextmanager
-def write_lock(directory: Path, timeout: float) -> Iterator[None]:
+def write_lock(directory: Path, timeout: float) -> AbstractContextManager[None]:
     """The right to write to the collection in ``directory``, waited for ``timeout`` seconds at most.
 
     Raises:
         Conflict: another process has it. StorageFailure: the data directory cannot be written.
     """
-    lock = FileLock(directory.with_name(f".{directory.name}.lock"))
+    return _locked(directory, ".lock", timeout, "writing to the collection")
+
+
+def index_lock(directory: Path, timeout: float) -> AbstractContextManager[None]:
+    """The right to write the vector index of the collection in ``directory``, as :func:`write_lock`. An index takes
+    long to build, and depends on nothing that a commit changes: whoever only commits need not have it. Who wants both
+    takes this one last, or does not wait for the other."""
+    return _locked(directory, ".index-lock", timeout, "building the vector index of")
+
+
+@contextmanager
+def _locked(directory: Path, suffix: str, timeout: float, doing: str) -> Iterator[None]:
+    lock = FileLock(directory.with_name(f".{directory.name}{suffix}"))
     try:
         lock.acquire(timeout=timeout)
     except Timeout:
         raise Conflict(
-            f"Another process is writing to the collection {directory.name!r} and did not end within {timeout:g} s. "
+            f"Another process is {doing} {directory.name!r} and did not end within {timeout:g} s. "
             "Wait for it, or raise lock_timeout."
         ) from None
     except OSError as error:

@@ -77,6 +77,8 @@ def passage_schema(dimension: int, metadata: Mapping[str, str] | None = None, *,
             # White space between the previous passage's end and this one's start: with it the passages of a
             # document give back its text to the letter (but for white space at its very end).
             pa.field("gap", pa.string(), nullable=False),
+            # Null where there is none: Lance reads a row of a column in which all values are equal, but not null, in
+            # 4 ms instead of .25 (1.2 million rows), for it unfolds all of them.
             pa.field("metadata", pa.json_()),
             pa.field("text", pa.string(), nullable=False),
             pa.field("vector", vector, nullable=False),
@@ -145,7 +147,7 @@ def passage_table(
     rows: dict[str, list[Any]] = {name: [] for name in schema.names}
     counts: list[int] = []
     for document, passages, _ in documents:
-        metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
+        metadata = json.dumps(dict(document.metadata), ensure_ascii=False) if document.metadata else None
         end = 0
         for passage in passages:
             rows["id"].append(f"{document.id}:{passage.ordinal}")
@@ -671,7 +673,7 @@ def _no_document(id: str) -> NotFound:
 
 def _stored(table: pa.Table) -> list[StoredPassage]:
     return [
-        StoredPassage(row_id=row.pop("_rowid"), metadata=json.loads(row.pop("metadata")), **row)
+        StoredPassage(row_id=row.pop("_rowid"), metadata=json.loads(row.pop("metadata") or "{}"), **row)
         for row in table.select(["_rowid", *_PASSAGE_COLUMNS]).to_pylist()
     ]
 

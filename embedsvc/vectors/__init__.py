@@ -1,6 +1,7 @@
 """The vector index: FAISS over the store's vectors. Derived, always rebuildable, never the only copy."""
 
-from embedsvc.vectors.faiss_module import faiss_module, gently
+from embedsvc.vectors.background import Background, ending
+from embedsvc.vectors.faiss_module import faiss_module
 from embedsvc.vectors.files import load_index, save_index, saved_versions
 from embedsvc.vectors.filtering import Filters
 from embedsvc.vectors.gpu import has_card
@@ -23,6 +24,7 @@ from embedsvc.vectors.recall import Recall
 __all__ = [
     "DISK",
     "Among",
+    "Background",
     "Filters",
     "Goal",
     "Live",
@@ -33,9 +35,9 @@ __all__ = [
     "build",
     "carry_on",
     "disk_lists",
+    "ending",
     "faiss_module",
     "fold",
-    "gently",
     "has_card",
     "load_index",
     "needs_fold",

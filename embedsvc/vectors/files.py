@@ -44,7 +44,8 @@ def save_index(index: VectorIndex, folder: Path) -> None:
     target = folder / str(index.version)
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        temporary.mkdir(parents=True)
+        folder.mkdir(exist_ok=True)  # not its parents, as in building.py
+        temporary.mkdir()
         for part in index.parts:
             if part.alive is not None:
                 np.save(temporary / f"{part.segment.name}{_ALIVE}", part.alive.bitmap, allow_pickle=False)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from embedsvc.vectors.faiss_module import gently
+from embedsvc.vectors.background import Background
 from embedsvc.vectors.index import Among, VectorIndex
 from embedsvc.vectors.kinds import KINDS, Effort, bare_codes
 from embedsvc.vectors.measuring import FEWEST, asked_of, recall_of
@@ -35,6 +34,8 @@ _VECTOR_SECONDS = 3e-7
 """About what it costs to fetch and score a vector; most of it is waiting for memory."""
 _CHANGED = 0.1
 """What was measured stands until the share of rows that pass has changed by so much."""
+
+_background = Background("filters")
 
 
 def fitted(segment: Segment, allowed: Allowed, target: float, real: Floats, memory: float) -> Allowed:
@@ -79,13 +80,21 @@ class _Filter:
     fitted: dict[str, Allowed] = field(default_factory=dict)
     """By segment: what was found to do, with the rows that passed then."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes."""
+        parts = () if self.among is None else self.among.parts
+        masks = {id(allowed.mask): allowed.nbytes for allowed in (*parts, *self.fitted.values())}
+        copied = (allowed.copied for allowed in self.fitted.values())
+        return sum(masks.values()) + sum(codes.nbytes for codes in copied if codes is not None)
+
 
 class Filters:
     """The filters asked for last, ready for an index; shared by threads."""
 
     def __init__(self, target: float, real: Callable[[], Floats], memory: float) -> None:
-        """``real`` gives the queries (m, dimension) that were asked before. ``memory``: bytes that copies of codes may
-        take in all."""
+        """``real`` gives the queries (m, dimension) that were asked before. ``memory``: bytes that what is kept of all
+        filters may take; one is kept in any case."""
         self._target = target
         self._memory = memory
         self._real = real
@@ -96,7 +105,6 @@ class Filters:
         """By the condition's text; the one asked for last comes last."""
         self._doubted = False
         self._fitting = False
-        self._pool: ThreadPoolExecutor | None = None
 
     def among(self, index: VectorIndex, condition: str, matching: Callable[[int], RowIds]) -> Among:
         """What of ``index`` passes the filter called ``condition``. Where that is not known, ``matching`` gives the row
@@ -112,11 +120,12 @@ class Filters:
             among = _with_efforts(each, index, among)
             if each.index is None or index.version >= each.index.version:  # not one who still sees an older version
                 each.index, each.among = index, among
-            return among
+        self._make_room()
+        return among
 
     def asked(self, index: VectorIndex, condition: str) -> None:
-        """A query with this filter was answered. One that is asked for again is measured meanwhile, on a thread of its
-        own, one at a time."""
+        """A query with this filter was answered. One that is asked for again is measured in the background, one at a
+        time."""
         each = self._filter(index, condition)
         with self._lock:
             each.times += 1
@@ -126,8 +135,7 @@ class Filters:
                 if not any(_unknown(each)):
                     return
             self._fitting = True
-            self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="filter")
-        self._pool.submit(self._fit, condition, each)
+        _background.submit(lambda: self._fit(condition, each))
 
     def distrust(self) -> None:
         """What was measured with stand-ins does not hold: until there are enough real queries to measure with, all rows
@@ -144,9 +152,14 @@ class Filters:
                 self._index = index
             each = self._filters.pop(condition) if condition in self._filters else _Filter()
             self._filters[condition] = each
-            while len(self._filters) > _KEPT:
-                del self._filters[next(iter(self._filters))]
             return each
+
+    def _make_room(self) -> None:
+        """Forgets the filters that were not asked for for longest."""
+        with self._lock:
+            taken = sum(each.nbytes for each in self._filters.values())
+            while len(self._filters) > 1 and (len(self._filters) > _KEPT or taken > self._memory):
+                taken -= self._filters.pop(next(iter(self._filters))).nbytes
 
     def _let_go(self, index: VectorIndex) -> None:
         """Of indexes whose segments are others: they would stay in memory until their filters are asked for again."""
@@ -155,11 +168,10 @@ class Filters:
             each.index = each.among = None
             each.fitted = {name: allowed for name, allowed in each.fitted.items() if name in names}
 
-    def _copied(self) -> int:
-        """Bytes that copies of codes take."""
+    def _taken(self) -> int:
+        """Bytes that what is kept takes."""
         with self._lock:
-            found = [allowed.copied for each in self._filters.values() for allowed in each.fitted.values()]
-        return sum(copied.nbytes for copied in found if copied is not None)
+            return sum(each.nbytes for each in self._filters.values())
 
     def _fit(self, condition: str, each: _Filter) -> None:
         try:
@@ -167,13 +179,12 @@ class Filters:
                 index, among, unknown = each.index, each.among, _unknown(each)
             if index is None or among is None:
                 return
-            with gently():
-                for part, allowed, is_unknown in zip(index.parts, among.parts, unknown, strict=True):
-                    if is_unknown:
-                        room = self._memory - self._copied()
-                        found = fitted(part.segment, allowed, self._target, self._real(), room)
-                        with each.lock:
-                            each.fitted[part.segment.name] = found
+            for part, allowed, is_unknown in zip(index.parts, among.parts, unknown, strict=True):
+                if is_unknown:
+                    room = self._memory - self._taken()
+                    found = fitted(part.segment, allowed, self._target, self._real(), room)
+                    with each.lock:
+                        each.fitted[part.segment.name] = found
             with each.lock:
                 if each.index is not None and each.among is not None:  # of a later index, perhaps, by now
                     each.among = _with_efforts(each, each.index, each.among)

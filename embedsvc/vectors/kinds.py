@@ -214,10 +214,11 @@ def _hnsw_efforts(_: Any) -> tuple[Effort, ...]:
 
 
 def _ivf_efforts(codes: Any) -> tuple[Effort, ...]:
-    """Of more candidates than a hundred, scoring them again costs more than looking into more lists."""
+    """The more lists, the more of their best is lost to coarse codes: of ten million vectors, 64 lists found .934 with
+    10 candidates per hit, .955 with 20 and .962 with 40, at 2.1, 2.2 and 2.4 ms."""
     most = codes.nlist
-    depths = [*(depth for depth in _DEPTHS if depth < most), min(most, _DEPTHS[-1])]
-    return (*(Effort(depth, 10) for depth in depths), Effort(depths[-1], 20), Effort(min(most, 2 * _DEPTHS[-1]), 40))
+    depths = [*(depth for depth in _DEPTHS if depth < most), min(most, _DEPTHS[-1]), min(most, 2 * _DEPTHS[-1])]
+    return tuple(Effort(depth, 10 if depth < 24 else 20 if depth < 64 else 40) for depth in depths)
 
 
 HNSW8 = Kind(

@@ -13,7 +13,6 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,7 +22,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from embedsvc.vectors.faiss_module import gently
+from embedsvc.vectors.background import Background
 from embedsvc.vectors.measuring import FEWEST
 from embedsvc.vectors.recall import Floats, K, Recall, estimate, shares
 from embedsvc.vectors.segment import RowIds
@@ -41,7 +40,7 @@ _REST = 49
 _REMEMBERED = 1000
 
 # One for all collections of a process, however many there are.
-_pool = ThreadPoolExecutor(1, thread_name_prefix="live-recall")
+_background = Background("live-recall")
 
 
 class Searched(Protocol):
@@ -96,7 +95,7 @@ class Live:
             if self._busy or now < self._rest_until or not full:
                 return
             self._busy = True
-        _pool.submit(self._round)
+        _background.submit(self._round)
 
     def queries(self) -> Floats:
         """Those asked last (n, dimension)."""
@@ -121,9 +120,8 @@ class Live:
         try:
             with self._lock:
                 waiting, self._waiting = self._waiting, []
-            with gently():
-                self._look_at(waiting)
-                self._judge()
+            self._look_at(waiting)
+            self._judge()
         except Exception:
             log.exception("the recall of live queries could not be measured")
         finally:

@@ -61,6 +61,11 @@ class Allowed:
     effort: Effort | None
     copied: Copied | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory, but for those of ``copied``."""
+        return self.mask.nbytes + self.bitmap.nbytes + (0 if self.positions is None else self.positions.nbytes)
+
     @classmethod
     def of(cls, mask: Mask, effort: Effort | None = None) -> Allowed:
         count = int(np.count_nonzero(mask))

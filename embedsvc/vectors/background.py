@@ -1,0 +1,74 @@
+"""Work that nobody waits for, after everything else: one thread for each kind of it, which the end of the process does
+not wait for either. What such work writes must be whole at any moment, as after a kill."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+
+from embedsvc.vectors.faiss_module import gently
+
+_PARTING_SECONDS = 5.0
+"""How long the end of a process waits for what is under way to notice it. FAISS's k-means, say, notices nothing."""
+
+
+class Background:
+    """Does what it is given one after the other, on a thread of its own, which the first work starts. A pool of
+    concurrent.futures would finish all of it before the process ends."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._waiting: SimpleQueue[tuple[Future[None], Callable[[], None]] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def submit(self, work: Callable[[], None]) -> Future[None]:
+        """Has ``work`` done; the future can be waited for, or cancelled while the work has not begun."""
+        future: Future[None] = Future()
+        self._waiting.put((future, work))
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+                _started.append(self)
+        return future
+
+    def _run(self) -> None:
+        with gently():
+            while (next_one := self._waiting.get()) is not None:
+                future, work = next_one
+                if ending() or not future.set_running_or_notify_cancel():
+                    continue
+                try:
+                    work()
+                except BaseException as error:  # for whoever waits
+                    future.set_exception(error)
+                else:
+                    future.set_result(None)
+
+    def end(self, seconds: float) -> None:
+        """Waits so long for the thread to end."""
+        self._waiting.put(None)
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+
+_started: list[Background] = []
+_ending = threading.Event()
+
+
+def ending() -> bool:
+    """Whether the process ends, so that long work should be given up."""
+    return _ending.is_set()
+
+
+@atexit.register
+def _end() -> None:
+    _ending.set()
+    until = time.monotonic() + _PARTING_SECONDS
+    for each in _started:
+        each.end(max(0.0, until - time.monotonic()))
