@@ -595,7 +595,8 @@ class Store:
     def some_vectors(self, count: int) -> Floats:
         """The own vectors (n, dimension) of ``count`` passages all over the table, or of all where there are fewer."""
         with _reading(self.path):
-            return _vector_matrix(_one_array(self.dataset.sample(count, columns=["vector"])["vector"]))
+            some = self.dataset.sample(min(count, self.count()), columns=["vector"])
+            return _vector_matrix(_one_array(some["vector"]))
 
     def document_vectors(self, document_ids: Sequence[str]) -> dict[tuple[str, str], Floats]:
         """Of each passage of these documents: (document id, text) → its vectors (n, dimension), its own first."""
