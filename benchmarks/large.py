@@ -33,7 +33,7 @@ from embedsvc.config import Settings, load_settings
 from embedsvc.encoding import load_encoder
 from embedsvc.records import Chunking
 from embedsvc.storage.store import passage_schema
-from embedsvc.vectors import VectorIndex, raised, save_index, with_segments
+from embedsvc.vectors import VectorIndex, raised, save_efforts, with_segments
 
 Floats = npt.NDArray[np.float32]
 
@@ -126,7 +126,7 @@ def learn(settings: Settings, asked: Floats) -> list[Figure]:
     assert isinstance(index, VectorIndex)
     started = time.perf_counter()
     index = with_segments(index, raised(index, settings.target_recall, asked))
-    save_index(index, settings.data_dir / NAME / "faiss")
+    save_efforts(index, settings.data_dir / NAME / "faiss")
     effort = index.parts[0].segment.effort
     return [
         Figure("effort raised by real queries", time.perf_counter() - started, f"s, to {effort.depth}, {effort.widen}"),

@@ -154,8 +154,8 @@ class Collection:
 
     @contextmanager
     def writer(self, *, fold: bool = True) -> Iterator[Writer]:
-        """The right to write, held by one process at a time. Leaving without an error folds the vector index; not to
-        ``fold`` leaves that to a thread in the background.
+        """The right to write, held by one process at a time. After it was given back without an error, the vector index
+        is folded; not to ``fold`` leaves that to a thread in the background.
 
         Raises:
             Conflict: another process writes, and did not end within ``lock_timeout`` seconds; or the collection was
@@ -167,15 +167,16 @@ class Collection:
             if Store.open(self._directory, self.settings.durability).identity != self._identity:
                 raise Conflict(f"The collection {self.name!r} was deleted and made anew meanwhile. Open it again.")
             writer = Writer(self.store(), self.upkeep.committed)
-            with self.upkeep.writing(fold=fold):
+            with self.upkeep.writing():
                 yield writer
                 if writer.store.count() or writer.changed:
-                    writer.store = writer.store.maintain()
+                    writer.store = writer.store.latest().maintain()
                 if fold:
-                    self.upkeep.fold()
-                # Last: the index is brought up to date by the difference to the version it stands at.
+                    writer.store = self.upkeep.fold_on_disk(writer.store)
                 writer.store.clean_up()
-        if not fold:
+        if fold:
+            self.upkeep.fold()
+        else:
             self.upkeep.tend()
 
     def export(self, file: Path) -> int:

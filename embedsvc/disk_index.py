@@ -11,7 +11,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import numpy as np
 from embedsvc.errors import StorageFailure
 from embedsvc.storage import Store
 from embedsvc.storage.store import Floats, RowIds
-from embedsvc.vectors import DISK, Recall, disk_lists
+from embedsvc.vectors import DISK, Recall, carry_on, disk_lists
 from embedsvc.vectors.measuring import FEWEST, stand_ins
 from embedsvc.vectors.recall import EXACT, K, estimate, nearest, shares
 from embedsvc.vectors.segment import FLAT, best
@@ -32,6 +32,8 @@ _SAMPLE = 300
 """Queries that recall is measured with: each is a read of the disk, and their exact answers one pass over it."""
 _SAMPLED_ROWS = 2000
 _LISTS, _REFINE = (8, 16, 32, 64, 128, 256, 512), 10
+_MULTIPLE = 8
+"""Of which Lance wants the dimension to be, for codes of one bit each."""
 _GROWN = 2
 """The index is made anew when there are so many times as many passages as when it was made."""
 
@@ -88,12 +90,15 @@ class DiskIndex:
         """As :meth:`search`, of ``queries`` (m, dimension): (m, at most k), -1 and -inf where there are no more."""
         return _lined_up([self.search(query, k, among) for query in queries])
 
-    def exact(self, queries: Floats, k: int, among: str | None = None) -> tuple[RowIds, Floats]:
+    def exact(
+        self, queries: Floats, k: int, among: str | None = None, go_on: Callable[[], None] = carry_on
+    ) -> tuple[RowIds, Floats]:
         """As :meth:`search_many`, by all vectors: one pass over the disk, with a filter one for each query."""
         if among is not None:
             return _lined_up([self.store.nearest(query, k, lists=0, refine=1, where=among) for query in queries])
         ids, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
         for row_ids, vectors in self.store.vector_batches(finer=False):
+            go_on()
             near, at = nearest(queries, vectors, k)
             ids, scores = np.concatenate([ids, row_ids[at]], axis=1), np.concatenate([scores, near], axis=1)
             ids, scores = best(ids, scores, k, distinct=True)
@@ -112,15 +117,18 @@ class DiskIndex:
         """Whether it is to be made, or made anew."""
         return len(self) > _GROWN * self.made_of
 
-    def tuned(self, target: float, real: Floats, least: int = 0) -> DiskIndex | None:
+    def tuned(
+        self, target: float, real: Floats, least: int = 0, go_on: Callable[[], None] = carry_on
+    ) -> DiskIndex | None:
         """With the least effort, of ``least`` lists, that reaches recall@10 of ``target`` with 95 % confidence, for
         stand-ins for queries and, where there are enough, ``real`` (m, dimension) ones. None: none does."""
         asked = [stand_ins(self.store.some_vectors(_SAMPLED_ROWS), _SAMPLE)]
         if len(real) >= FEWEST:
             asked.append(real[-_SAMPLE:])
-        truth = np.split(self.exact(np.concatenate(asked), K)[1], [len(asked[0])])
+        truth = np.split(self.exact(np.concatenate(asked), K, go_on=go_on)[1], [len(asked[0])])
         for lists in _LISTS:
             if lists >= least:
+                go_on()
                 tried = replace(self, lists=lists)
                 recalls = [
                     estimate(shares(tried.search_many(queries, K)[1], exact))
@@ -132,9 +140,10 @@ class DiskIndex:
         return None
 
 
-def make(store: Store, target: float, real: Floats, folder: Path) -> DiskIndex:
+def make(store: Store, target: float, real: Floats, folder: Path, go_on: Callable[[], None] = carry_on) -> DiskIndex:
     """Has the store index its vectors, finds the effort that reaches recall@10 of ``target`` (:meth:`DiskIndex.tuned`),
-    and writes it down in ``folder``; where none does, searches stay exact. To be called by the one process that writes.
+    and writes it down in ``folder``; where none does, searches stay exact. ``go_on`` is called now and then; what it
+    raises ends the work. To be called by the one process that writes.
 
     Raises:
         StorageFailure: the disk is full or not writable.
@@ -144,18 +153,31 @@ def make(store: Store, target: float, real: Floats, folder: Path) -> DiskIndex:
         log.warning(
             "%s: past memory, passages are found by their own vectors only, not by finer ones", store.path.parent
         )
-    indexed = DiskIndex(store.index_vectors(disk_lists(count)), _LISTS[0], EXACT, 0.0, count)
-    tuned = indexed.tuned(target, real)
-    if tuned is None:
-        log.warning("the store's index of %d vectors does not reach a recall of %g: searches are exact", count, target)
-    made = replace(tuned or indexed.without(), build_seconds=round(time.perf_counter() - started, 3))
+    store = drop(store, folder)  # what was measured of another index must not be told of this one after a crash
+    indexed = DiskIndex(store, 0, EXACT, 0.0, count)
+    if store.contract.dimension % _MULTIPLE:
+        log.warning("Lance indexes vectors of a multiple of %d dimensions only: searches are exact", _MULTIPLE)
+    else:
+        indexed = replace(indexed, store=store.index_vectors(disk_lists(count)), lists=_LISTS[0])
+        tuned = indexed.tuned(target, real, go_on=go_on)
+        if tuned is None:
+            log.warning("the store's index of %d vectors does not reach recall %g: searches are exact", count, target)
+        indexed = tuned or indexed.without()
+    made = replace(indexed, build_seconds=round(time.perf_counter() - started, 3))
     save(made, folder)
     return made
+
+
+def drop(store: Store, folder: Path) -> Store:
+    """The store without its index, and without what was written down about it. To be called by the one that writes."""
+    (folder / _FILE).unlink(missing_ok=True)
+    return store.drop_vector_index() if store.has_vector_index() else store
 
 
 def save(index: DiskIndex, folder: Path) -> None:
     """Writes down how ``index`` is to be searched. Raises StorageFailure: the disk is full or not writable."""
     about = {
+        "identity": index.store.identity,
         "lists": index.lists,
         "recall": asdict(index.recall),
         "build_seconds": index.build_seconds,
@@ -163,7 +185,6 @@ def save(index: DiskIndex, folder: Path) -> None:
     }
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        folder.mkdir(exist_ok=True)
         temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
         temporary.rename(folder / _FILE)
     except OSError as error:
@@ -176,7 +197,9 @@ def load(store: Store, folder: Path) -> DiskIndex:
     """The index as it was saved, at the version of ``store``; one that reads all vectors where there is none."""
     try:
         about = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        if store.has_vector_index():
+        if about["identity"] != store.identity:
+            raise ValueError("it belongs to another collection")
+        if store.has_vector_index() or not about["lists"]:
             recall = Recall(**about["recall"])
             return DiskIndex(store, int(about["lists"]), recall, about["build_seconds"], about["made_of"])
     except FileNotFoundError:

@@ -202,22 +202,33 @@ def ingest_paths(
     """
     found = discover(paths, max_file_bytes=max_file_mb * _MEGABYTE)
     within = tuple(absolute(path).as_uri() for path in paths) if exact else ()
-    return _ingest(collection, encoder, found, fields, within)
+    return _ingest(collection, encoder, found, fields, within, fold=True)
 
 
 def ingest_items(
-    collection: Collection, encoder: Encoder, items: Iterable[Source | Document | Rejected], fields: FieldChoice
+    collection: Collection,
+    encoder: Encoder,
+    items: Iterable[Source | Document | Rejected],
+    fields: FieldChoice,
+    *,
+    fold: bool = True,
 ) -> Iterator[Outcome]:
-    """As :func:`ingest_paths` for inputs that are in memory: uploads and ready-made documents."""
-    return _ingest(collection, encoder, items, fields, ())
+    """As :func:`ingest_paths` for inputs that are in memory: uploads and ready-made documents. ``fold``: as in
+    :meth:`Collection.writer`."""
+    return _ingest(collection, encoder, items, fields, (), fold)
 
 
 def _ingest(
-    collection: Collection, encoder: Encoder, items: Iterable[Input], fields: FieldChoice, within: Sequence[str]
+    collection: Collection,
+    encoder: Encoder,
+    items: Iterable[Input],
+    fields: FieldChoice,
+    within: Sequence[str],
+    fold: bool,
 ) -> Iterator[Outcome]:
     check_contract(encoder, collection.contract)
     commit_tokens = max(1, collection.settings.commit_tokens)
-    with collection.writer() as writer:
+    with collection.writer(fold=fold) as writer:
         reading = _Reading(known=writer.store.known_documents())
         ahead: queue.Queue[_Read | Outcome | BaseException | None] = queue.Queue(maxsize=256)
         room = _Room(2 * commit_tokens * _CHARACTERS_PER_TOKEN)

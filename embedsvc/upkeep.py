@@ -42,6 +42,7 @@ from embedsvc.vectors import (
     of_segment,
     plan,
     raised,
+    save_efforts,
     save_index,
     saved_versions,
     with_segments,
@@ -135,12 +136,15 @@ class Upkeep:
         self._snapshot: Snapshot | None = None
         """None until somebody searches: much of what is done with a collection needs no vector index."""
         self._refreshing = threading.Lock()
-        self._writing = self._folds = False
-        """Whether this process's own writer is at work, and whether rows are folded in meanwhile."""
+        """Held by the one who loads or builds an index."""
+        self._swapping = threading.Lock()
+        """Held by the one who puts another snapshot in the place of the newest."""
+        self._writing = False
+        """Whether this process's own writer is at work."""
         self._added = 0
         """Vectors committed since the last fold in the midst of writing."""
         self._tending: list[Future[None]] = []
-        self._closed = False
+        self._looked_after = self._closed = False
         self._raised = False
         """Whether efforts were raised that are not saved yet."""
         self.live = Live(
@@ -186,17 +190,23 @@ class Upkeep:
             return self.loaded
         store = self.store()
         if self._is_past_memory(store):
-            return disk_index.load(store, self._folder)
-        saved = load_index(self._folder, store.contract.dimension, store.version, check=False)
+            return disk_index.load(store, self._directory)
+        saved = self._saved_of(store, None, check=False)
         if saved is None and store.count_vectors() <= self.goal.exact:
             return self.current().index
         return saved
 
     def look_after(self) -> None:
-        """Has the index built anew in the background where it was built for a lower target, should be folded, or could
-        not be built when it was loaded."""
+        """From now on has the index folded in the background whenever it should be, whoever committed the rows, and
+        built anew where it was built for a lower target or could not be built. For a process that stays."""
+        self._looked_after = True
+        self._tend_if_due()
+
+    def _tend_if_due(self) -> None:
         index = self.loaded
-        if isinstance(index, DiskIndex) or (index is not None and needs_fold(index, self.goal)):
+        if not self._looked_after or self._writing or index is None:
+            return
+        if isinstance(index, DiskIndex) or needs_fold(index, self.goal):
             self.tend()
 
     def _refreshed(self, *, locked: bool) -> Snapshot:
@@ -206,30 +216,38 @@ class Upkeep:
             return current
         with self._refreshing:
             current = self._snapshot
-            if current is None or store.version > current.version:
-                index = self._index_for(store, None if current is None else current.index, locked)
-                store = index.store if isinstance(index, DiskIndex) else store
-                self._snapshot = current = Snapshot(self.name, store, index, self._filters, self.live)
-            return current
+            if current is not None and store.version <= current.version:
+                return current
+            index = self._index_for(store, None if current is None else current.index, locked)
+            store = index.store if isinstance(index, DiskIndex) else store
+            current = Snapshot(self.name, store, index, self._filters, self.live)
+            self._swap(lambda _: current)
+        self._tend_if_due()
+        return current
+
+    def _swap(self, change: Callable[[Snapshot | None], Snapshot | None]) -> None:
+        """Puts what ``change`` makes of the newest snapshot in its place."""
+        with self._swapping:
+            self._snapshot = change(self._snapshot)
 
     def _is_past_memory(self, store: Store) -> bool:
         """Whether not even the most compact codes of the vectors fit the memory that they may take."""
         try:
             return plan(store.count_vectors(), store.contract.dimension, self.goal).kind == DISK
         except UsageError as error:
-            log.warning("%s: %s", self.name, error)
+            log.warning("%s: %s Until then the store's own index on the disk is used.", self.name, error)
             return True
 
     def _index_for(self, store: Store, known: VectorIndex | DiskIndex | None, locked: bool) -> VectorIndex | DiskIndex:
         """The index of exactly this store version: the saved or the known one, and what has changed since."""
         known = None if isinstance(known, DiskIndex) else known
         if self._is_past_memory(store):
-            on_disk = disk_index.load(store, self._folder)
-            # Outgrown in the midst of writing, the known one serves on until the writer has made the other.
-            if known is None or not self._writing or not on_disk.is_due():
+            on_disk = disk_index.load(store, self._directory)
+            # Outgrown, the known one serves on until the other is made, or what came since takes as much again.
+            if known is None or not on_disk.is_due() or known.fresh.vectors.nbytes > self.goal.memory:
                 return self._made_on_disk(on_disk)
         for source in (known, None):
-            index = load_index(self._folder, store.contract.dimension, store.version, source) or source
+            index = self._saved_of(store, source) or source
             if index is not None:
                 try:
                     return _brought_to(index, store)
@@ -245,13 +263,17 @@ class Upkeep:
         none = row_ids[:0]
         return apply_changes(VectorIndex.empty(dimension), row_ids, vectors, none, store.version)
 
+    def _saved_of(self, store: Store, known: VectorIndex | None, *, check: bool = True) -> VectorIndex | None:
+        dimension = store.contract.dimension
+        return load_index(self._folder, dimension, store.version, known, identity=store.identity, check=check)
+
     def _made_on_disk(self, index: DiskIndex) -> DiskIndex:
         """The store's own index, which may bring the store to a later version; made where it has to be, but not in the
         midst of writing. Where it cannot be, searches read all vectors."""
         if index.is_due() and not self._writing:
             try:
                 with write_lock(self._directory, 0):
-                    return disk_index.make(index.store, self.goal.target_recall, self.live.queries(), self._folder)
+                    return disk_index.make(index.store, self.goal.target_recall, self.live.queries(), self._directory)
             except EmbedsvcError as error:
                 log.warning("%s: no vector index can be made now, searches are exact: %s", self.name, error)
         return index
@@ -262,7 +284,7 @@ class Upkeep:
         if self._writing and not locked:
             return None  # nobody waits for a build while there is more to come
         rows, count, dimension = store.vector_batches(), store.count_vectors(), store.contract.dimension
-        go_on = self._go_on if locked else carry_on
+        go_on = _unless_ending if locked else carry_on
 
         def make() -> VectorIndex:
             segment = build(rows, count, dimension, self.goal, self._folder, self.live.queries(), go_on)
@@ -281,19 +303,24 @@ class Upkeep:
         store.keep(store.version)
         try:
             index = make()
-            save_index(index, self._folder)
+            if Store.open(self._directory, store.durability).identity != store.identity:
+                raise _Stopped  # deleted and made anew meanwhile
+            save_index(index, self._folder, store.identity)
             return index
         finally:
-            store.keep_only(saved_versions(self._folder))
+            with suppress(
+                EmbedsvcError, ValueError, OSError
+            ):  # of a collection that is gone, say; else the next one does
+                store.keep_only(saved_versions(self._folder))
 
     # -- for the one that holds the write lock -------------------------------------------------------------------
 
     @contextmanager
-    def writing(self, *, fold: bool) -> Iterator[None]:
-        """While this lasts, nobody else writes. With ``fold``, rows are folded in meanwhile."""
-        self._catch_up()  # with what others committed before: from here on nobody else does
-        self._writing, self._folds = True, fold
+    def writing(self) -> Iterator[None]:
+        """While this lasts, nobody else writes."""
+        self._writing, self._added = True, 0
         try:
+            self._catch_up()  # with what others committed before: from here on nobody else does
             yield
         finally:
             self._writing = False
@@ -303,7 +330,7 @@ class Upkeep:
         are many, so that searches need not look at more and more rows one by one."""
         self._catch_up()
         self._added += vectors
-        if self._folds and self._added > self.goal.exact:
+        if self._added > self.goal.exact:
             self._added = 0
             if not self._is_past_memory(self.store()):
                 self.tend()
@@ -316,72 +343,108 @@ class Upkeep:
                 self._refreshed(locked=False)
             except Exception:
                 log.exception("%s: the vector index is loaded anew", self.name)
-                self._snapshot = None
+                self._swap(lambda _: None)
 
-    def fold(self) -> None:
-        """Makes a segment of the rows that no segment of the vector index holds, where there are enough of them, and
-        saves the index where no such rows are left; searches go on meanwhile. What goes wrong is logged, for all that
-        was committed can be found without. Not while a commit is under way."""
-        for each in self._tending:
-            if not each.cancel():
-                each.exception()  # waits
-        self._try(lambda: self._fold(self._patience))
+    def fold_on_disk(self, store: Store) -> Store:
+        """Has the newest ``store`` index its vectors where their codes are past memory, and forget that index where
+        they are not any more; gives the store as it is then. What goes wrong is logged."""
         self._try(self._fold_on_disk)
+        return store.latest()
 
     def _fold_on_disk(self) -> None:
-        """Has the store index its vectors where their codes are past memory, and forget that index where they are not
-        any more."""
-        snapshot = self._refreshed(locked=False)
-        store, index = snapshot.store, snapshot.index
+        store = self.store()
         if not self._is_past_memory(store):
-            if store.has_vector_index():
-                store.drop_vector_index()
+            disk_index.drop(store, self._directory)
             return
-        if not isinstance(index, DiskIndex):
-            index = disk_index.load(store, self._folder)
-        if index.is_due():
-            index = disk_index.make(store, self.goal.target_recall, self.live.queries(), self._folder)
-        elif self._raised:
-            disk_index.save(index, self._folder)
-        self._raised = False
-        with self._refreshing:
-            self._snapshot = replace(snapshot, store=index.store, index=index)
+        index = self.loaded
+        if not isinstance(index, DiskIndex) or index.version != store.version:
+            index = disk_index.load(store, self._directory)
+        known = index
+        raised, self._raised = self._raised, False
+        try:
+            if index.is_due():
+                queries = self.live.queries()
+                index = disk_index.make(store, self.goal.target_recall, queries, self._directory, _unless_ending)
+            elif raised:
+                disk_index.save(index, self._directory)
+        except BaseException:
+            self._raised = self._raised or raised
+            raise
+
+        def put(now: Snapshot | None) -> Snapshot | None:
+            if now is None:
+                return None
+            meanwhile = now.index
+            if isinstance(meanwhile, DiskIndex) and meanwhile.made_of == index.made_of and meanwhile is not known:
+                return replace(now, store=index.store, index=replace(meanwhile, store=index.store))  # raised
+            return replace(now, store=index.store, index=index)
+
+        self._swap(put)
 
     # -- for the one that holds the index lock -------------------------------------------------------------------
 
-    def _fold(self, timeout: float) -> None:
+    def fold(self) -> None:
+        """Makes a segment of the rows that no segment of the vector index holds, where there are enough of them, and
+        saves the index where no such rows are left; commits and searches go on meanwhile. What goes wrong is logged,
+        for all that was committed can be found without."""
+        with self._swapping:
+            tending = tuple(self._tending)
+        for each in tending:
+            if not each.cancel():
+                each.exception()  # waits
+        self._try(lambda: self._fold(self._patience, _unless_ending))
+
+    def _fold(self, timeout: float, go_on: Callable[[], None]) -> None:
         with index_lock(self._directory, timeout):
             snapshot = self._refreshed(locked=True)
-            index, raised_before = snapshot.index, self._raised
             if self._is_past_memory(snapshot.store):
                 return
-            self._raised = False
-            if isinstance(index, DiskIndex):  # no other could be built when it was loaded
-                made = self._index_for(snapshot.store, None, locked=True)
-                if isinstance(made, DiskIndex):
-                    return
-            elif needs_fold(index, self.goal):
-                queries = self.live.queries()
-                made = self._saved(snapshot.store, lambda: fold(index, self.goal, self._folder, queries, self._go_on))
-            elif not index.parts:
-                shutil.rmtree(self._folder, ignore_errors=True)
-                return
-            elif len(index.fresh) or (index.version == index.folded and not raised_before):
-                return
-            else:
-                made = self._saved(snapshot.store, lambda: index)
-            self._put(made)
+            raised, self._raised = self._raised, False
+            try:
+                made = self._folded(snapshot, go_on, raised)
+            except BaseException:
+                self._raised = self._raised or raised
+                raise
+            if made is not None:
+                self._put(made)
+
+    def _folded(self, snapshot: Snapshot, go_on: Callable[[], None], raised: bool) -> VectorIndex | None:
+        """Another index for the snapshot, which is saved; None: there is nothing to be changed. ``raised``: its efforts
+        are to be saved in any case."""
+        index, store = snapshot.index, snapshot.store
+        if isinstance(index, DiskIndex):  # no other could be built when it was loaded
+            made = self._index_for(store, None, locked=True)
+            return None if isinstance(made, DiskIndex) else made
+        if needs_fold(index, self.goal):
+            return self._saved(store, lambda: fold(index, self.goal, self._folder, self.live.queries(), go_on))
+        if not index.parts:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            store.keep_only(())
+        elif len(index.fresh):
+            if raised:
+                save_efforts(index, self._folder)
+        elif raised or index.version != index.folded:
+            return self._saved(store, lambda: replace(index, folded=index.version))
+        return None
 
     def _put(self, made: VectorIndex) -> None:
         """Has searches use this index, with what came since."""
-        with self._refreshing:
+        with self._refreshing:  # so that the version stays while what came since is read
             current = self._snapshot
-            if current is None:
+            if current is None or self._is_past_memory(current.store):
                 return
-            made = _brought_to(made, current.store)
-            if isinstance(current.index, VectorIndex):  # whose efforts may have been raised meanwhile
-                made = with_segments(made, {part.segment.name: part.segment for part in current.index.parts})
-            self._snapshot = replace(current, index=made)
+            later = _brought_to(made, current.store)
+
+            def put(now: Snapshot | None) -> Snapshot | None:
+                if now is None or now.version != later.version:
+                    return now
+                index = later
+                if isinstance(now.index, VectorIndex):  # whose efforts may have been raised meanwhile
+                    index = with_segments(later, {part.segment.name: part.segment for part in now.index.parts})
+                return replace(now, index=index)
+
+            self._swap(put)
+        self._tend_if_due()
 
     def _try(self, work: Callable[[], None]) -> None:
         try:
@@ -389,7 +452,7 @@ class Upkeep:
         except _Stopped:
             log.info("%s: the vector index was not folded: it is not wanted any more", self.name)
         except Exception as error:
-            if self._closed or not self._directory.exists():
+            if not self._directory.exists():
                 return
             if isinstance(error, EmbedsvcError):
                 log.warning("%s: the vector index stays as it is: %s", self.name, error)
@@ -397,8 +460,9 @@ class Upkeep:
                 log.exception("%s: the vector index stays as it is", self.name)
 
     def _go_on(self) -> None:
-        if self._closed or ending():
+        if self._closed:
             raise _Stopped
+        _unless_ending()
 
     # -- in the background ---------------------------------------------------------------------------------------
 
@@ -406,8 +470,7 @@ class Upkeep:
         """Live queries found less than the target."""
         if filtered:
             self._filters.distrust()
-        with self._refreshing:
-            snapshot = self._snapshot
+        snapshot = self._snapshot
         if snapshot is None or filtered:
             return
         target, queries = self.goal.target_recall, self.live.queries()
@@ -423,33 +486,40 @@ class Upkeep:
 
     def _change(self, change: Callable[[VectorIndex | DiskIndex], VectorIndex | DiskIndex]) -> None:
         """Puts another index into the newest snapshot, which may be a later one by now."""
-        with self._refreshing:
-            if self._snapshot is not None:
-                self._snapshot = replace(self._snapshot, index=change(self._snapshot.index))
+        self._swap(lambda now: None if now is None else replace(now, index=change(now.index)))
 
     def tend(self) -> None:
         """Folds soon, in the background, where there is something to fold that nobody else is folding by then."""
-        self._tending = [each for each in self._tending if not each.done()]
-        if all(each.running() for each in self._tending):
-            self._tending.append(_background.submit(self._tend))
+        # Of several threads that come at once each may submit: the later ones find nothing to do.
+        if all(each.running() or each.done() for each in tuple(self._tending)):
+            submitted = _background.submit(self._tend)
+            with self._swapping:
+                self._tending = [*(each for each in self._tending if not each.done()), submitted]
 
     def close(self) -> None:
-        """Gives up what :meth:`tend` does, now and later, for the collection is not used here any more."""
+        """Lets go of the index, and gives up what :meth:`tend` does, now and later: the collection is not searched here
+        any more, though somebody may still be writing to it."""
         self._closed = True
+        self._swap(lambda _: None)
 
     def _tend(self) -> None:
         if not self._closed:
             self._try(self._fold_if_free)
-        if not self._closed and isinstance(self.loaded, DiskIndex):
+        if not self._closed and self.loaded is not None and self._is_past_memory(self.store()):
             self._try(self._fold_on_disk_if_free)
 
     def _fold_if_free(self) -> None:
         with suppress(Conflict):  # whoever has the lock is folding
-            self._fold(0)
+            self._fold(0, self._go_on)
 
     def _fold_on_disk_if_free(self) -> None:
-        with suppress(Conflict), write_lock(self._directory, 0), self.writing(fold=False):  # who writes will fold
+        with suppress(Conflict), write_lock(self._directory, 0), self.writing():  # who writes will fold
             self._fold_on_disk()
+
+
+def _unless_ending() -> None:
+    if ending():
+        raise _Stopped
 
 
 def _brought_to(index: VectorIndex, store: Store) -> VectorIndex:

@@ -19,7 +19,7 @@ from embedsvc.collection import Collection, Writer
 from embedsvc.config import Settings
 from embedsvc.records import Chunking, Passage, make_document
 from embedsvc.upkeep import Snapshot
-from embedsvc.vectors import building
+from embedsvc.vectors import building, carry_on
 from tests.fakes import FakeEncoder
 
 D = 8
@@ -118,7 +118,7 @@ class Machine(RuleBasedStateMachine):
             try:
                 with self.collection.writer(fold=False) as writer:
                     self.write(writer, set(range(start, start + 60)), set(), seed)
-                    self.collection.upkeep._fold(0)
+                    self.collection.upkeep._fold(0, carry_on)
             except Crash:
                 pass
         self.collection = Collection.open("c", self.settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedsvc import upkeep
+from embedsvc import disk_index, upkeep
 from embedsvc.collection import Collection, delete_collection
 from embedsvc.config import Settings
 from embedsvc.describe import describe
 from embedsvc.disk_index import DiskIndex
-from embedsvc.errors import BadFilter
+from embedsvc.errors import BadFilter, StorageFailure
 from embedsvc.records import Chunking, Passage, make_document
 from embedsvc.upkeep import Snapshot
 from embedsvc.vectors import VectorIndex, live, planner
@@ -121,6 +122,14 @@ def test_the_recall_of_live_queries_is_measured_and_told(here: Settings, looked_
     again = Collection.open("c", here)  # the process that asks need not be the one that tells
     assert describe(again)["index"]["live"] == told
     assert np.array_equal(again.upkeep.live.queries(), queries)
+
+
+def test_a_query_that_is_asked_again_and_again_counts_once(here: Settings, looked_at: None) -> None:
+    collection = filled(here, 3000)
+    few = vectors(4, seed=7)
+    recall(collection.snapshot(), np.concatenate([few] * 16))
+    assert describe(collection)["index"]["live"]["recall_sample"] == 4
+    assert len(collection.upkeep.live.queries()) == 4
 
 
 def test_filtered_queries_are_told_apart(here: Settings, looked_at: None) -> None:
@@ -225,10 +234,9 @@ def test_a_writer_that_does_not_fold_leaves_it_to_the_background(here: Settings)
     assert len(collection.snapshot().index) == 800
 
 
-def test_nobody_who_writes_waits_for_a_background_fold(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = replace(here, lock_timeout=0)
-    collection = filled(here, 400)
-    collection.snapshot()
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Folds say that they have begun, and go on when told to."""
     begun, go = threading.Event(), threading.Event()
     fold = upkeep.fold
 
@@ -238,17 +246,42 @@ def test_nobody_who_writes_waits_for_a_background_fold(here: Settings, monkeypat
         return fold(index, *arguments)
 
     monkeypatch.setattr(upkeep, "fold", slow)
-    with collection.writer(fold=False) as writer:
-        writer.replace(documents(400, 800))
+    return begun, go
+
+
+def settled() -> None:
+    upkeep._background.submit(lambda: None).result(60)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_nobody_who_writes_waits_for_a_fold(
+    here: Settings, held: tuple[threading.Event, threading.Event], waits: bool
+) -> None:
+    """Neither for one in the background nor for one that ends a writer."""
+    begun, go = held
+    here = replace(here, lock_timeout=0)
+    collection = filled(here, 400)
+    collection.snapshot()
+
+    def write() -> None:
+        with collection.writer(fold=waits) as writer:
+            writer.replace(documents(400, 800))
+
+    folding = threading.Thread(target=write)
+    folding.start()
     assert begun.wait(60)
+    if not waits:
+        folding.join(60)
     other = Collection.open("c", here)  # as another process has it
-    with other.writer() as writer:  # another fold is not waited for either
+    with other.writer(fold=False) as writer:
         writer.replace(documents(800, 900), gone=["0", "500"])
+    assert len(collection.snapshot().index) == 898
     with collection.writer(fold=False) as writer:
         writer.replace(documents(900, 950))
     assert len(collection.snapshot().index) == 948
     go.set()
-    upkeep._background.submit(lambda: None).result(60)
+    folding.join(60)
+    settled()
     snapshot = collection.snapshot()
     assert [len(part) for part in snapshot.index.parts] == [798]
     assert len(snapshot.index) == 948
@@ -256,20 +289,104 @@ def test_nobody_who_writes_waits_for_a_background_fold(here: Settings, monkeypat
     assert recall(Collection.open("c", here).snapshot(), vectors(20, seed=7)) >= 0.95
 
 
-def test_a_fold_outlives_the_deletion_of_its_collection(
-    here: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_what_came_during_a_fold_of_another_process_is_folded_too(
+    here: Settings, held: tuple[threading.Event, threading.Event]
 ) -> None:
+    begun, go = held
+    here = replace(here, lock_timeout=0)
+    serving = filled(here, 400)
+    serving.snapshot()
+    serving.upkeep.look_after()
+    with serving.writer(fold=False) as writer:
+        writer.replace(documents(400, 800))
+    assert begun.wait(60)
+    with Collection.open("c", here).writer() as writer:
+        writer.replace(documents(800, 2000))
+    assert len(serving.snapshot().index) == 2000
+    go.set()
+    for _ in range(3):
+        settled()
+    assert len(serving.snapshot().index.fresh) == 0  # type: ignore[union-attr]
+
+
+def test_a_fold_is_not_taken_for_that_of_a_collection_made_anew(
+    here: Settings, monkeypatch: pytest.MonkeyPatch, held: tuple[threading.Event, threading.Event]
+) -> None:
+    """With the same name, version and number of passages."""
+    begun, go = held
     collection = filled(here, 400)
     collection.snapshot()
-    begun, go = threading.Event(), threading.Event()
-    fold = upkeep.fold
+    with collection.writer(fold=False) as writer:
+        writer.replace(documents(400, 800))
+    assert begun.wait(60)
+    delete_collection("c", here)
+    with filled(here, 400).writer(fold=False) as writer:
+        writer.replace(documents(5000, 5400))
+    go.set()
+    settled()
+    anew = Collection.open("c", here).snapshot()
+    assert anew.version == collection.store().version
+    assert recall(anew, vectors(20, seed=5000)) >= 0.95
+    # Neither is a whole index that somebody puts there.
+    elsewhere = replace(here, data_dir=here.data_dir / "other")
+    filled(elsewhere, 800)
+    shutil.rmtree(here.data_dir / "c" / "faiss", ignore_errors=True)
+    shutil.copytree(elsewhere.data_dir / "c" / "faiss", here.data_dir / "c" / "faiss")
+    assert recall(Collection.open("c", here).snapshot(), vectors(20, seed=5000)) >= 0.95
 
-    def slow(index: VectorIndex, *arguments: Any) -> VectorIndex:
-        begun.set()
-        assert go.wait(60)
-        return fold(index, *arguments)
 
-    monkeypatch.setattr(upkeep, "fold", slow)
+def test_a_collection_that_is_closed_while_somebody_writes_keeps_no_rows_in_memory(here: Settings) -> None:
+    collection = filled(here, 400)
+    collection.snapshot()
+    with collection.writer() as writer:
+        writer.replace(documents(400, 700))
+        collection.upkeep.close()
+        for start in range(700, 2700, 500):
+            writer.replace(documents(start, start + 500))
+            assert collection.upkeep.loaded is None
+    assert len(Collection.open("c", here).snapshot().index.parts) >= 1
+
+
+def test_after_everything_was_deleted_no_version_is_kept(here: Settings) -> None:
+    collection = filled(here, 800)
+    assert collection.store()._kept()
+    with collection.writer() as writer:
+        writer.replace((), [str(at) for at in range(800)])
+    with collection.writer() as writer:
+        writer.replace(documents(0, 10))
+    assert not collection.store()._kept()
+
+
+@pytest.mark.parametrize("fresh", [0, 10])
+def test_efforts_that_were_raised_are_kept_whatever_else_there_is(
+    here: Settings, looked_at: None, monkeypatch: pytest.MonkeyPatch, fresh: int
+) -> None:
+    collection = filled(here, 3000)
+    if fresh:
+        with collection.writer() as writer:
+            writer.replace(documents(3000, 3000 + fresh))
+    (part,) = collection.snapshot().index.parts
+    harder = replace(part.segment, effort=replace(part.segment.effort, depth=77))
+    monkeypatch.setattr(upkeep, "raised", lambda *_: {part.segment.name: harder})
+    save = upkeep.save_efforts if fresh else upkeep.save_index
+
+    def full(*_: Any) -> None:
+        raise StorageFailure("the disk is full")
+
+    monkeypatch.setattr(upkeep, save.__name__, full)
+    collection.upkeep._fell_short(False)
+    assert Collection.open("c", here).snapshot().index.parts[0].segment.effort.depth < 77
+    monkeypatch.setattr(upkeep, save.__name__, save)
+    collection.upkeep.tend()  # at the next occasion
+    assert Collection.open("c", here).snapshot().index.parts[0].segment.effort.depth == 77
+
+
+def test_a_fold_outlives_the_deletion_of_its_collection(
+    here: Settings, held: tuple[threading.Event, threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go = held
+    collection = filled(here, 400)
+    collection.snapshot()
     with collection.writer(fold=False) as writer:
         writer.replace(documents(400, 800))
     assert begun.wait(60)
@@ -317,18 +434,19 @@ def test_a_writer_that_fails_does_not_wait_for_its_fold(here: Settings, monkeypa
         write_half()
     assert len(collection.snapshot().index) == 600
     collection.upkeep.close()
-    upkeep._background.submit(lambda: None).result(60)
+    settled()
 
 
 ENDS = """
 import threading
 from embedsvc.vectors import background
 
-done = threading.Event()
+begun, never = threading.Event(), threading.Event()
 
 def long():
+    begun.set()
     while not background.ending():
-        done.wait(0.01)
+        never.wait(0.01)
     print("gave up")
 
 threads = [background.Background("one"), background.Background("other")]
@@ -337,6 +455,7 @@ for thread in threads:
 threads[0].submit(long)
 queued = threads[0].submit(lambda: print("begun after the end"))
 background._PARTING_SECONDS = 60
+begun.wait()
 print("main ends")
 """
 
@@ -350,11 +469,9 @@ def test_the_end_of_a_process_gives_up_what_is_done_in_the_background() -> None:
 # -- growing past memory ------------------------------------------------------------------------------------------
 
 
-def test_outgrowing_memory_in_mid_writing_searches_stay_indexed(
-    here: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collection = filled(here, 2000)
-    assert isinstance(collection.snapshot().index, VectorIndex)
+@pytest.fixture
+def outgrown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than 2,200 vectors do not fit."""
     fits = planner.plan
 
     def fits_up_to_2200(count: int, *arguments: Any) -> planner.Plan:
@@ -365,6 +482,13 @@ def test_outgrowing_memory_in_mid_writing_searches_stay_indexed(
             return fits(count, *arguments)
 
     monkeypatch.setattr(upkeep, "plan", fits_up_to_2200)
+
+
+def test_outgrowing_memory_in_mid_writing_searches_stay_indexed(here: Settings, outgrown: None) -> None:
+    collection = filled(here, 2000)
+    other = Collection.open("c", here)
+    assert isinstance(collection.snapshot().index, VectorIndex)
+    assert isinstance(other.snapshot().index, VectorIndex)
     kinds = []
     with collection.writer() as writer:
         for start in range(2000, 4000, 300):
@@ -374,8 +498,39 @@ def test_outgrowing_memory_in_mid_writing_searches_stay_indexed(
             assert len(snapshot.index) == start + 300
             assert not snapshot.index.is_exact
             kinds.append(snapshot.index.kind)
+            assert not other.snapshot().index.is_exact
+            assert len(other.snapshot().index) == start + 300
     assert kinds == ["hnsw8"] + 6 * ["disk-ivfrq"]
     assert Collection.open("c", here).snapshot().index.kind == "disk-ivfrq"
+
+
+def test_a_fold_that_ends_after_memory_was_outgrown_does_not_bring_it_back(
+    here: Settings, outgrown: None, held: tuple[threading.Event, threading.Event]
+) -> None:
+    begun, go = held
+    collection = filled(here, 1500)
+    collection.snapshot()
+    with collection.writer() as writer:
+        writer.replace(documents(1500, 2100))
+        assert begun.wait(60)
+        writer.replace(documents(2100, 2700))
+        assert isinstance(collection.snapshot().index, DiskIndex)
+        go.set()
+        settled()
+        assert isinstance(collection.snapshot().index, DiskIndex)
+
+
+def test_a_writer_that_finds_memory_outgrown_searches_by_what_it_has(here: Settings, outgrown: None) -> None:
+    writing = filled(here, 2000)
+    serving = Collection.open("c", here)
+    serving.snapshot()
+    with writing.writer(fold=False) as writer:
+        writer.replace(documents(2000, 2300))
+        writing.upkeep.close()
+    with serving.writer(fold=False):
+        assert not serving.snapshot().index.is_exact
+    settled()
+    assert serving.snapshot().index.kind == "disk-ivfrq"
 
 
 # -- past memory --------------------------------------------------------------------------------------------------
@@ -416,6 +571,50 @@ def test_past_memory_the_store_searches_and_says_so(tight: Settings, looked_at: 
         assert recall(opened.snapshot(), vectors(40, seed=10)) >= 0.95
         assert recall(opened.snapshot(), vectors(10, seed=8), "metadata.n = 7") == 1.0
     changed(collection)  # compacted by now, and again
+
+
+@pytest.mark.parametrize("dimension", [12, 30])
+def test_what_lance_cannot_index_is_searched_exactly(
+    tight: Settings, caplog: pytest.LogCaptureFixture, dimension: int
+) -> None:
+    contract = replace(FakeEncoder().contract, dimension=dimension)
+    collection = Collection.create("c", contract, Chunking(64, 8), tight)
+    made = np.random.default_rng(0).standard_normal((2000, dimension)).astype(np.float32)
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    rows = [(document, passages, made[at, None]) for at, (document, passages, _) in enumerate(documents(0, 2000))]
+    with collection.writer() as writer:
+        writer.replace(rows)
+    assert "multiple of 8" in caplog.text
+    caplog.clear()
+    snapshot = Collection.open("c", tight).snapshot()
+    assert snapshot.nearest(made[77], 3)[1][0] == pytest.approx(1)
+    assert caplog.text == ""
+
+
+def test_what_was_measured_of_an_earlier_index_is_not_told_of_a_later_one(
+    tight: Settings, here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into memory and out of it again, with a crash between Lance's index and what is written about it."""
+    filled(tight, 2000)
+    roomy = (monkeypatch.setattr(planner, "_PREFERENCE", (planner.HNSW8, planner.IVFPQ4)), replace(here))[1]
+    with Collection.open("c", replace(roomy, index_memory_mb=4000)).writer() as writer:
+        writer.replace(documents(3000, 4500))
+    assert not list((here.data_dir / "c").rglob("disk-index.json"))
+    monkeypatch.setattr(planner, "_PREFERENCE", ())
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk_index, "save", killed)
+        with pytest.raises(Killed):
+            Collection.open("c", tight).snapshot()
+    index = Collection.open("c", tight).snapshot().index
+    assert isinstance(index, DiskIndex)
+    assert index.made_of == len(index) == 3500
 
 
 def test_a_collection_comes_back_into_memory(tight: Settings, here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,10 @@ from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, sett
 
 
 class _Root(TyperGroup):
-    """``index plan --passages N`` is a command of its own; ``index plan -c NAME`` indexes what is called plan."""
+    """``index plan`` is a command of its own; ``index plan -c NAME`` indexes what is called plan."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[:2] == ["index", "plan"] and any(each.startswith("--passages") for each in args):
+        if args[:2] == ["index", "plan"] and not any(each.startswith(("-c", "--collection")) for each in args):
             args = [_PLAN, *args[2:]]
         return super().resolve_command(ctx, args)
 

@@ -221,7 +221,9 @@ class Jobs:
                     if self._stopping.is_set():
                         break
                     self._encoders[job.collection] = opened.encoder
-                for outcome in ingest_items(opened.collection, opened.encoder, self._start(job), job.fields):
+                for outcome in ingest_items(
+                    opened.collection, opened.encoder, self._start(job), job.fields, fold=False
+                ):
                     job.take_in(outcome)
                     if time.monotonic() - job.saved > _SAVE_SECONDS:
                         self._save(job)

@@ -95,7 +95,7 @@ class Collections:
         with self._opening.setdefault(name, threading.Lock()):
             opened = self._opened.get(name)
             if opened is None or not opened.is_current():
-                self._opened.pop(name, None)
+                self.forget(name)
                 opened = self._opened[name] = self._open(name)
                 self._used[name] = time.monotonic()
             return opened

@@ -2,7 +2,7 @@
 
 from embedsvc.vectors.background import Background, ending
 from embedsvc.vectors.faiss_module import faiss_module
-from embedsvc.vectors.files import load_index, save_index, saved_versions
+from embedsvc.vectors.files import load_index, save_efforts, save_index, saved_versions
 from embedsvc.vectors.filtering import Filters
 from embedsvc.vectors.gpu import has_card
 from embedsvc.vectors.index import (
@@ -44,6 +44,7 @@ __all__ = [
     "of_segment",
     "plan",
     "raised",
+    "save_efforts",
     "save_index",
     "saved_versions",
     "with_segments",

@@ -4,6 +4,9 @@ not wait for either. What such work writes must be whole at any moment, as after
 from __future__ import annotations
 
 import atexit
+import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +16,8 @@ from queue import SimpleQueue
 from embedsvc.vectors.faiss_module import gently
 
 _PARTING_SECONDS = 5.0
-"""How long the end of a process waits for what is under way to notice it. FAISS's k-means, say, notices nothing."""
+"""How long the end of a process waits for what is under way to notice it. FAISS's k-means and Lance's builds notice
+nothing: they are left, as a kill would leave them."""
 
 
 class Background:
@@ -32,8 +36,9 @@ class Background:
         self._waiting.put((future, work))
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
                 _started.append(self)
         return future
 
@@ -50,11 +55,13 @@ class Background:
                 else:
                     future.set_result(None)
 
-    def end(self, seconds: float) -> None:
-        """Waits so long for the thread to end."""
+    def end(self, seconds: float) -> bool:
+        """Waits so long for the thread to end; whether it did."""
         self._waiting.put(None)
-        if self._thread is not None:
-            self._thread.join(seconds)
+        if self._thread is None:
+            return True
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
 
 _started: list[Background] = []
@@ -70,5 +77,10 @@ def ending() -> bool:
 def _end() -> None:
     _ending.set()
     until = time.monotonic() + _PARTING_SECONDS
-    for each in _started:
-        each.end(max(0.0, until - time.monotonic()))
+    ended = [each.end(max(0.0, until - time.monotonic())) for each in _started]
+    if not all(ended):
+        # A thread that comes back from Lance while the interpreter is taken down would abort the process.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1 if getattr(sys, "last_value", None) else 0)

@@ -34,9 +34,10 @@ _KEPT = 2
 """Versions that stay: a reader that is opening the one before gets to finish."""
 
 
-def save_index(index: VectorIndex, folder: Path) -> None:
+def save_index(index: VectorIndex, folder: Path, identity: str | None = None) -> None:
     """Writes which segments, all under ``folder``, make up ``index``, which must have no fresh rows, and removes what
-    neither it nor the one before it needs. To be called by the one process that writes.
+    neither it nor the one before it needs. ``identity`` tells the store from others that were made under its name. To
+    be called by the one process that writes.
 
     Raises:
         StorageFailure: the disk is full or not writable; what was there stays.
@@ -51,6 +52,7 @@ def save_index(index: VectorIndex, folder: Path) -> None:
                 np.save(temporary / f"{part.segment.name}{_ALIVE}", part.alive.bitmap, allow_pickle=False)
         manifest = {
             "version": index.version,
+            "identity": identity,
             "dimension": index.dimension,
             "segments": [
                 {
@@ -79,6 +81,28 @@ def save_index(index: VectorIndex, folder: Path) -> None:
     _clear(folder)
 
 
+def save_efforts(index: VectorIndex, folder: Path) -> None:
+    """Writes the efforts of its segments to what was saved of ``index`` last, which may have fresh rows by now.
+
+    Raises:
+        StorageFailure: the disk is full or not writable; what was there stays.
+    """
+    file = folder / str(index.folded) / _MANIFEST
+    temporary = file.with_name(f".{uuid.uuid4().hex}.tmp")
+    segments = {part.segment.name: part.segment for part in index.parts}
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        for about in manifest["segments"]:
+            segment = segments[about["name"]]
+            about |= {"effort": asdict(segment.effort), "recall": asdict(segment.recall)}
+        temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        temporary.replace(file)
+    except (OSError, ValueError, KeyError) as error:
+        raise StorageFailure(f"The efforts of the vector index could not be written to {file}: {error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _clear(folder: Path) -> None:
     """Removes all but the newest versions and their segments. What is open stays readable, as removed files do."""
     kept = saved_versions(folder)[:_KEPT]
@@ -101,9 +125,16 @@ def saved_versions(folder: Path) -> list[int]:
 
 
 def load_index(
-    folder: Path, dimension: int, newest: int, known: VectorIndex | None = None, *, check: bool = True
+    folder: Path,
+    dimension: int,
+    newest: int,
+    known: VectorIndex | None = None,
+    *,
+    identity: str | None = None,
+    check: bool = True,
 ) -> VectorIndex | None:
-    """The saved index of the latest store version that is not after ``newest``, unless ``known`` has its segments.
+    """The saved index of the latest version, not after ``newest``, of the store with this ``identity``, unless
+    ``known`` has its segments.
 
     None where there is none to be used. Not to ``check`` what the files hold is for those who only tell about it.
     """
@@ -112,15 +143,17 @@ def load_index(
             return None
         if version <= newest:
             try:
-                return _load(folder, version, dimension, known, check)
+                return _load(folder, version, dimension, identity, known, check)
             except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
                 log.warning("vector index %s is not usable (%s); it is built again", folder / str(version), error)
     return None
 
 
-def _load(folder: Path, version: int, dimension: int, known: VectorIndex | None, check: bool) -> VectorIndex:
+def _load(
+    folder: Path, version: int, dimension: int, identity: str | None, known: VectorIndex | None, check: bool
+) -> VectorIndex:
     manifest: dict[str, Any] = json.loads((folder / str(version) / _MANIFEST).read_text(encoding="utf-8"))
-    if manifest["version"] != version or manifest["dimension"] != dimension:
+    if (manifest["version"], manifest["identity"], manifest["dimension"]) != (version, identity, dimension):
         raise ValueError("it belongs to another collection")
     open_already = {part.segment.name: part.segment for part in known.parts} if known is not None else {}
     parts = []

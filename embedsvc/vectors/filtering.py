@@ -111,14 +111,15 @@ class Filters:
         ids that do, of rows that changed since a version (0: of all)."""
         each = self._filter(index, condition)
         with each.lock:
-            if each.index is index and each.among is not None:
-                return each.among
-            if each.index is None or each.among is None or not index.grew_from(each.index):
+            before, was = each.index, each.among  # which may be let go of at any moment
+            if before is index and was is not None:
+                return was
+            if before is None or was is None or not index.grew_from(before):
                 among = index.among(matching(0))
             else:
-                among = index.among_since(each.index, each.among, matching(each.index.version))
+                among = index.among_since(before, was, matching(before.version))
             among = _with_efforts(each, index, among)
-            if each.index is None or index.version >= each.index.version:  # not one who still sees an older version
+            if before is None or index.version >= before.version:  # not one who still sees an older version
                 each.index, each.among = index, among
         self._make_room()
         return among
@@ -127,13 +128,19 @@ class Filters:
         """A query with this filter was answered. One that is asked for again is measured in the background, one at a
         time."""
         each = self._filter(index, condition)
-        with self._lock:
-            each.times += 1
-            if each.times < 2 or self._fitting or (self._doubted and len(self._real()) < FEWEST):
+        each.times += 1
+        if each.times < 2 or self._fitting or (self._doubted and len(self._real()) < FEWEST):
+            return
+        if not each.lock.acquire(blocking=False):  # another query has it evaluated: the next one will see
+            return
+        try:
+            if not any(_unknown(each)):
                 return
-            with each.lock:
-                if not any(_unknown(each)):
-                    return
+        finally:
+            each.lock.release()
+        with self._lock:
+            if self._fitting:
+                return
             self._fitting = True
         _background.submit(lambda: self._fit(condition, each))
 
@@ -184,7 +191,7 @@ class Filters:
                     room = self._memory - self._taken()
                     found = fitted(part.segment, allowed, self._target, self._real(), room)
                     with each.lock:
-                        each.fitted[part.segment.name] = found
+                        each.fitted = {**each.fitted, part.segment.name: found}  # others may be looking at it
             with each.lock:
                 if each.index is not None and each.among is not None:  # of a later index, perhaps, by now
                     each.among = _with_efforts(each, each.index, each.among)
