@@ -9,7 +9,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +48,7 @@ _DUPLICATE = "duplicate: another input of this run has the document id {!r} too;
 class Outcome:
     """What became of one input. ``reason`` says why it was quarantined or empty; ``notes`` what reading changed.
 
+    ``encoded_tokens``: that the encoder was given; of text whose vectors were known it is not.
     ``seconds`` were spent on reading and tokenising it; encoding is shared by a batch and not told apart.
     """
 
@@ -54,6 +56,7 @@ class Outcome:
     status: Status
     passages: int = 0
     tokens: int = 0
+    encoded_tokens: int = 0
     seconds: float = 0.0
     reason: str | None = None
     notes: tuple[str, ...] = ()
@@ -331,7 +334,7 @@ def _encode_and_commit(
 ) -> Iterator[Outcome]:
     encoding: _Encoding | None = None
     following: _Encoding | None = None
-    committing: tuple[Future[None], Sequence[_Chunked]] | None = None
+    committing: tuple[Future[None], _Encoding] | None = None
     ended = False
     # The first batches are small: nothing is encoded while they are gathered, 0.35 s for 100,000 tokens.
     target = -(-commit_tokens // 8)
@@ -361,12 +364,13 @@ def _encode_and_commit(
                 batch.append(document)
             target = min(commit_tokens, 2 * target)
             # The next batch is in the encoder's queue before this one is waited for: the cores never run dry.
-            following = _start_encoding(encoder, writer.store, batch) if batch else None
+            under_way = [each for each in (encoding, committing and committing[1]) if each]
+            following = _start_encoding(encoder, writer.store, batch, under_way) if batch else None
             if encoding:
                 encoded = encoding.result()
                 if committing:
                     yield from _committed(*committing)
-                committing = committer.submit(_commit, writer, encoded, encoding.batch), encoding.batch
+                committing = committer.submit(_commit, writer, encoded, encoding.batch), encoding
             elif committing and not following:
                 yield from _committed(*committing)
                 committing = None
@@ -381,45 +385,64 @@ def _encode_and_commit(
 
 @dataclass(frozen=True, slots=True)
 class _Encoding:
-    """Documents whose new passages are in the encoder's queue; those that are known have their vectors already."""
+    """Documents whose new passages are in the encoder's queue; those whose text is known have their vectors already."""
 
     batch: Sequence[_Chunked]
     encoded: list[EncodedDocument]
     ticket: Ticket
     places: list[tuple[Floats, int]]
     """Where the ticket's vectors belong: a document's vectors, and the line."""
+    same: list[tuple[Floats, Floats]]
+    """Vectors that are those of a text met before, in this batch or one that is under way; what they are copied from
+    is complete by the time that this batch is."""
+    made: dict[str, Floats]
+    """By the passage's text: its vectors, once they are there."""
+    tokens: list[int]
+    """That were put into the queue, of each document."""
 
     def result(self) -> list[EncodedDocument]:
         """The documents with all vectors of their passages."""
-        made = _waited(self.ticket.future)
-        for (vectors, at), vector in zip(self.places, made, strict=True):
+        found = _waited(self.ticket.future)
+        for (vectors, at), vector in zip(self.places, found, strict=True):
             vectors[at] = vector
+        for vectors, known in self.same:
+            vectors[:] = known
         return self.encoded
 
 
-def _start_encoding(encoder: Encoder, store: Store, batch: Sequence[_Chunked]) -> _Encoding:
-    """Puts into the queue what ``store`` does not have yet, word for word in the same document."""
-    known = store.document_vectors([item.document.id for item in batch if item.replaces])
+def _start_encoding(
+    encoder: Encoder, store: Store, batch: Sequence[_Chunked], under_way: Sequence[_Encoding]
+) -> _Encoding:
+    """Puts into the queue what has no vectors yet: neither in ``store``, word for word in whichever document, nor
+    ``under_way``, latest first, nor in the batch itself."""
+    texts = {item.document.text[passage.start : passage.end] for item in batch for passage in item.chunks.passages}
+    known: Mapping[str, Floats] = ChainMap({}, *(each.made for each in under_way), store.vectors_of(texts))
+    made: dict[str, Floats] = {}
     encoded: list[EncodedDocument] = []
     places: list[tuple[Floats, int]] = []
+    same: list[tuple[Floats, Floats]] = []
     new: list[Ids] = []
+    tokens: list[int] = []
     for item in batch:
         document, passages = item.document, item.chunks.passages
         vectors = np.empty((sum(1 + len(passage.finer) for passage in passages), encoder.dimension), np.float32)
-        end = 0
+        end, before = 0, len(new)
         for passage in passages:
+            text = document.text[passage.start : passage.end]
             windows = passage.token_ids, *passage.finer
             start, end = end, end + len(windows)
-            vectors_known = known.get((document.id, document.text[passage.start : passage.end]))
+            vectors_known = made[text] if text in made else known.get(text)
             # The same text may, in another neighbourhood, have a token more, and with it another sub-window.
             if vectors_known is None or len(vectors_known) != len(windows):
                 new += windows
                 places += ((vectors, at) for at in range(start, end))
             else:
-                vectors[start:end] = vectors_known
+                same.append((vectors[start:end], vectors_known))
+            made[text] = vectors[start:end]
         encoded.append((document, passages, vectors))
+        tokens.append(sum(map(len, new[before:])))
     ticket = encoder.submit(new, kind="passage")
-    return _Encoding(batch, encoded, ticket, places)
+    return _Encoding(batch, encoded, ticket, places, same, made, tokens)
 
 
 def _commit(writer: Writer, encoded: Sequence[EncodedDocument], batch: Sequence[_Chunked]) -> None:
@@ -428,16 +451,17 @@ def _commit(writer: Writer, encoded: Sequence[EncodedDocument], batch: Sequence[
         writer.replace(encoded)
 
 
-def _committed(future: Future[None], batch: Sequence[_Chunked]) -> Iterator[Outcome]:
+def _committed(future: Future[None], encoding: _Encoding) -> Iterator[Outcome]:
     _waited(future)
-    for item in batch:
+    for item, encoded_tokens in zip(encoding.batch, encoding.tokens, strict=True):
         document, chunks = item.document, item.chunks
         notes = document.notes
         if chunks.tokens_cut:
             notes = (*notes, f"the vector leaves out {chunks.tokens_cut} of {chunks.tokens} tokens")
         status: Status = "empty" if not chunks.passages else "replaced" if item.replaces else "indexed"
         reason = None if chunks.passages else "; ".join(document.notes) or "there is no text in it"
-        yield Outcome(document.uri, status, len(chunks.passages), chunks.tokens, item.seconds, reason, notes)
+        count = len(chunks.passages)
+        yield Outcome(document.uri, status, count, chunks.tokens, encoded_tokens, item.seconds, reason, notes)
 
 
 def _remove(writer: Writer, reading: _Reading, within: Sequence[str]) -> Iterator[Outcome]:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_an_unchanged_file_is_not_read_into_text_again(
 
 def test_the_vectors_of_sub_windows_stay_with_a_passage_that_did_not_change(here: Settings, fake: FakeEncoder) -> None:
     collection = Collection.create("c", fake.contract, Chunking(34, 0, finer=10), here)
-    words = ["red", "green", "blue", "white"] * 24
+    words = [f"word{at}" for at in range(96)]
     names = iter(range(99))
 
     def put(words: list[str]) -> int:
@@ -116,13 +117,51 @@ def test_the_vectors_of_sub_windows_stay_with_a_passage_that_did_not_change(here
     before = collection.store().vectors()[1]
     assert put(words) == 0
     assert np.array_equal(collection.store().vectors()[1], before)
-    assert put([*words[:-1], "red"]) == each
+    assert put([*words[:-1], "other"]) == each
     after = collection.snapshot()
     assert len(after.index) == after.store.count_vectors() == 3 * each
     ids, vectors = after.store.vectors()
     ordinals = [passage.id for passage in after.store.take(ids.tolist())]
     for at in (0, 1):
         assert np.array_equal(vectors[[id == f"d:{at}" for id in ordinals]], before[each * at : each * (at + 1)])
+
+
+def test_a_text_is_encoded_once_in_whichever_documents_it_is(here: Settings, fake: FakeEncoder) -> None:
+    """In one batch, in batches under way together, in a later run, under another name, with other metadata."""
+    here = replace(here, commit_tokens=40)
+    collection = Collection.create("c", fake.contract, Chunking(12, 0), here)
+    parts = [" ".join(f"part{part}word{at}" for at in range(10)) for part in range(6)]
+
+    def put(**documents: list[str]) -> int:
+        fake.encoded = 0
+        made = [make_document(id, " ".join(texts), id=id) for id, texts in documents.items()]
+        outcomes = list(ingest_items(collection, fake, made, FieldChoice()))  # type: ignore[arg-type]
+        assert sum(outcome.encoded_tokens for outcome in outcomes) == 10 * fake.encoded
+        return fake.encoded
+
+    assert put(**{f"d{at}": [parts[at % 3], parts[(at + 1) % 3]] for at in range(12)}) == 3
+    assert put(moved=[parts[0], parts[1]], longer=[parts[2], parts[3]]) == 1
+    assert put(d0=[parts[4], parts[0]], d1=[parts[4], parts[4], parts[5]]) == 2
+    row_ids, vectors = collection.store().vectors()
+    by_text: dict[str, set[bytes]] = {}
+    for passage, vector in zip(collection.store().take(row_ids.tolist()), vectors, strict=True):
+        by_text.setdefault(passage.text, set()).add(vector.tobytes())
+    assert by_text.keys() == set(parts)
+    assert all(len(same) == 1 for same in by_text.values())
+
+
+def test_a_moved_file_keeps_its_vectors(
+    collection: Collection, encoder: Encoder, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(collection, encoder, tree)
+    encoded: list[Any] = []
+    monkeypatch.setattr(Encoder, "submit", _counting(Encoder.submit, encoded))
+    (tree / "a.txt").rename(tree / "moved.txt")
+    moved = run(collection, encoder, tree, exact=True)
+    assert (moved["moved.txt"].status, moved["a.txt"].status) == ("indexed", "removed")
+    assert moved["moved.txt"].encoded_tokens == 0 < moved["moved.txt"].tokens
+    assert encoded == []
+    assert texts(collection)["moved.txt"] == TREE["a.txt"]
 
 
 def _counting(encode: Any, encoded: list[Any]) -> Any:

@@ -248,17 +248,30 @@ def test_a_table_of_before_there_were_sub_windows_opens_and_takes_rows(
     assert store.count_vectors() == store.count() == len(store.vectors()[0]) > 1
 
 
-def test_known_vectors_are_given_by_passage(tmp_path: Path) -> None:
+def test_a_table_from_before_texts_had_hashes_gets_them_when_it_is_written_to(tmp_path: Path) -> None:
+    store = put(new_store(tmp_path / "c"), simple("a", "some text"))
+    lance.dataset(str(store.path)).drop_columns(["text_hash"])
+    store = Store.open(tmp_path / "c", "os")
+    assert store.vectors_of(["some text"]) == {}
+    later = put(store, simple("b", "other text"))
+    assert later.vectors_of(["some text", "other text", "no text"]).keys() == {"some text", "other text"}
+    assert put(later, simple("c", "third text")).count() == 3
+
+
+def test_known_vectors_are_given_by_text(tmp_path: Path) -> None:
     store = new_store(tmp_path / "c", chunking=replace(CHUNKING, finer=16))
     items = [with_finer(cut(make_document(f"t:{id}", f"{id} of some passages", id=id))) for id in ("a", "b")]
     store = put(store, *items, simple("c", "text"))
-    known = store.document_vectors(["a", "b"])
+    asked = [document.text[passage.start : passage.end] for document, passages, _ in items for passage in passages]
+    known = store.vectors_of([*asked, "nowhere"])
+    assert known.keys() == set(asked)
+    stored: dict[str, list[bytes]] = {}
     for document, passages, vectors in items:
         parts = np.split(vectors, np.cumsum([1 + len(passage.finer) for passage in passages])[:-1])
         for passage, part in zip(passages, parts, strict=True):
-            assert np.array_equal(known.pop((document.id, document.text[passage.start : passage.end])), part)
-    assert not known
-    assert store.document_vectors(["nobody"]) == {}
+            stored.setdefault(document.text[passage.start : passage.end], []).append(part.tobytes())
+    assert all(vectors.tobytes() in stored[text] for text, vectors in known.items())
+    assert store.vectors_of(["nowhere"]) == store.vectors_of([]) == {}
     batches = list(store.vector_batches(4))
     assert max(len(row_ids) for row_ids, _ in batches) <= 6, "a passage's vectors stay together, more or less four"
     together = [np.concatenate(parts) for parts in zip(*batches, strict=True)]

@@ -64,6 +64,12 @@ def index(
     id_field: Annotated[str | None, typer.Option(help="JSONL/CSV: field with the id.")] = None,
     metadata_field: Annotated[list[str] | None, typer.Option(help="JSONL/CSV: field to keep; may be repeated.")] = None,
     max_file_mb: Annotated[int | None, typer.Option(help="Larger files are left out and reported.")] = None,
+    wait: Annotated[
+        float | None, typer.Option(help="Seconds to wait where another process writes to the collection; 0: none.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="File for a line of JSON per input: status, reason, passages, tokens, seconds.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Bring a collection in step with files and folders. Unchanged files cost nothing.
@@ -82,12 +88,13 @@ def index(
         overlap=overlap,
         finer_tokens=finer_tokens,
         max_file_mb=max_file_mb,
+        lock_timeout=wait,
     )
     fields = FieldChoice(
         tuple(text_field or ()), title_field, id_field, None if metadata_field is None else tuple(metadata_field)
     )
     asked = {key for key, value in locals().items() if key in indexing.FIXED and value is not None}
-    failed = indexing.run(name, paths, settings, fields, asked, exact=exact, json_lines=json)
+    failed = indexing.run(name, paths, settings, fields, asked, exact=exact, report=report, json_lines=json)
     raise typer.Exit(1 if failed else 0)
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,15 @@ def run(
     asked: Set[str],
     *,
     exact: bool,
+    report: Path | None,
     json_lines: bool,
 ) -> bool:
-    """Indexes and reports; returns whether some input failed."""
+    """Indexes and reports; returns whether some input failed. ``report``: a file for the lines that ``json_lines``
+    prints.
+
+    Raises:
+        UsageError: there is nothing to index, or ``report`` cannot be written.
+    """
     started = time.monotonic()
     # Walked once more than the ingest does, for its bytes: an ETA needs to know how much there is.
     sizes = {
@@ -41,32 +47,37 @@ def run(
         raise UsageError(
             f"There is no file to index under {', '.join(map(str, paths))} (hidden and backup files are left out)."
         )
-    collection, encoder = open_or_create(name, settings, asked)
     counts: Counter[str] = Counter()
-    passages = tokens = 0
+    passages = tokens = encoded = 0
     mentioned: list[Outcome] = []
-    with _progress(sizes, quiet=json_lines) as advance:
+    with _lines(report) as write, _progress(sizes, quiet=json_lines) as advance:
+        collection, encoder = open_or_create(name, settings, asked)
         for outcome in ingest_paths(
             collection, encoder, paths, fields=fields, max_file_mb=settings.max_file_mb, exact=exact
         ):
             counts[outcome.status] += 1
             passages += outcome.passages
             tokens += outcome.tokens
+            encoded += outcome.encoded_tokens
+            line = json.dumps(_line(outcome))
+            write(line)
             if json_lines:
-                print(json.dumps(_line(outcome)), flush=True)
+                print(line, flush=True)
             elif outcome.reason or outcome.notes:
                 mentioned.append(outcome)
             advance(outcome)
-    store = collection.store()
-    summary = {
-        "collection": name,
-        "version": store.version,
-        "inputs": sum(counts.values()),
-        **{status: counts[status] for status in _STATUSES},
-        "passages": passages,
-        "tokens": tokens,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+        store = collection.store()
+        summary = {
+            "collection": name,
+            "version": store.version,
+            "inputs": sum(counts.values()),
+            **{status: counts[status] for status in _STATUSES},
+            "passages": passages,
+            "tokens": tokens,
+            "encoded_tokens": encoded,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        write(json.dumps({"summary": summary}))
     if json_lines:
         print(json.dumps({"summary": summary}), flush=True)
     else:
@@ -83,10 +94,25 @@ def _line(outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status,
         "passages": outcome.passages,
         "tokens": outcome.tokens,
+        "encoded_tokens": outcome.encoded_tokens,
         "seconds": round(outcome.seconds, 4),
         "reason": outcome.reason,
         "notes": list(outcome.notes),
     }
+
+
+@contextmanager
+def _lines(file: Path | None) -> Iterator[Callable[[str], None]]:
+    """What writes a line to ``file``, where there is one; it is there at once, for whoever looks on."""
+    if file is None:
+        yield lambda line: None
+        return
+    try:
+        stream = file.open("w", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise UsageError(f"The report {file} cannot be written: {error.strerror}. Choose another place.") from error
+    with stream:
+        yield lambda line: print(line, file=stream)
 
 
 def _report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: int) -> None:
@@ -107,9 +133,11 @@ def _report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: int) 
             table.add_row(status, f"{summary[status]:,}")
     console.print(table)
     seconds = summary["seconds"]
-    rate = f", {summary['tokens'] / seconds:,.0f} tokens/s" if summary["tokens"] and seconds else ""
+    encoded = summary["encoded_tokens"]
+    rate = f", {encoded / seconds:,.0f} tokens/s" if encoded and seconds else ""
+    known = f", {encoded:,} of them new" if encoded < summary["tokens"] else ""
     console.print(
-        f"{summary['passages']:,} passages from {summary['tokens']:,} tokens in {seconds:.1f} s{rate}. "
+        f"{summary['passages']:,} passages from {summary['tokens']:,} tokens{known}, in {seconds:.1f} s{rate}. "
         f"Collection {summary['collection']} now holds {stored:,} passages.",
         highlight=False,
     )
@@ -128,21 +156,22 @@ def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[Any]:
 
     left = dict(sizes)
     started = time.monotonic()
-    tokens = inputs = 0
+    tokens = inputs = passages = 0
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console
     ) as bar:
         task = bar.add_task("reading and encoding", total=max(1, sum(sizes.values())))
 
         def advance(outcome: Outcome) -> None:
-            nonlocal tokens, inputs
-            tokens += outcome.tokens
+            nonlocal tokens, inputs, passages
+            tokens += outcome.encoded_tokens
             inputs += 1
+            passages += outcome.passages
             rate = tokens / max(1e-9, time.monotonic() - started)
             bar.update(
                 task,
                 advance=left.pop(outcome.uri.partition("#")[0], 0),
-                description=f"{inputs:,} inputs  {tokens:,} tokens  {rate:,.0f} tokens/s",
+                description=f"{inputs:,} inputs  {passages:,} passages  {rate:,.0f} tokens/s",
             )
 
         yield advance

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from embedsvc.errors import DamagedFile, NotFound, UsageError
 from embedsvc.records import Chunking, Contract
 from embedsvc.storage.durability import fsync_path
-from embedsvc.storage.store import FORMAT, KEYS, Store, passage_schema, writing
+from embedsvc.storage.store import FORMAT, KEYS, Store, passage_schema, with_text_hashes, writing
 
 _ROWS_PER_GROUP = 4096
 
@@ -85,7 +85,7 @@ def _tables(file: Path, parquet: pq.ParquetFile, schema: pa.Schema) -> Iterator[
     try:
         held: pa.Table | None = None
         for batch in parquet.iter_batches(batch_size=_ROWS_PER_GROUP):
-            table = pa.Table.from_batches([batch]).replace_schema_metadata(None)
+            table = with_text_hashes(pa.Table.from_batches([batch]).replace_schema_metadata(None))
             json_column = pa.ExtensionArray.from_storage(pa.json_(), table["metadata"].combine_chunks())
             table = table.set_column(at, "metadata", json_column).cast(schema)
             held = table if held is None else pa.concat_tables([held, table])
