@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 from embedsvc import errors
@@ -64,7 +63,8 @@ def receive(read: Callable[[int], bytes]) -> tuple[About, bytes]:
 
 def request(source: Source, fields: FieldChoice) -> tuple[bytes, bytes]:
     """What asks for ``source`` to be read: the beginning of the message, and its data, which is not copied."""
-    return _head({"uri": source.uri, "name": source.name, "fields": asdict(fields)}, len(source.data)), source.data
+    choice = {"text": fields.text, "title": fields.title, "id": fields.id, "metadata": fields.metadata}
+    return _head({"uri": source.uri, "name": source.name, "fields": choice}, len(source.data)), source.data
 
 
 def requested(about: About, data: bytes) -> tuple[Source, FieldChoice]:

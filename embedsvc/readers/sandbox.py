@@ -11,6 +11,7 @@ import functools
 import logging
 import math
 import os
+import re
 import select
 import shutil
 import signal
@@ -45,7 +46,7 @@ _COMMAND: Sequence[str] = (sys.executable, "-P", "-m", "embedsvc.readers.worker"
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 """Of the environment. Keys, passwords and proxies are not a reader's business."""
 _MEGABYTE = 1_000_000
-_FILES = 500
+_FILES = 5000
 """Files that one process reads."""
 _GROWN = 500 * _MEGABYTE
 """Of address space, or a quarter of what is allowed: then the process has kept too much of the files before."""
@@ -54,7 +55,8 @@ _LOOK_SECONDS = 0.2
 """After so long at the most it is noticed that somebody closed the sandbox."""
 _EXIT_SECONDS = 2.0
 _NEARLY = 0.7
-"""A process that ended with so much of its memory in use ended for want of more."""
+"""A process that crashed when it had so much of its memory crashed for want of more."""
+_NO_MEMORY = re.compile(rb"MemoryError|bad_alloc|[Oo]ut of memory|Cannot allocate memory")
 _PIPE = 1 << 20
 _BLOCK = 1 << 18
 _PER_BYTE = 16
@@ -185,7 +187,7 @@ class _Worker:
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
         self._lock = threading.Lock()
         self._ended = self._reading = False
-        self._peak = 0
+        self._largest = 0
         self._last_words = b""
         self._buffer, self._at = b"", 0
         self._left = _START_SECONDS
@@ -229,9 +231,7 @@ class _Worker:
             for kill in (os.killpg, os.kill):
                 with suppress(OSError):
                     kill(self._process.pid, signal.SIGKILL)
-            _, status, usage = os.wait4(self._process.pid, 0)
-            self._process.returncode = os.waitstatus_to_exitcode(status)
-            self._peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            self._process.wait()
             if not self._reading:
                 self._close_pipes()
         _remove(self._folder)
@@ -247,12 +247,14 @@ class _Worker:
         return self._ended or os.waitid(os.P_PID, self._process.pid, options) is not None
 
     def _has_grown(self) -> bool:
+        return self._size() > min(_GROWN, self._limits.memory_mb * _MEGABYTE // 4 or _GROWN)
+
+    def _size(self) -> int:
+        """Bytes of address space that it has; 0 where the system does not tell (no Linux)."""
         try:
-            pages = int(Path(f"/proc/{self._process.pid}/statm").read_bytes().split()[0])
+            return int(Path(f"/proc/{self._process.pid}/statm").read_bytes().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         except (OSError, ValueError, IndexError):
-            return False  # no Linux: the number of files must do
-        share = self._limits.memory_mb * _MEGABYTE // 4
-        return pages * os.sysconf("SC_PAGE_SIZE") > min(_GROWN, share or _GROWN)
+            return 0
 
     def _await_exit(self) -> None:
         """Its output has ended, so it should within a moment: by itself, for how it does is to be told."""
@@ -276,7 +278,8 @@ class _Worker:
         self.idle, self._reading = False, True
         self._left = self._limits.timeout_s or math.inf
         self._allowed = (self._limits.memory_mb * _MEGABYTE or math.inf) + _PER_BYTE * len(source.data)
-        self._logged = 0
+        self._logged = self._largest = 0
+        self._last_words = b""
         try:
             self._send(*request(source, fields))
             while (item := self._item(source)) is not None:
@@ -302,7 +305,9 @@ class _Worker:
         self.end()
         if self._process.returncode == -signal.SIGXCPU:
             return _timeout(source, self._limits)
-        if self._limits.memory_mb and self._peak > _NEARLY * self._limits.memory_mb * _MEGABYTE:
+        # A library that gets no memory seldom says so: it crashes.
+        large = self._limits.memory_mb and self._largest > _NEARLY * self._limits.memory_mb * _MEGABYTE
+        if large or _NO_MEMORY.search(self._last_words):
             return _out_of_memory(source, self._limits)
         return _crash(source, f"ended with {self._how()}")
 
@@ -414,6 +419,7 @@ class _Worker:
                 return
             if self._left <= 0:
                 raise _Late
+            self._largest = max(self._largest, self._size())
 
     def _listen(self) -> None:
         """Takes what it has printed, for the log."""
