@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import embedsvc.readers.sandbox as sandbox_module
+from embedsvc.checks import check_sandbox
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
 from embedsvc.errors import (
@@ -603,6 +604,26 @@ def test_it_works_as_a_normal_user_and_where_namespaces_are_refused(tmp_path: Pa
         assert "processes without a limit" in described(box.held())
         assert said(box, "open('/tmp/embedsvc-outside', 'w')").startswith("PermissionError: ")
         assert said(box, "open('x', 'w').write('1')") == "done: 1"
+
+
+def test_doctor_tells_what_the_sandbox_can_do(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = check_sandbox(here)
+    assert check.ok
+    assert all(f"{name} " in check.detail for name in ("memory 2000 MB", "network", "files", "processes"))
+    monkeypatch.setattr(sandbox_module, "_COMMAND", (sys.executable, "-c", "raise SystemExit(9)"))
+    check = check_sandbox(here)
+    assert not check.ok
+    assert "exit code 9" in check.detail
+
+
+def test_what_a_machine_cannot_do_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "embedsvc")
+    sandbox_module._tell_once.cache_clear()
+    for _ in range(2):
+        sandbox_module._tell_once((("files", "in Python code only"), ("network", "by the kernel")))
+    [record] = caplog.records
+    assert "weaker here (memory, files)" in record.message
+    sandbox_module._tell_once.cache_clear()
 
 
 # -- in the way in -----------------------------------------------------------------------------------------------------

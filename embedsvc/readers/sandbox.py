@@ -242,9 +242,10 @@ class _Worker:
                 pipe.close()
 
     def _has_exited(self) -> bool:
+        if self._ended or not hasattr(os, "waitid"):  # macOS: it is noticed when it is spoken to
+            return self._ended
         # Not waited for: whoever ends it does that.
-        options = os.WEXITED | os.WNOWAIT | os.WNOHANG
-        return self._ended or os.waitid(os.P_PID, self._process.pid, options) is not None
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
     def _has_grown(self) -> bool:
         return self._size() > min(_GROWN, self._limits.memory_mb * _MEGABYTE // 4 or _GROWN)
@@ -442,12 +443,14 @@ def _parts(about: About) -> int:
 
 
 def _environment(folder: str) -> dict[str, str]:
-    root = str(Path(embedsvc.__file__).resolve().parents[1])
-    # It sees the modules that this process sees, but those of the user's current folder.
-    modules = dict.fromkeys([root, *(str(Path(path).resolve()) for path in sys.path if path)])
+    root = Path(embedsvc.__file__).resolve().parents[1]
+    # It sees the modules that this process sees, but not those of the current folder, nor beside a script: what lies in
+    # the same place as documents may be one.
+    beside = {Path.cwd(), Path(sys.argv[0]).resolve().parent} - {root}
+    modules = dict.fromkeys([root, *(path for path in map(Path.resolve, map(Path, sys.path)) if path not in beside)])
     return {
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-        "PYTHONPATH": os.pathsep.join(modules),
+        "PYTHONPATH": os.pathsep.join(map(str, modules)),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUTF8": "1",
         "HOME": folder,
