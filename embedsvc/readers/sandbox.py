@@ -48,8 +48,9 @@ _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DY
 _MEGABYTE = 1_000_000
 _FILES = 5000
 """Files that one process reads."""
-_GROWN = 500 * _MEGABYTE
-"""Of address space, or a quarter of what is allowed: then the process has kept too much of the files before."""
+_GROWN, _SMALL = 500 * _MEGABYTE, 100 * _MEGABYTE
+"""Of address space: then the process has kept too much of the files before. Less where a quarter of what is allowed is
+less, but more than all readers take."""
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
 """After so long at the most it is noticed that somebody closed the sandbox."""
@@ -248,7 +249,8 @@ class _Worker:
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
     def _has_grown(self) -> bool:
-        return self._size() > min(_GROWN, self._limits.memory_mb * _MEGABYTE // 4 or _GROWN)
+        share = self._limits.memory_mb * _MEGABYTE // 4 or _GROWN
+        return self._size() > max(_SMALL, min(_GROWN, share))
 
     def _size(self) -> int:
         """Bytes of address space that it has; 0 where the system does not tell (no Linux)."""

@@ -58,10 +58,17 @@ def _answer(source: Source, fields: FieldChoice, send: Callable[[bytes], None]) 
     except MemoryError:
         pass
     except EmbedsvcError as error:
-        if not isinstance(error.__cause__, MemoryError):
+        if not _of_memory(error):
             return error_about(error if isinstance(error, ReadError) else ReadError(str(error)))
     # The memory is free again by now. What to do about it is for the other end to say.
     return error_about(ReaderOutOfMemory(""))
+
+
+def _of_memory(error: BaseException | None) -> bool:
+    """Whether it came of a MemoryError, however often it was turned into another error."""
+    while error is not None and not isinstance(error, MemoryError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
