@@ -76,8 +76,9 @@ def main(folder: str) -> None:
             each = 1000 / len(sources)
             reading, cutting = (statistics.median(seconds) for seconds in zip(*staged[name], strict=True))
             print(
-                f"{name}: readers {statistics.median(alone[name]) * each:.2f} ms per file "
-                f"(least {min(alone[name]) * each:.2f}); reading stage {reading * each:.2f} ms per file, {reading:.2f} s in all, with cutting {cutting:.2f} s"
+                f"{name}: readers {statistics.median(alone[name]) * each:.2f} ms per file, least "
+                f"{min(alone[name]) * each:.2f}; reading stage {reading * each:.2f} ms per file, "
+                f"{reading:.2f} s in all, with cutting {cutting:.2f} s"
             )
         status = Path(f"/proc/{sandbox._ready()._process.pid}/status").read_text(encoding="ascii").splitlines()
         print(*(" ".join(line.split()) for line in status if line.startswith(("VmPeak", "VmHWM"))), sep="; ")

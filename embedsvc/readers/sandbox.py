@@ -111,7 +111,7 @@ class Sandbox:
                 if self._closed:
                     raise RuntimeError(_CLOSED) from None
                 # It may have been the files before: this one is judged by a process that has read no other.
-                if fresh or given:
+                if fresh or given or worker.idle:  # idle: it says so itself, of whatever is the matter
                     raise
             finally:
                 if not worker.idle:
