@@ -17,6 +17,7 @@ from embedsvc.disk_index import DiskIndex
 from embedsvc.encoding import encoder_for, load_encoder, parity
 from embedsvc.encoding.choices import recorded
 from embedsvc.errors import EmbedsvcError
+from embedsvc.readers.sandbox import Limits, Sandbox, described
 from embedsvc.storage import Store
 from embedsvc.vectors import faiss_module
 from embedsvc.vectors.measuring import stand_ins
@@ -43,6 +44,7 @@ def check_environment(settings: Settings) -> Iterator[Check]:
         yield Check("faiss", True, str(faiss_module().__version__))
     except EmbedsvcError as error:
         yield Check("faiss", False, str(error))
+    yield check_sandbox(settings)
     yield _writable("data directory", settings.data_dir)
     yield _writable("cache directory", settings.cache)
     try:
@@ -65,6 +67,15 @@ def check_environment(settings: Settings) -> Iterator[Check]:
         found.ok,
         f"cosine with sentence-transformers fp32: mean {found.mean_cosine:.5f}, least {found.min_cosine:.5f}",
     )
+
+
+def check_sandbox(settings: Settings) -> Check:
+    """What the process that reads files is kept from on this machine."""
+    try:
+        with Sandbox(Limits(settings.reader_memory_mb, settings.reader_timeout_s)) as sandbox:
+            return Check("sandbox", True, described(sandbox.held()))
+    except EmbedsvcError as error:
+        return Check("sandbox", False, str(error))
 
 
 def _writable(name: str, folder: Path) -> Check:

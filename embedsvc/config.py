@@ -58,6 +58,11 @@ class Settings:
     ``chunk_tokens`` are: it scores as the best of its vectors. 0: none, each passage has one vector."""
     max_file_mb: int = 100
     """Larger input files are quarantined (reason ``too_large``)."""
+    reader_memory_mb: int = 2000
+    """Megabytes of memory that the process which reads files may ask for, and which the text of one file may have; an
+    input that takes more is quarantined (reason ``out_of_memory``). 0: no limit."""
+    reader_timeout_s: int = 120
+    """Seconds that reading one file may take; then it is quarantined (reason ``timeout``). 0: no limit."""
     on_overflow: Literal["error", "split", "truncate"] = "error"
     """A query or API text longer than the model's window: refuse it, take the mean of several windows, or cut it and
     say so."""

@@ -95,6 +95,20 @@ class MissingField(ReadError):
     reason = "missing_field"
 
 
+class ReaderCrashed(ReadError):
+    """The process that read it ended, or gave an answer that is none."""
+
+    reason = "crashed"
+
+
+class ReaderTimeout(ReadError):
+    reason = "timeout"
+
+
+class ReaderOutOfMemory(ReadError):
+    reason = "out_of_memory"
+
+
 # -- the machine or the stored data is at fault ----------------------------------------------------------------------
 
 

@@ -25,7 +25,8 @@ from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for,
 from embedsvc.encoding.scheduler import Ticket
 from embedsvc.encoding.tokens import Ids
 from embedsvc.errors import Conflict, ReadError, UsageError
-from embedsvc.readers import FieldChoice, FoundFile, Rejected, absolute, discover, read
+from embedsvc.readers import FieldChoice, FoundFile, Rejected, absolute, discover
+from embedsvc.readers.sandbox import Limits, Sandbox
 from embedsvc.records import Chunking, Contract, Document, Source, document_id
 from embedsvc.storage import Store
 from embedsvc.storage.store import Floats, Known
@@ -236,6 +237,7 @@ def _ingest(
         ahead: queue.Queue[_Read | Outcome | BaseException | None] = queue.Queue(maxsize=256)
         room = _Room(2 * commit_tokens * _CHARACTERS_PER_TOKEN)
         stop = threading.Event()
+        sandbox = Sandbox(Limits(collection.settings.reader_memory_mb, collection.settings.reader_timeout_s))
         chunkers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="chunker")
         reserved = encoder.reserved("passage")
 
@@ -244,9 +246,12 @@ def _ingest(
             chunks = chunk(document, encoder.tokenizer, collection.chunking, reserved=reserved)
             return chunks, time.perf_counter() - started
 
+        def chunk_apart(document: Document) -> Future[tuple[Chunks, float]]:
+            return chunkers.submit(chunked, document)
+
         def read_ahead() -> None:
             try:
-                for item in _read_all(items, fields, reading, lambda document: chunkers.submit(chunked, document)):
+                for item in _read_all(items, fields, reading, sandbox.read, chunk_apart):
                     room.take(len(item.document.text) if isinstance(item, _Read) else 0, stop)
                     _put(ahead, item, stop)
                 _put(ahead, None, stop)
@@ -261,6 +266,7 @@ def _ingest(
             yield from _remove(writer, reading, within)
         finally:
             stop.set()
+            sandbox.close()
             # It ends at its next look at `stop`. Where an interrupt struck inside a lock that the two share, it never
             # comes to that; being a daemon, it holds up nothing.
             reader.join(_READER_SECONDS)
@@ -272,6 +278,7 @@ def _read_all(
     items: Iterable[Input],
     fields: FieldChoice,
     reading: _Reading,
+    read: Callable[[Source, FieldChoice], Iterator[Document | Rejected]],
     chunk_apart: Callable[[Document], Future[tuple[Chunks, float]]],
 ) -> Iterator[_Read | Outcome]:
     for item in items:

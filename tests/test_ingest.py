@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import io
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from embedsvc.encoding.machine import machine
 from embedsvc.errors import Conflict, ContractMismatch, NotFound, StorageFailure, UsageError
 from embedsvc.ingest import Outcome, ingest_items, ingest_paths, open_or_create
 from embedsvc.readers import FieldChoice, discover
+from embedsvc.readers.sandbox import Sandbox
 from embedsvc.records import Chunking, Document, Source, make_document
 from tests.conftest import write_tree
 from tests.fakes import FakeEncoder
@@ -89,13 +91,13 @@ def test_an_unchanged_file_is_not_read_into_text_again(
 ) -> None:
     collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
     run(collection, fake, tree)
-    read, names = embedsvc.ingest.read, []
+    read, names = Sandbox.read, []
 
-    def reading(source: Source, fields: FieldChoice) -> Any:
+    def reading(sandbox: Sandbox, source: Source, fields: FieldChoice) -> Any:
         names.append(source.name)
-        return read(source, fields)
+        return read(sandbox, source, fields)
 
-    monkeypatch.setattr(embedsvc.ingest, "read", reading)
+    monkeypatch.setattr(Sandbox, "read", reading)
     run(collection, fake, tree)
     assert names == ["records.jsonl"]  # what is known by its hash there are the records
 
@@ -244,16 +246,19 @@ def test_one_file_has_one_uri_however_its_path_is_written(
 def test_a_reader_that_breaks_costs_its_file_only(
     here: Settings, fake: FakeEncoder, tree: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(source: Source, fields: FieldChoice) -> Any:
-        raise RecursionError("too deep")
-        yield
-
-    monkeypatch.setattr("embedsvc.readers.markdown.read_markdown", broken)
+    program = (
+        "from embedsvc.readers import markdown, worker\n"
+        "def broken(source, fields):\n"
+        "    raise RecursionError('too deep')\n"
+        "markdown.read_markdown = broken\n"
+        "worker.main()\n"
+    )
+    monkeypatch.setattr("embedsvc.readers.sandbox._COMMAND", (sys.executable, "-c", program))
     collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
     outcomes = run(collection, fake, tree)
     assert statuses(outcomes) == {name: "quarantined" if name == "b.md" else "indexed" for name in NAMES}
     assert "RecursionError: too deep" in (outcomes["b.md"].reason or "")
-    assert any(record.exc_info for record in caplog.records), "the log has the traceback"
+    assert any("Traceback" in record.message for record in caplog.records), "the log has the traceback"
 
 
 def test_exact_keeps_what_lies_below_a_folder_that_cannot_be_read(
