@@ -1,0 +1,74 @@
+"""Text under construction: lines, with the headings and pages that begin among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from embedsvc.readers.titles import meaningful
+from embedsvc.records import Document, Heading, Source, make_document
+
+
+class Draft:
+    """Lines joined by newlines. A page has at least one, were it empty, so that each page has a place of its own."""
+
+    def __init__(self) -> None:
+        self.headings: list[Heading] = []
+        self._parts: list[str] = []
+        self._length = 0
+        self._page_starts: list[int] = []
+        self._page_is_empty = False
+
+    def page(self) -> None:
+        """A new page begins."""
+        if self._page_is_empty:
+            self.add("")
+        self._page_starts.append(self._length)
+        self._page_is_empty = True
+
+    def add(self, text: str, level: int = 0) -> None:
+        """A paragraph, row or line; a heading where ``level`` is not 0."""
+        if level and text.strip():
+            self.head(" ".join(text.split()), level, len(text) - len(text.lstrip()))
+        self._parts.append(text)
+        self._length += len(text) + 1
+        self._page_is_empty = False
+
+    def head(self, title: str, level: int, ahead: int = 0) -> None:
+        """What is added next (from ``ahead`` characters on) stands under ``title``, though it may not say so."""
+        self.headings.append(Heading(self._length + ahead, level, title))
+
+    def extend(self, document: Document, level: int = 0) -> None:
+        """The text of another document; its headings lie ``level`` lower here."""
+        self.headings += [Heading(self._length + h.start, h.level + level, h.title) for h in document.headings]
+        self.add(document.text)
+
+    def document(
+        self,
+        source: Source,
+        *,
+        title: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> Document:
+        """The Document so far. Its title: ``title``, else the first top heading, else the file name."""
+        if self._page_is_empty:
+            self.add("")
+        text = "\n".join(self._parts)
+        if not text.strip():
+            return make_document(
+                source.uri, "", title=meaningful(title) or source.name, hash=source.hash, metadata=metadata,
+                notes=(*notes, "it has no text"),
+            )  # fmt: skip
+        headings = tuple(heading for heading in self.headings if heading.start < len(text))
+        title = meaningful(title) or next((heading.title for heading in headings if heading.level == 1), "")
+        return make_document(
+            source.uri,
+            text,
+            title=title or source.name,
+            hash=source.hash,
+            page_starts=tuple(self._page_starts),
+            headings=headings,
+            metadata=metadata,
+            notes=notes,
+        )
