@@ -18,6 +18,7 @@ class Draft:
         self._length = 0
         self._page_starts: list[int] = []
         self._page_is_empty = False
+        self._first = ""  # top heading that stands in the text
 
     def page(self) -> None:
         """A new page begins."""
@@ -29,7 +30,9 @@ class Draft:
     def add(self, text: str, level: int = 0) -> None:
         """A paragraph, row or line; a heading where ``level`` is not 0."""
         if level and text.strip():
-            self.head(" ".join(text.split()), level, len(text) - len(text.lstrip()))
+            title = " ".join(text.split())
+            self.head(title, level, len(text) - len(text.lstrip()))
+            self._first = self._first or (title if level == 1 else "")
         self._parts.append(text)
         self._length += len(text) + 1
         self._page_is_empty = False
@@ -41,6 +44,7 @@ class Draft:
     def extend(self, document: Document, level: int = 0) -> None:
         """The text of another document; its headings lie ``level`` lower here."""
         self.headings += [Heading(self._length + h.start, h.level + level, h.title) for h in document.headings]
+        self._first = self._first or next((h.title for h in document.headings if h.level + level == 1), "")
         self.add(document.text)
 
     def document(
@@ -51,7 +55,7 @@ class Draft:
         metadata: Mapping[str, Any] | None = None,
         notes: tuple[str, ...] = (),
     ) -> Document:
-        """The Document so far. Its title: ``title``, else the first top heading, else the file name."""
+        """The Document so far. Its title: ``title``, else the first top heading of the text, else the file name."""
         if self._page_is_empty:
             self.add("")
         text = "\n".join(self._parts)
@@ -61,11 +65,10 @@ class Draft:
                 notes=(*notes, "it has no text"),
             )  # fmt: skip
         headings = tuple(heading for heading in self.headings if heading.start < len(text))
-        title = meaningful(title) or next((heading.title for heading in headings if heading.level == 1), "")
         return make_document(
             source.uri,
             text,
-            title=title or source.name,
+            title=meaningful(title) or self._first or source.name,
             hash=source.hash,
             page_starts=tuple(self._page_starts),
             headings=headings,

@@ -144,8 +144,7 @@ class Package:
         data = self.bytes(name, MOST_BYTES)
         if data is None:
             raise KeyError(f"it has no {name}")
-        _check_entities(data)
-        return ElementTree.iterparse(BytesIO(data), events=("start", "end"))
+        return stream(data)
 
     def relations(self, part: str) -> dict[str, Relation]:
         """The parts that ``part`` ("" for the package) refers to, by id; what lies outside the package is left out."""
@@ -184,6 +183,12 @@ def parse(data: bytes) -> Element:
     """The tree of ``data``. Entities of its own are refused: Office writes none, and they can multiply."""
     _check_entities(data)
     return ElementTree.fromstring(data)
+
+
+def stream(data: bytes) -> Iterator[tuple[str, Element]]:
+    """The starts and ends of the elements of ``data``."""
+    _check_entities(data)
+    return ElementTree.iterparse(BytesIO(data), events=("start", "end"))
 
 
 def _check_entities(data: bytes) -> None:

@@ -39,8 +39,7 @@ def _read(source: Source, package: Package) -> Document:
         root = package.xml(slide)
         if root is not None:
             _add_slide(draft, root, number, package, package.relations(slide))
-    first = next((h.title for h in draft.headings if not re.fullmatch(r"Slide \d+", h.title)), "")
-    return draft.document(source, title=title if title.strip() else first)
+    return draft.document(source, title=title)
 
 
 def _slides(package: Package) -> list[str]:
