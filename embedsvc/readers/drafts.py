@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from embedsvc.errors import FileTooLarge
 from embedsvc.readers.titles import meaningful
 from embedsvc.records import Document, Heading, Source, make_document
+
+
+_MOST_CHARACTERS = 300_000_000
+"""A thousand long books. A file that says "the same again" often enough could fill any memory."""
 
 
 class Draft:
     """Lines joined by newlines. A page has at least one, were it empty, so that each page has a place of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Source) -> None:
+        self.source = source
         self.headings: list[Heading] = []
         self._parts: list[str] = []
         self._length = 0
         self._page_starts: list[int] = []
         self._page_is_empty = False
+        self._expected = 0
         self._first = ""  # top heading that stands in the text
 
     def page(self) -> None:
@@ -35,27 +42,45 @@ class Draft:
             self._first = self._first or (title if level == 1 else "")
         self._parts.append(text)
         self._length += len(text) + 1
+        self._check(self._length)
         self._page_is_empty = False
+
+    def expect(self, characters: int) -> None:
+        """So many more are held, to be added later.
+
+        Raises:
+            FileTooLarge: more than any document has.
+        """
+        self._expected += characters
+        self._check(self._expected)
+
+    def _check(self, characters: int) -> None:
+        if characters > _MOST_CHARACTERS:
+            raise FileTooLarge(
+                f"{self.source.uri}: its text has more than {_MOST_CHARACTERS / 1e6:,.0f} million characters. "
+                "Split the document, or leave it out."
+            )
 
     def head(self, title: str, level: int, ahead: int = 0) -> None:
         """What is added next (from ``ahead`` characters on) stands under ``title``, though it may not say so."""
         self.headings.append(Heading(self._length + ahead, level, title))
 
-    def extend(self, document: Document, level: int = 0) -> None:
-        """The text of another document; its headings lie ``level`` lower here."""
-        self.headings += [Heading(self._length + h.start, h.level + level, h.title) for h in document.headings]
-        self._first = self._first or next((h.title for h in document.headings if h.level + level == 1), "")
-        self.add(document.text)
+    def extend(self, text: str, headings: Iterable[Heading], level: int = 0) -> None:
+        """A text with headings of its own, which lie ``level`` lower here."""
+        for heading in headings:
+            self.headings.append(Heading(self._length + heading.start, heading.level + level, heading.title))
+            self._first = self._first or (heading.title if heading.level + level == 1 else "")
+        self.add(text)
 
     def document(
         self,
-        source: Source,
         *,
         title: str = "",
         metadata: Mapping[str, Any] | None = None,
         notes: tuple[str, ...] = (),
     ) -> Document:
         """The Document so far. Its title: ``title``, else the first top heading of the text, else the file name."""
+        source = self.source
         if self._page_is_empty:
             self.add("")
         text = "\n".join(self._parts)

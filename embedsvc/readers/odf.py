@@ -88,7 +88,7 @@ class _Reader:
     def __init__(self, source: Source, package: Package | None) -> None:
         self._source = source
         self._package = package
-        self._draft = Draft()
+        self._draft = Draft(source)
         self._notes: list[str] = []
         self._title = ""
         self._titles = {"Title"}  # styles of the title
@@ -98,7 +98,7 @@ class _Reader:
     def document(self, meta: Element | None) -> Document:
         for note in self._notes:
             self._draft.add(note)
-        return self._draft.document(self._source, title=text_of(meta, "title").strip() or self._title)
+        return self._draft.document(title=text_of(meta, "title").strip() or self._title)
 
     def add(self, root: Element) -> None:
         """A text, or the slides of a presentation, or the pages of a drawing."""
@@ -143,6 +143,7 @@ class _Reader:
                 count = _count(element, "number-rows-repeated")
                 if row:
                     self._repeat(len(row) * (count - 1))
+                    self._draft.expect((count - 1) * sum(len(cell.text) for cell in row.values()))
                     rows += [(number + copy, row) for copy in range(1, count + 1)]
                 number += count
                 element.clear()
@@ -159,6 +160,7 @@ class _Reader:
                 cell = self._cell(entry, beside) if name == "table-cell" else None
                 if cell is not None and cell.text.strip():
                     self._repeat(count - 1)
+                    self._draft.expect(count * len(cell.text))
                     found |= dict.fromkeys(range(column, column + count), cell)
                 column += count
         return found
@@ -254,6 +256,7 @@ class _Reader:
                         text = " ".join(" ".join(texts).split())
                         cells += [text] * (_count(cell, "number-columns-repeated") if text else 1)
                         self._repeat(len(cells))
+                        self._draft.expect(len(text) * _count(cell, "number-columns-repeated"))
                 row = "\t".join(cells).rstrip()
                 count = _count(element, "number-rows-repeated") if row else 1
                 self._repeat(count - 1)

@@ -32,14 +32,14 @@ def read_pptx(source: Source, fields: FieldChoice) -> Iterator[Document]:
 
 
 def _read(source: Source, package: Package) -> Document:
-    draft = Draft()
+    draft = Draft(source)
     title = text_of(package.xml("docProps/core.xml"), "title")
     for number, slide in enumerate(_slides(package), start=1):
         draft.page()
         root = package.xml(slide)
         if root is not None:
             _add_slide(draft, root, number, package, package.relations(slide))
-    return draft.document(source, title=title)
+    return draft.document(title=title)
 
 
 def _slides(package: Package) -> list[str]:

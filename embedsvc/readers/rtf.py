@@ -70,21 +70,21 @@ def read_rtf(source: Source, fields: FieldChoice) -> Iterator[Document]:
         raise DamagedFile(
             f"{source.uri}: this RTF is damaged (it does not begin as one). Open it in a word processor and save it anew."
         )
-    reader = _Reader()
+    reader = _Reader(source)
     reader.read(source.data)
-    yield reader.document(source)
+    yield reader.document()
 
 
 def text_of_rtf(data: bytes) -> str:
     """The text of an RTF that is a part of something else."""
-    reader = _Reader()
+    reader = _Reader(Source("", "", data))
     reader.read(data)
-    return reader.document(Source("", "", data)).text
+    return reader.document().text
 
 
 class _Reader:
-    def __init__(self) -> None:
-        self._draft = Draft()
+    def __init__(self, source: Source) -> None:
+        self._draft = Draft(source)
         self._state = _State()
         self._stack: list[_State] = []
         self._bytes = bytearray()
@@ -143,14 +143,14 @@ class _Reader:
                     self._emit(_SYMBOLS.get(token[4], ""))
         self._is_cut = True
 
-    def document(self, source: Source) -> Document:
+    def document(self) -> Document:
         self._flush()
         self._end_row()
         self._end_paragraph()
         for note in self._notes:
             self._draft.add(note)
         notes = ("it ends before its last brace: it may have been cut short",) if self._is_cut else ()
-        return self._draft.document(source, title=_joined(self._title), notes=notes)
+        return self._draft.document(title=_joined(self._title), notes=notes)
 
     # -- groups and words ----------------------------------------------------------------------------------------------
 

@@ -55,17 +55,17 @@ def _read(source: Source, package: Package) -> Document:
         _kinds(package.xml(parts.get("styles", ""))),
         dates in ("1", "true"),
     )
-    draft = Draft()
+    draft = Draft(source)
     sheets = child_of(root, "sheets")
     for sheet in sheets if sheets is not None else ():
         relation = relations.get(next((value for key, value in sheet.attrib.items() if key.endswith("}id")), ""))
         if relation is not None and relation.target in package:
             draft.page()
             draft.add(sheet.get("name", ""), level=1)
-            for line in _sheet(package, relation, book):
+            for line in _sheet(package, relation, book, draft):
                 draft.add(line)
     title = text_of(package.xml("docProps/core.xml"), "title")
-    return draft.document(source, title=title if title.strip() else source.name)
+    return draft.document(title=title if title.strip() else source.name)
 
 
 def _strings(package: Package, part: str) -> list[str]:
@@ -99,9 +99,9 @@ def _kinds(styles: Element | None) -> list[str]:
     return [kind_of(int(id) if id.isdecimal() else 0, codes.get(id, "")) for id in ids]
 
 
-def _sheet(package: Package, relation: Relation, book: _Book) -> Iterator[str]:
+def _sheet(package: Package, relation: Relation, book: _Book, draft: Draft) -> Iterator[str]:
     if relation.kind == "worksheet":
-        yield from lines(_rows(package, relation.target, book))
+        yield from lines(_rows(package, relation.target, book, draft))
     relations = list(package.relations(relation.target).values())
     has_threads = any(other.kind == "threadedComment" for other in relations)
     for other in relations:
@@ -115,7 +115,7 @@ def _sheet(package: Package, relation: Relation, book: _Book) -> Iterator[str]:
                     yield f"Comment on {place}: {text}"
 
 
-def _rows(package: Package, part: str, book: _Book) -> Iterator[tuple[int, Row]]:
+def _rows(package: Package, part: str, book: _Book, draft: Draft) -> Iterator[tuple[int, Row]]:
     number = 0
     rows: Element | None = None
     for event, element in package.events(part):
@@ -126,6 +126,7 @@ def _rows(package: Package, part: str, book: _Book) -> Iterator[tuple[int, Row]]
             given = element.get("r", "")
             number = int(given) if given.isdecimal() else number + 1
             if row := _cells(element, book):
+                draft.expect(sum(len(cell.text) for cell in row.values()))
                 yield number, row
             if rows is not None:
                 rows.clear()
