@@ -9,7 +9,6 @@ from embedsvc.errors import FileTooLarge
 from embedsvc.readers.titles import meaningful
 from embedsvc.records import Document, Heading, Source, make_document
 
-
 _MOST_CHARACTERS = 300_000_000
 """A thousand long books. A file that says "the same again" often enough could fill any memory."""
 
@@ -76,25 +75,29 @@ class Draft:
         self,
         *,
         title: str = "",
+        from_headings: bool = True,
         metadata: Mapping[str, Any] | None = None,
         notes: tuple[str, ...] = (),
+        hash: str | None = "",
     ) -> Document:
-        """The Document so far. Its title: ``title``, else the first top heading of the text, else the file name."""
+        """The Document so far. Its title: ``title``, else (``from_headings``) the first top heading of the text, else
+        the file name. ``hash``: that of the file, if nothing else is said."""
         source = self.source
+        hash = source.hash if hash == "" else hash
         if self._page_is_empty:
             self.add("")
         text = "\n".join(self._parts)
         if not text.strip():
             return make_document(
-                source.uri, "", title=meaningful(title) or source.name, hash=source.hash, metadata=metadata,
+                source.uri, "", title=meaningful(title) or source.name, hash=hash, metadata=metadata,
                 notes=(*notes, "it has no text"),
             )  # fmt: skip
         headings = tuple(heading for heading in self.headings if heading.start < len(text))
         return make_document(
             source.uri,
             text,
-            title=meaningful(title) or self._first or source.name,
-            hash=source.hash,
+            title=meaningful(title) or (self._first if from_headings else "") or source.name,
+            hash=hash,
             page_starts=tuple(self._page_starts),
             headings=headings,
             metadata=metadata,

@@ -7,7 +7,9 @@ from xml.etree.ElementTree import Element
 
 from embedsvc.readers.packages import Package, Relation, attribute, child_of, local
 
-_SKIPPED = frozenset({"Fallback", "nvPr", "nvSpPr", "spPr", "rPr", "endParaRPr", "extLst", "bodyPr", "lstStyle", "style"})
+_SKIPPED = frozenset(
+    {"Fallback", "nvPr", "nvSpPr", "spPr", "rPr", "endParaRPr", "extLst", "bodyPr", "lstStyle", "style"}
+)
 """Properties, and the second rendering of what is there already."""
 _DATA = ("cat", "xVal", "val", "yVal", "bubbleSize")
 
@@ -76,9 +78,7 @@ def _texts(element: Element) -> Iterator[str]:
         name = local(child)
         if name == "p":
             yield "".join(_characters(child))
-        elif name == "ser":
-            yield from _texts(child)
-        elif name not in ("txPr", "extLst", "Fallback"):
+        elif name == "ser" or name not in ("txPr", "extLst", "Fallback"):
             yield from _texts(child)
 
 
@@ -92,5 +92,6 @@ def _points(element: Element | None) -> dict[int, str]:
             if text:
                 found[int(place) if place.isdecimal() else len(found)] = text
     if element is not None and not found:
-        found = {0: text for leaf in element if local(leaf) == "v" and (text := leaf.text)}
+        name = "".join((leaf.text or "") for leaf in element if local(leaf) == "v")
+        found = {0: name} if name else {}
     return found

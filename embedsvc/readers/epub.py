@@ -76,8 +76,6 @@ def _main(package: Package) -> str:
     return next((name for name in package.names() if name.endswith(".opf")), "content.opf")
 
 
-
-
 def _children(book: Element, name: str) -> list[Element]:
     parent = child_of(book, name)
     return list(parent) if parent is not None else []

@@ -26,13 +26,18 @@ from embedsvc.readers.packages import (
 from embedsvc.readers.tables import Cell, Row, lines
 from embedsvc.records import Document, Source
 
-_SKIPPED = frozenset(
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_SKIPPED = _words(
     "tracked-changes forms sequence-decls variable-decls user-field-decls dde-connection-decls scripts settings styles "
-    "automatic-styles master-styles font-face-decls title desc event-listeners page-thumbnail binary-data".split()
+    "automatic-styles master-styles font-face-decls title desc event-listeners page-thumbnail binary-data"
 )
 """What is not shown: deleted text, declarations, and descriptions for those who do not see a picture."""
-_SHAPES = frozenset(
-    "frame custom-shape rect ellipse circle line polyline polygon path connector caption g control measure".split()
+_SHAPES = _words(
+    "frame custom-shape rect ellipse circle line polyline polygon path connector caption g control measure"
 )
 _FURNITURE = frozenset({"header", "footer", "date-time", "page-number", "page"})
 """Of a notes page; of a slide only its number."""
@@ -44,8 +49,8 @@ _MOST_SPACES = 1000
 
 
 def read_odf(source: Source, fields: FieldChoice) -> Iterator[Document]:
-    """One Document. Its title: that of its properties, else its paragraph of style Title, else the first top heading
-    or slide title, else the file name.
+    """One Document. Its title: that of its properties, else its paragraph of style Title, else (not of sheets)
+    the first top heading or slide title, else the file name.
 
     Raises:
         LockedFile, DamagedFile, FileTooLarge: as :func:`~embedsvc.readers.packages.opened`.
@@ -93,12 +98,15 @@ class _Reader:
         self._title = ""
         self._titles = {"Title"}  # styles of the title
         self._bullets = True
+        self._has_sheets = False
         self._repeated = 0
 
     def document(self, meta: Element | None) -> Document:
         for note in self._notes:
             self._draft.add(note)
-        return self._draft.document(title=text_of(meta, "title").strip() or self._title)
+        return self._draft.document(
+            title=text_of(meta, "title").strip() or self._title, from_headings=not self._has_sheets
+        )
 
     def add(self, root: Element) -> None:
         """A text, or the slides of a presentation, or the pages of a drawing."""
@@ -123,6 +131,7 @@ class _Reader:
 
     def add_sheets(self, events: Iterator[tuple[str, Element]]) -> None:
         """The sheets, row by row: as a tree, a large one would not fit in memory."""
+        self._has_sheets = True
         depth = number = 0
         rows: list[tuple[int, Row]] = []
         beside: list[str] = []
@@ -152,7 +161,8 @@ class _Reader:
 
     def _row(self, element: Element, beside: list[str]) -> dict[int, Cell]:
         """The cells of a row that hold something; comments and shapes go to ``beside``."""
-        column, found = 0, {}
+        column = 0
+        found: dict[int, Cell] = {}
         for entry in element:
             name = local(entry)
             if name in ("table-cell", "covered-table-cell"):

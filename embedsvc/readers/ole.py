@@ -45,7 +45,7 @@ def opened(source: Source, kind: str) -> Iterator[OleFileIO]:
 
 
 def kind_of(source: Source) -> str | None:
-    """One of "msg", "doc", "ppt", "xls" or "encrypted" (a document of today, with a password); None where it cannot be told."""
+    """One of "msg", "doc", "ppt", "xls" or "encrypted" (a document of today with a password), if it can be told."""
     import olefile
 
     try:

@@ -12,6 +12,11 @@ from embedsvc.readers.drafts import Draft
 from embedsvc.readers.items import FieldChoice
 from embedsvc.records import Document, Source
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _TOKEN = re.compile(
     rb"\\([a-zA-Z]{1,32})(-?\d{1,10})? ?"  # 1, 2: a control word and its number
     rb"|\\'([0-9a-fA-F]{2})"  # 3: a byte
@@ -22,11 +27,11 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _START = re.compile(rb"\s*\{\s*\\rtf")
-_SKIPPED = frozenset(
+_SKIPPED = _words(
     "colortbl pict objdata header headerl headerr headerf footer footerl footerr footerf themedata datastore "
     "colorschememapping generator xmlnstbl listtable listoverridetable rsidtbl fldinst bkmkstart bkmkend atnid "
     "atnauthor atrfstart atrfend nonshppict shprslt filetbl revtbl sp ftnsep ftnsepc ftncn aftnsep aftnsepc aftncn "
-    "private xe tc pgdsctbl passwordhash".split()
+    "private xe tc pgdsctbl passwordhash"
 )
 _STARRED = frozenset({"shpinst", "ud", "annotation", "shppict", "do", "nesttableprops"})
 """Groups that say of themselves that programs may ignore them, but that hold text, or groups with text."""
@@ -68,7 +73,8 @@ def read_rtf(source: Source, fields: FieldChoice) -> Iterator[Document]:
     """
     if not _START.match(source.data):
         raise DamagedFile(
-            f"{source.uri}: this RTF is damaged (it does not begin as one). Open it in a word processor and save it anew."
+            f"{source.uri}: this RTF is damaged (it does not begin as one). "
+            "Open it in a word processor and save it anew."
         )
     reader = _Reader(source)
     reader.read(source.data)

@@ -65,7 +65,7 @@ def read_xls(source: Source, fields: FieldChoice) -> Iterator[Document]:
             draft.add(name, level=1)
             for line in _sheet(book, data, position, draft):
                 draft.add(line)
-        document = draft.document(title=title.decode(encoding, "replace").strip("\x00 ") or source.name)
+        document = draft.document(title=title.decode(encoding, "replace"), from_headings=False)
     yield document
 
 

@@ -65,7 +65,7 @@ def _read(source: Source, package: Package) -> Document:
             for line in _sheet(package, relation, book, draft):
                 draft.add(line)
     title = text_of(package.xml("docProps/core.xml"), "title")
-    return draft.document(title=title if title.strip() else source.name)
+    return draft.document(title=title, from_headings=False)
 
 
 def _strings(package: Package, part: str) -> list[str]:
