@@ -41,6 +41,8 @@ def _read(source: Source, package: Package) -> Document:
     manifest = {item.get("id", ""): item for item in _children(book, "manifest")}
     folder = posixpath.dirname(main)
     spine = [manifest[id] for item in _children(book, "spine") if (id := item.get("idref", "")) in manifest]
+    if not spine:
+        raise KeyError("it lists no chapters")
     secret = _encrypted(package)
     labels = _labels(package, manifest, child_of(book, "spine"), folder)
     draft, notes = Draft(source), []

@@ -122,7 +122,7 @@ def _sniffed(source: Source, module: str) -> str:
     if (found := sniff(source)) is not None:
         return found
     start = source.data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return "html" if module != "odf" and start.startswith((b"<!doctype html", b"<html")) else module
+    return "html" if start.startswith((b"<!doctype html", b"<html")) else module
 
 
 def _zip_error(source: Source) -> DamagedFile | UnsupportedFormat:

@@ -17,7 +17,8 @@ from embedsvc.records import Document, Source
 MOST_DEPTH = 4
 """Mails in mails (and in archives) are opened so deep. What lies deeper was put there to be lost in."""
 _INTO = "!/"
-"""Between the uri of a mail and the name of what is attached to it. Names are percent-encoded: these count the depth."""
+"""Between the uri of a mail and the name of what is attached to it. Names are percent-encoded, so these count the
+depth."""
 
 
 @dataclass(frozen=True, slots=True)

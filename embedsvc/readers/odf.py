@@ -264,12 +264,13 @@ class _Reader:
                     if local(cell) in ("table-cell", "covered-table-cell"):
                         texts = (text for text, _ in self._blocks(cell)) if local(cell) == "table-cell" else ()
                         text = " ".join(" ".join(texts).split())
-                        cells += [text] * (_count(cell, "number-columns-repeated") if text else 1)
-                        self._repeat(len(cells))
-                        self._draft.expect(len(text) * _count(cell, "number-columns-repeated"))
+                        copies = _count(cell, "number-columns-repeated") if text else 1
+                        self._repeat(copies - 1)
+                        self._draft.expect(copies * len(text))
+                        cells += [text] * copies
                 row = "\t".join(cells).rstrip()
                 count = _count(element, "number-rows-repeated") if row else 1
-                self._repeat(count - 1)
+                self._repeat((count - 1) * len(cells))
                 yield from [row] * count
             elif name not in _SKIPPED:
                 yield from self._rows(element)
