@@ -173,7 +173,20 @@ def make_ole(streams: Mapping[str, bytes]) -> bytes:
         chains.append(chain)
         return chain[0] if chain else 0xFFFFFFFE
 
-    starts = [put(data) for _, _, _, data in entries]
+    # What is smaller than 4,096 bytes lies in a stream of small sectors, which is the root's.
+    small, small_fat, starts = b"", b"", []
+    for _, _, _, data in entries:
+        if 0 < len(data) < 4096:
+            first, count = len(small) // 64, -(-len(data) // 64)
+            starts.append(first)
+            small += data.ljust(count * 64, b"\0")
+            small_fat += struct.pack(f"<{count}I", *range(first + 1, first + count), 0xFFFFFFFE)
+        else:
+            starts.append(put(data))
+    entries[0] = ("Root Entry", 5, entries[0][2], small)
+    starts[0] = put(small)
+    small_sectors = -(-len(small_fat) // 512)
+    small_start = put(small_fat.ljust(small_sectors * 512, b"\xff"))
     siblings = dict.fromkeys(range(len(entries)), 0xFFFFFFFF)
     for _, _, children, _ in entries:
         siblings.update(itertools.pairwise(children))
@@ -196,7 +209,9 @@ def make_ole(streams: Mapping[str, bytes]) -> bytes:
     for place in fat_places:
         fat[place] = 0xFFFFFFFD
     header = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(16) + struct.pack("<HHHHH", 0x3E, 3, 0xFFFE, 9, 6) + bytes(6)
-    header += struct.pack("<IIIIIIIII", 0, fat_sectors, directory_start, 0, 0, 0xFFFFFFFE, 0, 0xFFFFFFFE, 0)
+    header += struct.pack(
+        "<IIIIIIIII", 0, fat_sectors, directory_start, 0, 4096, small_start, small_sectors, 0xFFFFFFFE, 0
+    )
     header += struct.pack("<109I", *fat_places, *[0xFFFFFFFF] * (109 - fat_sectors))
     return header + b"".join(sectors) + struct.pack(f"<{len(fat)}I", *fat)
 

@@ -38,12 +38,15 @@ def sniff(source: Source) -> str | None:
 
 def _package(source: Source) -> str | None:
     import zipfile
+    import zlib
 
     try:
         with zipfile.ZipFile(BytesIO(source.data)) as archive:
             names = archive.namelist()
-            kind = archive.open("mimetype").read(200) if "mimetype" in names else b""
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, RuntimeError, EOFError):
+            kind = b""
+            if "mimetype" in names and archive.getinfo("mimetype").compress_type in (0, zipfile.ZIP_DEFLATED):
+                kind = archive.open("mimetype").read(200)
+    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, NotImplementedError, RuntimeError, EOFError):
         return None
     if b"epub" in kind or "META-INF/container.xml" in names:
         return "epub"
