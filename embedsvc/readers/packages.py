@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -198,7 +199,12 @@ def _check_entities(data: bytes) -> None:
 
 def local(element: Element) -> str:
     """The name of ``element`` without its namespace: the strict and the usual forms differ in nothing else."""
-    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+    return _local(element.tag) if isinstance(element.tag, str) else ""
+
+
+@lru_cache(4096)
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]
 
 
 def attribute(element: Element | None, name: str = "val") -> str | None:
@@ -209,7 +215,10 @@ def attribute(element: Element | None, name: str = "val") -> str | None:
 
 
 def child_of(element: Element | None, name: str) -> Element | None:
-    return None if element is None else next((child for child in element if local(child) == name), None)
+    for child in element if element is not None else ():
+        if local(child) == name:
+            return child
+    return None
 
 
 def text_of(root: Element | None, name: str) -> str:

@@ -118,11 +118,12 @@ def _sheet(package: Package, relation: Relation, book: _Book, draft: Draft) -> I
 def _rows(package: Package, part: str, book: _Book, draft: Draft) -> Iterator[tuple[int, Row]]:
     number = 0
     rows: Element | None = None
+    row_tag = ""
     for event, element in package.events(part):
-        name = local(element)
-        if name == "sheetData" and event == "start":
-            rows = element
-        elif event == "end" and name == "row":
+        if event == "start":
+            if rows is None and local(element) == "sheetData":
+                rows, row_tag = element, element.tag.removesuffix("sheetData") + "row"
+        elif element.tag == row_tag:
             given = element.get("r", "")
             number = int(given) if given.isdecimal() else number + 1
             if row := _cells(element, book):
