@@ -155,7 +155,9 @@ def test_sheets_are_pages_and_rows_name_their_columns() -> None:
         ("1234.5", (164, '#,##0.00\\ "days"'), "1234.5"),
         ("99999999", (14, ""), "99999999"),
         ("-3", (14, ""), "-3"),
-        ("NaN", (0, ""), "NaN"),
+        ("NaN", (0, ""), "nan"),
+        ("1e308", (46, ""), "1e+308"),
+        ("INF", (9, ""), "inf"),
     ],
 )  # fmt: skip
 def test_numbers_are_shown_as_a_person_would_read_them(value: str, format: tuple[int, str], shown: str) -> None:
@@ -224,7 +226,7 @@ def test_locked_old_and_cut_xls() -> None:
         document("a.xls", make_xls(globals=record(0x2F, bytes(6))))
     with pytest.raises(UnsupportedFormat, match="before 5"):
         document("a.xls", make_ole({"Book": record(0x809, struct.pack("<HH", 0x400, 5))}))
-    for data in (make_ole({"Workbook": record(0x809, struct.pack("<HH", 0x600, 5))}), make_xls()[:2000], b"junk"):
+    for data in (make_ole({"Workbook": record(0x809, struct.pack("<HH", 0x600, 5))}), make_xls()[:2000], b"junk\0"):
         with pytest.raises(ReadError, match=r"damaged|2007"):
             document("a.xls", data)
 
@@ -580,6 +582,8 @@ def test_old_formats_name_the_converter_that_they_lack(tmp_path: Path, monkeypat
     for name, data in (("a.doc", DOC), ("a.ppt", make_ole({"PowerPoint Document": b"x"})), ("a", DOC)):
         with pytest.raises(UnsupportedFormat, match=r"LibreOffice.*soffice"):
             document(name, data)
+    with pytest.raises(UnsupportedFormat, match="xlsb"):
+        document("a.xlsx", make_zip({"[Content_Types].xml": "", "xl/workbook.bin": b"\0"}))
 
 
 def test_old_formats_are_read_by_the_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -651,6 +655,11 @@ def test_the_content_decides_where_the_suffix_lies() -> None:
     for text, data in expected.items():
         for name in ("a.doc", "a.xls", "a.docx", "a.pptx", "a.odt", "a.rtf", "a.epub", "a.msg", "a", "a.unknown"):
             assert items(name, data)[0].text.startswith(text), (name, text)  # type: ignore[union-attr]
+
+
+def test_text_that_is_called_an_office_file_is_text() -> None:
+    for name in ("a.doc", "a.xls", "a.ppt"):
+        assert document(name, b"a\tb\n1\t2\n").text == "a\tb\n1\t2\n"
 
 
 def test_notes_that_look_like_mail_stay_text() -> None:

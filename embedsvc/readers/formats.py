@@ -122,7 +122,13 @@ def _sniffed(source: Source, module: str) -> str:
     if (found := sniff(source)) is not None:
         return found
     start = source.data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return "html" if start.startswith((b"<!doctype html", b"<html")) else module
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "html"
+    # Programs without a writer for these formats write plain text, and call it so.
+    is_text = (
+        module in ("legacy", "xls") and not source.data.startswith(b"\xd0\xcf") and b"\0" not in source.data[:4096]
+    )
+    return "plain" if is_text else module
 
 
 def _zip_error(source: Source) -> DamagedFile | UnsupportedFormat:

@@ -1,4 +1,4 @@
-"""Old formats (DOC, PPT and their like), read through LibreOffice where it is installed: it writes the format of
+"""Old formats (DOC, PPT) and the binary XLSB, read through LibreOffice where it is installed: it writes the format of
 today into a folder of its own, which is read like any other file and removed."""
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from pathlib import Path
 
 from embedsvc.errors import DamagedFile, UnsupportedFormat
 from embedsvc.readers.items import FieldChoice, Rejected
-from embedsvc.readers.ole import MAGIC, stream
+from embedsvc.readers.ole import MAGIC, kind_of, stream
 from embedsvc.readers.packages import locked
 from embedsvc.records import Document, Source
 
 _PROGRAMS = ("soffice", "libreoffice")
-_TARGETS = {"ppt": "pptx", "pps": "pptx", "pot": "pptx", "xlsb": "xlsx", "xls": "xlsx", "xlt": "xlsx"}
-"""What a suffix is converted to; all others are texts."""
+_TARGETS = {"doc": "docx", "ppt": "pptx", "xlsb": "xlsx"}
 _SECONDS = 60.0
 _MOST_BYTES = 500_000_000
 _SECRET_WORD = 0x100
@@ -40,21 +39,29 @@ def read_legacy(source: Source, fields: FieldChoice) -> Iterator[Document | Reje
         DamagedFile: LibreOffice cannot read it, or takes more than a minute.
     """
     _check_open(source)
-    suffix = source.name.rpartition(".")[2].lower()
-    target = _TARGETS.get(suffix, "docx")
+    kind = _kind(source)
+    target = _TARGETS[kind]
     program = next(filter(None, map(shutil.which, _PROGRAMS)), None)
     if program is None:
         raise UnsupportedFormat(
-            f"{source.uri}: this is an Office file of before 2007, and LibreOffice, which reads those, is not there. "
+            f"{source.uri}: files of this kind ({kind}) are read through LibreOffice, which is not there. "
             f"Install it (soffice must be on the PATH), or save the file as .{target}, then index it again."
         )
-    data = _converted(program, source, suffix if suffix.isalnum() else "doc", target)
+    data = _converted(program, source, kind, target)
     stand_in = Source(source.uri, f"{source.name}.{target}", data)
     for item in getattr(import_module(f"embedsvc.readers.{target}"), f"read_{target}")(stand_in, fields):
         if isinstance(item, Document):
             title = source.name if item.title == stand_in.name else item.title
             item = replace(item, title=title, hash=source.hash, notes=(*item.notes, "converted by LibreOffice"))
         yield item
+
+
+def _kind(source: Source) -> str:
+    """What it is, whatever it is called; a text where it cannot be told."""
+    if source.data.startswith(b"PK"):
+        return "xlsb"
+    kind = kind_of(source)
+    return kind if kind in _TARGETS else "ppt" if source.name.lower().endswith((".ppt", ".pps", ".pot")) else "doc"
 
 
 def _check_open(source: Source) -> None:
@@ -73,10 +80,10 @@ def _check_open(source: Source) -> None:
         raise locked(source)
 
 
-def _converted(program: str, source: Source, suffix: str, target: str) -> bytes:
+def _converted(program: str, source: Source, kind: str, target: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="embedsvc-") as name:
         folder = Path(name)
-        (folder / f"in.{suffix}").write_bytes(source.data)
+        (folder / f"in.{kind}").write_bytes(source.data)
         command = [
             program,
             f"-env:UserInstallation={(folder / 'profile').as_uri()}",  # two that run at once must not share one
@@ -86,7 +93,7 @@ def _converted(program: str, source: Source, suffix: str, target: str) -> bytes:
             target,
             "--outdir",
             str(folder / "out"),
-            str(folder / f"in.{suffix}"),
+            str(folder / f"in.{kind}"),
         ]
         # In a process group of its own: soffice is a script, and what it starts would outlive it.
         process = subprocess.Popen(

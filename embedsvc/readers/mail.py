@@ -23,6 +23,8 @@ from embedsvc.records import Document, Source
 _HEADER_LINE = re.compile(rb"\s*(?:>?From [^\n]*\n)?[!-9;-~]+[ \t]*:")
 _SEVEN_BITS = re.compile(r"iso-?2022|hz|utf-?7", re.IGNORECASE)
 """Encodings whose bytes look like ASCII."""
+_LONGEST_HEADER = 100_000
+"""A longer one is kept as it is written: the parsers' time grows with its square."""
 _SEALED = frozenset({"multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime"})
 
 
@@ -179,7 +181,7 @@ def _words(raw: str) -> str:
     """A header's text: its encoded words decoded, its lines joined, bytes beyond ASCII read as UTF-8 or cp1252."""
     raw = raw.replace("\r", "").replace("\n", "")
     try:
-        words = decode_header(raw)
+        words = decode_header(raw) if len(raw) <= _LONGEST_HEADER else [(raw, None)]
     except (ValueError, MessageError):
         words = [(raw, None)]
     pieces = (_decoded(piece.encode("utf-8", "surrogateescape") if isinstance(piece, str) else piece, charset)
@@ -198,6 +200,8 @@ def _decoded(data: bytes, charset: str | None) -> str:
 
 def _people(part: Part, name: str) -> list[str] | str:
     values = _raw(part, name)
+    if sum(map(len, values)) > _LONGEST_HEADER:
+        return _words(" ".join(values))
     people = [shown_person(_words(person), address) for person, address in getaddresses(values)]
     people = [person for person in people if person]
     if not people:

@@ -58,7 +58,7 @@ def documents(source: Source, message: Message, fields: FieldChoice) -> Iterator
     """
     yield _mail(source, message)
     depth = source.uri.count(_INTO)
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     for number, attachment in enumerate(message.attachments, start=1):
         name = _unique(_file_name(attachment.name) or f"attachment-{number}", taken)
         uri = f"{source.uri}{_INTO}{quote(name, safe='')}"
@@ -104,13 +104,15 @@ def _file_name(name: str) -> str:
     return " ".join(name.replace("\\", "/").replace("\x00", "").rstrip("/").rpartition("/")[2].split())
 
 
-def _unique(name: str, taken: set[str]) -> str:
+def _unique(name: str, taken: dict[str, int]) -> str:
+    """``name``, with a number where it is in ``taken``, which counts how often it was."""
     stem, dot, suffix = name.rpartition(".")
-    unique, number = name, 1
+    unique, number = name, taken.get(name, 1)
     while unique in taken:
         number += 1
         unique = f"{stem}-{number}.{suffix}" if dot and stem else f"{name}-{number}"
-    taken.add(unique)
+    taken[name] = number
+    taken.setdefault(unique, 1)
     return unique
 
 

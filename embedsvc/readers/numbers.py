@@ -11,6 +11,8 @@ _DATES = {*range(14, 18), *range(27, 32), 36, *range(50, 59)}
 _TIMES = {18, 19, 20, 21, 32, 33, 34, 35, 45, 47}
 _PERCENT = {9, 10}
 _BUILT_IN = {22: "datetime", 46: "duration"}
+_LARGEST = 1e15
+"""From here on spreadsheets do not keep every integer; infinity and what is no number lie beyond, too."""
 _LAST_DAY = 2_958_466
 """31 December 9999, where calendars of spreadsheets end."""
 
@@ -35,6 +37,8 @@ def kind_of(format_id: int, code: str = "") -> str:
 
 def shown(number: float, kind: str, *, from_1904: bool = False) -> str:
     """``number`` as a person reads it. A date that no calendar has stays a number."""
+    if not abs(number) < _LARGEST:
+        return plain(number)
     if kind == "percent":
         return f"{plain(number * 100)}%"
     if kind == "duration":
@@ -58,7 +62,7 @@ def shown(number: float, kind: str, *, from_1904: bool = False) -> str:
 
 def plain(number: float) -> str:
     """``number`` with the 15 digits that spreadsheets keep, without an exponent where it is of human size."""
-    if number == int(number) and abs(number) < 1e15:
+    if abs(number) < _LARGEST and number == int(number):
         return str(int(number))
     text = f"{number:.15g}"
     if "e" in text and 1e-6 <= abs(number) < 1e21:

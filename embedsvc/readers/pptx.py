@@ -51,7 +51,7 @@ def _slides(package: Package) -> list[str]:
     listed = child_of(root, "sldIdLst")
     ids = [key for item in (listed if listed is not None else ()) if (key := _relation_id(item)) in relations]
     numbered = {int(match[1]): name for name in package.names() if (match := _SLIDE.match(name))}
-    return [relations[id].target for id in ids] or [numbered[number] for number in sorted(numbered)]
+    return list(dict.fromkeys(relations[id].target for id in ids)) or [numbered[number] for number in sorted(numbered)]
 
 
 def _relation_id(element: Element) -> str:

@@ -8,7 +8,12 @@ from io import BytesIO
 from embedsvc.records import Source
 
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-_PARTS = {"word/document.xml": "docx", "ppt/presentation.xml": "pptx", "xl/workbook.xml": "xlsx"}
+_PARTS = {
+    "word/document.xml": "docx",
+    "ppt/presentation.xml": "pptx",
+    "xl/workbook.xml": "xlsx",
+    "xl/workbook.bin": "legacy",
+}
 _FOLDERS = {"word/": "docx", "ppt/": "pptx", "xl/": "xlsx"}
 """Where the main part has another name."""
 _HEADER = re.compile(rb"(?:[!-9;-~]+:[^\n]*\n(?:[ \t]+[^\n]*\n)*)+", re.MULTILINE)

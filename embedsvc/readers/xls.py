@@ -34,7 +34,8 @@ class _Book:
     is_8: bool = True
     encoding: str = "cp1252"
     from_1904: bool = False
-    sheets: list[tuple[int, str]] = field(default_factory=list)
+    sheets: dict[int, str] = field(default_factory=dict)
+    """Their names, by the position where they begin."""
     strings: list[str] = field(default_factory=list)
     codes: dict[int, str] = field(default_factory=dict)
     formats: list[int] = field(default_factory=list)
@@ -60,7 +61,7 @@ def read_xls(source: Source, fields: FieldChoice) -> Iterator[Document]:
         title = properties.title or b""
         book = _book(source, data)
         draft = Draft(source)
-        for position, name in book.sheets:
+        for position, name in book.sheets.items():
             draft.page()
             draft.add(name, level=1)
             for line in _sheet(book, data, position, draft):
@@ -101,7 +102,7 @@ def _book(source: Source, data: bytes) -> _Book:
         elif kind == _BOUNDSHEET:
             name = _text(book, body, 6, short=True)
             if body[5] in (0, 2):  # a sheet or a chart; others are macros
-                book.sheets.append((struct.unpack_from("<I", body)[0], name))
+                book.sheets.setdefault(struct.unpack_from("<I", body)[0], name)
         elif kind == _FORMAT:
             book.codes[struct.unpack_from("<H", body)[0]] = _text(book, body, 2, short=not book.is_8)
         elif kind == _XF:
@@ -239,8 +240,6 @@ def _unpacked(packed: int) -> float:
 
 
 def _number(book: _Book, number: float, style: int) -> Cell:
-    if number != number or number in (float("inf"), float("-inf")):
-        return Cell(str(number), is_text=False)
     format_id = book.formats[style] if style < len(book.formats) else 0
     kind = kind_of(format_id, book.codes.get(format_id, ""))
     return Cell(shown(number, kind, from_1904=book.from_1904), is_text=False)

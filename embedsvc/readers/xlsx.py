@@ -5,7 +5,6 @@ Read as a stream of elements: only cells that hold something take memory, whatev
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -178,8 +177,6 @@ def _number(text: str, style: str, book: _Book) -> str:
     try:
         number = float(text)
     except ValueError:
-        return text
-    if not math.isfinite(number):
         return text
     place = int(style) if style.isdecimal() else 0
     kind = book.kinds[place] if place < len(book.kinds) else "number"
