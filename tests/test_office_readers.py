@@ -191,7 +191,7 @@ def test_a_claim_of_a_million_rows_and_cells_far_apart_cost_nothing() -> None:
     data = make_xlsx({"S": "</sheetData><dimension ref='A1:XFD1048576'/><sheetData>" + rows})
     started = time.perf_counter()
     assert document("a.xlsx", data).text == "S\n1\n2"
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 20
 
 
 def test_a_diagonal_of_cells_is_not_laid_out_as_a_square() -> None:
@@ -295,7 +295,7 @@ def test_empty_cells_repeated_without_end_cost_nothing_and_full_ones_are_refused
             started = time.perf_counter()
             with pytest.raises(FileTooLarge, match="repeat"):
                 document("a.ods", make_odf(kind, SHEET.format(row)))
-            assert time.perf_counter() - started < 5
+            assert time.perf_counter() - started < 20
 
 
 def test_odp() -> None:
@@ -516,6 +516,16 @@ def test_mails_that_are_none_nested_too_deep_or_encrypted() -> None:
     assert isinstance(rejected, Rejected)
     assert "encrypted" in str(rejected.error)
     assert isinstance(mail, Document)
+
+
+def test_very_many_attachments_and_very_long_headers_take_linear_time() -> None:
+    parts = b"--x\nContent-Type: text/plain; name=a\n\nx\n" * 3000
+    many = b"From: a@example.org\nContent-Type: multipart/mixed; boundary=x\n\n" + parts + b"--x--"
+    long = b"Subject: " + b"=?utf-8?q?a?= " * 100_000 + b"\nFrom: " + b"a <a@example.org>, " * 50_000 + b"\n\nx"
+    started = time.perf_counter()
+    assert items("m.eml", many)[-1].uri.endswith("!/a-3000")
+    assert len(items("m.eml", long)) == 1
+    assert time.perf_counter() - started < 20
 
 
 def test_mbox_numbers_its_mails() -> None:

@@ -125,9 +125,8 @@ def _sniffed(source: Source, module: str) -> str:
     if start.startswith((b"<!doctype html", b"<html")):
         return "html"
     # Programs without a writer for these formats write plain text, and call it so.
-    is_text = (
-        module in ("legacy", "xls") and not source.data.startswith(b"\xd0\xcf") and b"\0" not in source.data[:4096]
-    )
+    head = source.data[:4096]
+    is_text = module in ("legacy", "xls") and not head.startswith(b"\xd0\xcf") and b"\0" not in head
     return "plain" if is_text else module
 
 
