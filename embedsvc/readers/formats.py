@@ -10,6 +10,7 @@ from io import BytesIO
 
 from embedsvc.errors import DamagedFile, EmbedsvcError, UnsupportedFormat
 from embedsvc.readers.items import FieldChoice, Rejected
+from embedsvc.readers.sniffing import sniff
 from embedsvc.records import Document, Source, make_document
 
 log = logging.getLogger(__name__)
@@ -23,18 +24,33 @@ _READERS = {  # module of this package, the suffixes that its function ``read_<m
     "html": "html htm xhtml",
     "pdf": "pdf",
     "docx": "docx docm dotx dotm",
+    "pptx": "pptx pptm ppsx ppsm potx potm",
+    "xlsx": "xlsx xlsm xltx xltm",
+    "xls": "xls xlt",
+    "odf": "odt ott odm oth fodt ods ots fods odp otp fodp odg otg fodg",
+    "rtf": "rtf",
+    "epub": "epub",
+    "mail": "eml",
+    "msg": "msg oft",
+    "mbox": "mbox mbx",
+    "legacy": "doc dot ppt pps pot xlsb",
     "jsonl": "jsonl ndjson",
     "delimited": "csv tsv tab",
 }
 _BY_SUFFIX = {f".{suffix}": module for module, suffixes in _READERS.items() for suffix in suffixes.split()}
+_SNIFFED = frozenset({"docx", "pptx", "xlsx", "xls", "odf", "rtf", "epub", "mail", "msg", "mbox", "legacy"})
+"""Whose suffixes are not believed: a .doc may well be RTF, HTML or a DOCX."""
 _NOT_READ = (
-    "pptx ppt xlsx xls xlsm ods odt odp doc rtf epub mobi eml msg mbox pages numbers key zip gz bz2 xz "
+    "mobi pages numbers key zip gz bz2 xz "
     "zst 7z rar tar tgz jar whl png jpg jpeg gif bmp tif tiff webp heic ico psd mp3 mp4 m4a wav flac ogg "
     "avi mkv mov webm exe dll so dylib o a class pyc pyd bin iso dmg ttf otf woff woff2 parquet arrow "
     "feather npy npz safetensors onnx pt pkl pickle sqlite db"
 )
 _REFUSED = frozenset(f".{suffix}" for suffix in _NOT_READ.split())
-_READABLE = "plain text and source code, Markdown, reStructuredText, HTML, PDF, DOCX, JSONL, CSV and TSV"
+_READABLE = (
+    "plain text and source code, Markdown, reStructuredText, HTML, PDF, Office and OpenDocument files, RTF, EPUB, "
+    "mail (EML, MSG, MBOX), JSONL, CSV and TSV"
+)
 
 
 def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
@@ -72,7 +88,10 @@ def _reader(source: Source) -> Reader:
         raise UnsupportedFormat(
             f"{source.uri}: {suffix} files are not read. Convert it to one of the formats that are: {_READABLE}."
         )
-    module = _BY_SUFFIX.get(suffix) or _by_content(source)
+    module = _BY_SUFFIX.get(suffix)
+    if module in _SNIFFED:
+        module = _sniffed(source, module)
+    module = module or _by_content(source)
     reader: Reader = getattr(import_module(f"embedsvc.readers.{module}"), f"read_{module}")
     return reader
 
@@ -86,25 +105,38 @@ def _by_content(source: Source) -> str:
     head = source.data[:1024]
     if head.lstrip().startswith(b"%PDF-"):
         return "pdf"
+    if (module := sniff(source)) is not None:
+        return module
     if head.startswith(b"PK\x03\x04"):
-        if _is_docx(source):
-            return "docx"
-        raise UnsupportedFormat(
-            f"{source.uri}: it is a zip archive. Unpack it; the formats that are read are: {_READABLE}."
-        )
+        raise _zip_error(source)
     if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
-        from embedsvc.readers.docx import ole_error
+        from embedsvc.readers.packages import ole_error
 
         raise ole_error(source)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return "html" if start.startswith((b"<!doctype html", b"<html")) else "plain"
 
 
-def _is_docx(source: Source) -> bool:
+def _sniffed(source: Source, module: str) -> str:
+    """The module for a file with a suffix of ``_SNIFFED``: what it is, else what it says."""
+    if (found := sniff(source)) is not None:
+        return found
+    start = source.data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "html"
+    # Programs without a writer for these formats write plain text, and call it so.
+    head = source.data[:4096]
+    is_text = module in ("legacy", "xls") and not head.startswith(b"\xd0\xcf") and b"\0" not in head
+    return "plain" if is_text else module
+
+
+def _zip_error(source: Source) -> DamagedFile | UnsupportedFormat:
     import zipfile
 
     try:
-        with zipfile.ZipFile(BytesIO(source.data)) as archive:
-            return "word/document.xml" in archive.namelist()
+        with zipfile.ZipFile(BytesIO(source.data)):
+            return UnsupportedFormat(
+                f"{source.uri}: it is a zip archive. Unpack it; the formats that are read are: {_READABLE}."
+            )
     except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise DamagedFile(f"{source.uri}: it is a damaged zip archive ({error}). Get it anew.") from error
+        return DamagedFile(f"{source.uri}: it is a damaged zip archive ({error}). Get it anew.")

@@ -27,6 +27,11 @@ _CHARSET = re.compile(
     rb"""<meta[^>]{0,300}?charset\s*=\s*["']?\s*([\w.:-]+)|<\?xml[^>]{0,200}?encoding=["']([\w.:-]+)""", re.I
 )
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)[^<>]*?(/?)>")
+_SELF_CLOSED = re.compile(
+    r"<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr|svg|math)\b)"
+    r"([a-zA-Z][a-zA-Z0-9]*)((?:\s[^<>]*)?)/>"
+)
+"""What only XML closes so: to a parser of HTML ``<title/>`` begins a title that ends with the file."""
 _CLOSED_BY_OTHERS = _words(
     "area base br col embed hr img input link meta param source track wbr p li dt dd td th tr tbody thead "
     "tfoot option optgroup colgroup html body head"
@@ -64,8 +69,11 @@ def read_html(source: Source, fields: FieldChoice) -> Iterator[Document]:
     declaration = _CHARSET.search(source.data, 0, 4096)
     declared = (declaration[1] or declaration[2]).decode("ascii") if declaration else None
     decoded = decode(source.data, source.uri, declared=declared)
-    _check_depth(decoded.text, source.uri)
-    tree = LexborHTMLParser(decoded.text)
+    text = decoded.text
+    if text.lstrip().startswith("<?xml"):
+        text = _SELF_CLOSED.sub(r"<\1\2></\1>", text)
+    _check_depth(text, source.uri)
+    tree = LexborHTMLParser(text)
     whole = _Page()
     if tree.root is not None:
         whole.add(tree.root, skip_boilerplate=False)
@@ -81,6 +89,24 @@ def read_html(source: Source, fields: FieldChoice) -> Iterator[Document]:
         headings=tuple(page.headings),
         notes=decoded.notes,
     )
+
+
+def read_chapter(data: bytes, uri: str) -> tuple[str, list[Heading]]:
+    """The text and the headings of an XHTML page of a book: all of it, for books have no boilerplate.
+
+    Raises: as :func:`read_html`.
+    """
+    from selectolax.lexbor import LexborHTMLParser
+
+    declaration = _CHARSET.search(data, 0, 4096)
+    declared = (declaration[1] or declaration[2]).decode("ascii") if declaration else None
+    text = _SELF_CLOSED.sub(r"<\1\2></\1>", decode(data, uri, declared=declared).text)
+    _check_depth(text, uri)
+    tree = LexborHTMLParser(text)
+    page = _Page()
+    if tree.root is not None:
+        page.add(tree.root, skip_boilerplate=False)
+    return page.text, page.headings
 
 
 def _check_depth(text: str, uri: str) -> None:
