@@ -396,6 +396,9 @@ class Store:
         """
 
         def work(dataset: lance.LanceDataset) -> None:
+            if not len(rows):  # a third of the time
+                dataset.delete(f"document_id IN ({_quoted(document_ids)})")
+                return
             (
                 dataset.merge_insert(["id"])
                 .when_matched_update_all()
