@@ -31,6 +31,8 @@ from embedsvc.vectors import Goal
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+_CLEAN_UP_EVERY = 32
+"""Versions after which small changes have old ones removed, which takes half a millisecond for each that there is."""
 _LEAST_CACHE = 64_000_000
 """Bytes that the store may keep its own indexes in, at least."""
 
@@ -173,7 +175,8 @@ class Collection:
                     writer.store = writer.store.latest().maintain()
                 if fold:
                     writer.store = self.upkeep.fold_on_disk(writer.store)
-                writer.store.clean_up()
+                if fold or writer.store.version % _CLEAN_UP_EVERY == 0:
+                    writer.store.clean_up()
         if fold:
             self.upkeep.fold()
         else:

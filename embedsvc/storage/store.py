@@ -416,6 +416,9 @@ class Store:
         """
 
         def work(dataset: lance.LanceDataset) -> None:
+            if not len(rows):  # a third of the time
+                dataset.delete(f"document_id IN ({_quoted(document_ids)})")
+                return
             if _TEXT_HASH.name not in dataset.schema.names:
                 _add_text_hashes(dataset)
             (
