@@ -35,6 +35,7 @@ from embedsvc.vectors import (
     apply_changes,
     build,
     carry_on,
+    clear,
     ending,
     fold,
     load_index,
@@ -49,7 +50,7 @@ from embedsvc.vectors import (
 
 log = logging.getLogger(__name__)
 
-_INDEX_FOLDER = "faiss"
+INDEX_FOLDER = "faiss"
 _FEW = 1000
 """Rows that are named to the store in a lexical search: 5 ms."""
 _FILTERS = 1 / 16
@@ -129,7 +130,7 @@ class Upkeep:
         self.name = directory.name
         self.goal = goal
         self._directory = directory
-        self._folder = directory / _INDEX_FOLDER
+        self._folder = directory / INDEX_FOLDER
         self._patience = settings.lock_timeout
         self._newest = store
         self._snapshot: Snapshot | None = None
@@ -270,18 +271,20 @@ class Upkeep:
 
         try:
             with nullcontext() if locked else index_lock(self._directory, 0):
+                self._check_identity()
                 return self._saved(store, make)
         except EmbedsvcError as error:
             log.warning("%s: no vector index can be built now, searches are exact: %s", self.name, error)
             return None
 
-    def _saved(self, store: Store, make: Callable[[], VectorIndex]) -> VectorIndex:
-        """The index that ``make`` gives of this store version. By the one that holds the index lock."""
+    def _saved(self, store: Store, make: Callable[[], VectorIndex], kept: int = 2) -> VectorIndex:
+        """The index that ``make`` gives of this store version; ``kept`` saved versions stay. By the one that holds the
+        index lock."""
         # From its beginning on, for it may take long: what came since is told by the difference to this version.
         store.keep(store.version)
         try:
             index = make()
-            save_index(index, self._folder)
+            save_index(index, self._folder, kept)
             return index
         finally:
             store.keep_only(saved_versions(self._folder))
@@ -328,6 +331,45 @@ class Upkeep:
         self._try(lambda: self._fold(self._patience))
         self._try(self._fold_on_disk)
 
+    def purge(self) -> None:
+        """Leaves no vector of a row that went on the disk, and only the newest store version kept for the index. Who
+        has an older index open goes on with it until its next search.
+
+        Raises:
+            Conflict: another process builds the index. StorageFailure: the disk is full or not writable.
+        """
+        with index_lock(self._directory, self._patience):
+            snapshot = self._refreshed(locked=True)
+            store, index = snapshot.store, snapshot.index
+            if isinstance(index, DiskIndex):
+                if store.has_vector_index():
+                    index = disk_index.make(store, self.goal.target_recall, self.live.queries(), self._folder)
+                    with self._refreshing:
+                        self._snapshot = replace(snapshot, store=index.store, index=index)
+                clear(self._folder, kept=0)
+                store.keep_only(())
+            elif not index.parts:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                store.keep_only(())
+            else:
+                queries, folder = self.live.queries(), self._folder
+
+                def make() -> VectorIndex:
+                    if index.version == index.folded and all(part.alive is None for part in index.parts):
+                        return index
+                    return fold(index, self.goal, folder, queries, self._go_on, dead_share=0.0)
+
+                self._put(self._saved(store, make, kept=1))
+
+    def rebuild(self) -> None:
+        """Drops the saved index, whatever is wrong with it, and builds it anew from the store. As :meth:`purge`."""
+        with index_lock(self._directory, self._patience):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            with self._refreshing:
+                self._snapshot = None
+            self.store().keep_only(())
+            self._refreshed(locked=True)
+
     def _fold_on_disk(self) -> None:
         """Has the store index its vectors where their codes are past memory, and forget that index where they are not
         any more."""
@@ -351,6 +393,7 @@ class Upkeep:
 
     def _fold(self, timeout: float) -> None:
         with index_lock(self._directory, timeout):
+            self._check_identity()
             snapshot = self._refreshed(locked=True)
             index, raised_before = snapshot.index, self._raised
             if self._is_past_memory(snapshot.store):
@@ -371,6 +414,11 @@ class Upkeep:
             else:
                 made = self._saved(snapshot.store, lambda: index)
             self._put(made)
+
+    def _check_identity(self) -> None:
+        """Raise Conflict where another table lies there by now: what is written here would be read as its index."""
+        if Store.open(self._directory).identity != self._newest.identity:
+            raise Conflict(f"The collection {self.name!r} was replaced by another meanwhile. Open it again.")
 
     def _put(self, made: VectorIndex) -> None:
         """Has searches use this index, with what came since."""
@@ -449,6 +497,7 @@ class Upkeep:
 
     def _fold_on_disk_if_free(self) -> None:
         with suppress(Conflict), write_lock(self._directory, 0), self.writing(fold=False):  # who writes will fold
+            self._check_identity()
             self._fold_on_disk()
 
 
