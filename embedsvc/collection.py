@@ -31,6 +31,9 @@ from embedsvc.vectors import Goal, not_needed, saved_versions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+ASIDE = (".migration", ".before")
+"""What is added to a hidden name for a collection's other selves while its model is changed, see :mod:`.migrate`."""
+
 _LEAST_CACHE = 64_000_000
 """Bytes that the store may keep its own indexes in, at least."""
 
@@ -114,6 +117,9 @@ def delete_collection(name: str, settings: Settings) -> None:
         try:
             directory.rename(doomed)
             shutil.rmtree(doomed)
+            for aside in (directory.with_name(f".{name}{suffix}") for suffix in ASIDE):
+                if aside.exists():
+                    shutil.rmtree(aside.rename(directory.with_name(f".{name}.{uuid.uuid4().hex}.deleted")))
         except OSError as error:
             raise StorageFailure(f"{directory} cannot be deleted: {error}.") from error
 

@@ -1,12 +1,18 @@
-"""``embedsvc collections verify | repair | compact | snapshot | snapshots | restore``."""
+"""``embedsvc collections verify | repair | compact | snapshot | snapshots | restore | migrate``."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedsvc.cli.options import DataDir, Json, settings_of
+from embedsvc.cli.options import DataDir, Dtype, Json, Runtime, settings_of
+
+if TYPE_CHECKING:
+    from embedsvc.migrate import Measured
 
 
 def add_to(app: typer.Typer) -> None:
@@ -17,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
         ("snapshot", snapshot),
         ("snapshots", snapshots),
         ("restore", restore),
+        ("migrate", migrate),
     ):
         app.command(name)(command)
 
@@ -135,3 +142,89 @@ def restore(
     if done.changed:
         text += f" To undo that within the hour: embedsvc collections restore {name} --version {done.before}"
     output.message(text, {"name": name, **asdict(done)}, json)
+
+
+@contextmanager
+def _counting(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, by documents; none into a pipe."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda done, of: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console) as bar:
+        task = bar.add_task("encoding")
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def migrate(
+    name: str,
+    model: Annotated[str | None, typer.Option(help="Model id or folder to move to. Default: the same.")] = None,
+    dtype: Dtype = None,
+    runtime: Runtime = None,
+    prepare: Annotated[bool, typer.Option("--prepare", help="Encode and compare, but do not switch yet.")] = False,
+    qrels: Annotated[Path | None, typer.Option(help="BEIR folder of this corpus: nDCG@10 of both models.")] = None,
+    split: Annotated[str, typer.Option(help="Which qrels.")] = "test",
+    rollback: Annotated[bool, typer.Option("--rollback", help="Switch back to the collection from before.")] = False,
+    finish: Annotated[bool, typer.Option("--finish", help="Remove the collection from before.")] = False,
+    abandon: Annotated[bool, typer.Option("--abandon", help="Remove what was made before a switch.")] = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Move a collection to another model, from its stored text; it answers meanwhile. After a kill, run it again."""
+    from dataclasses import asdict, replace
+
+    from embedsvc import migrate as migration
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.errors import UsageError
+
+    settings = settings_of(data_dir=data_dir, model=model, dtype=dtype, runtime=runtime)
+    chosen = sum((rollback, finish, abandon, model is not None or dtype is not None))
+    if chosen != 1:
+        raise UsageError("Give --model or --dtype to move to, or one of --rollback, --finish and --abandon.")
+    if finish or abandon:
+        removed = (migration.finish if finish else migration.abandon)(name, settings)
+        what = "The collection from before" if finish else "What the migration had made"
+        output.message(
+            f"{what} was removed." if removed else "There was nothing to remove.", {"removed": removed}, json
+        )
+        return
+    if rollback:
+        back = migration.rollback(name, settings)
+        text = f"{name} is of {back.model}. The other one is kept: --rollback switches forth, --finish removes it."
+        if back.behind:
+            text += f"\n{len(back.behind)} documents changed since; index them again: {', '.join(back.behind[:20])}"
+        output.message(text, {"name": name, "model": back.model, "behind": list(back.behind)}, json)
+        return
+    if model is None:
+        settings = replace(settings, model=Collection.open(name, settings).contract.model)
+    judged: dict[str, float] = {}
+
+    def compare(both: Measured) -> None:
+        from embedsvc.evaluate import judge
+
+        if qrels is not None:
+            judged["ndcg@10_old"] = judge(both.old.snapshot(), both.old_encoder, qrels, split, "hybrid")
+            judged["ndcg@10_new"] = judge(both.new.snapshot(), both.new_encoder, qrels, split, "hybrid")
+
+    with _counting(quiet=json) as told:
+        done = migration.migrate(name, settings, switch=not prepare, told=told, compare=compare)
+    value = {**asdict(done), **{key: round(figure, 5) for key, figure in judged.items()}}
+    text = (
+        f"{done.documents:,} documents, {done.passages:,} passages are of {done.new_model} ({done.new_dtype}): "
+        f"{done.encoded:,} encoded now, {done.already:,} before; {done.rechunked:,} cut anew."
+    )
+    if done.overlap is not None:
+        text += f"\nOf the ten best by meaning, {done.overlap:.0%} are the same ({done.queries} queries)."
+    text += "".join(f"\n{key}: {figure:.4f}" for key, figure in judged.items())
+    text += f"\nNot compared: {done.note}" if done.note else ""
+    text += (
+        "\nThe old one is kept: --rollback switches back, --finish removes it."
+        if done.switched
+        else "\nNot switched: run it again without --prepare."
+    )
+    output.message(text, value, json)

@@ -4,7 +4,15 @@ from embedsvc.storage.auditing import Audit, audit, text_index_faults
 from embedsvc.storage.durability import exchange
 from embedsvc.storage.lock import index_lock, write_lock
 from embedsvc.storage.portable import export_store, read_exported
-from embedsvc.storage.store import Changes, Store, StoredDocument, StoredPassage, StoredVersion, passage_table
+from embedsvc.storage.store import (
+    Changes,
+    Store,
+    StoredDocument,
+    StoredPassage,
+    StoredVersion,
+    WholeDocument,
+    passage_table,
+)
 
 __all__ = [
     "Audit",
@@ -13,6 +21,7 @@ __all__ = [
     "StoredDocument",
     "StoredPassage",
     "StoredVersion",
+    "WholeDocument",
     "audit",
     "exchange",
     "export_store",

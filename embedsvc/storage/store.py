@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -121,6 +122,16 @@ class StoredDocument:
     hash: str
     passages: int
     characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class WholeDocument:
+    """A document as its passages give it back, in order, one at least. ``text``: without white space at its end."""
+
+    text: str
+    passages: tuple[StoredPassage, ...]
+    source: str | None
+    hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -705,13 +716,27 @@ class Store:
         table = self._scan(columns, f"document_id = {_quoted([document_id])}", with_row_id=True).sort_by("ordinal")
         if not table.num_rows:
             raise _no_document(document_id)
-        pieces: list[str] = []
-        end = 0
         passages = _stored(table)
-        for gap, passage in zip(table["gap"].to_pylist(), passages, strict=True):
-            pieces += (gap, passage.text[max(0, end - passage.start) :])
-            end = max(end, passage.end)
-        return "".join(pieces), passages
+        return _text_of(table["gap"].to_pylist(), passages), passages
+
+    def whole_documents(self, document_ids: Sequence[str]) -> list[WholeDocument]:
+        """All that is stored of these documents, of those that there are, in any order."""
+        columns = [*_PASSAGE_COLUMNS, "ordinal", "gap", "source", "document_hash"]
+        table = self._scan(columns, f"document_id IN ({_quoted(document_ids)})", with_row_id=True)
+        table = table.sort_by([("document_id", "ascending"), ("ordinal", "ascending")])
+        more = zip(*(table[name].to_pylist() for name in ("gap", "source", "document_hash")), strict=True)
+        found = []
+        for _, rows in groupby(zip(_stored(table), more, strict=True), key=lambda row: row[0].document_id):
+            passages, rest = zip(*rows, strict=True)
+            gaps = [gap for gap, _, _ in rest]
+            found.append(WholeDocument(_text_of(gaps, passages), passages, source=rest[0][1], hash=rest[0][2]))
+        return found
+
+    def some_texts(self, count: int) -> list[tuple[str, str]]:
+        """Title and text of ``count`` passages all over the table, or of all where there are fewer."""
+        with _reading(self.path):
+            some = self.dataset.sample(min(count, self.count()), columns=["title", "text"])
+        return list(zip(some["title"].to_pylist(), some["text"].to_pylist(), strict=True))
 
     def take(self, row_ids: Sequence[int]) -> list[StoredPassage]:
         """The passages of these row ids, in this order."""
@@ -871,6 +896,15 @@ _PASSAGE_COLUMNS = ("id", "document_id", "uri", "title", "start", "end", "page",
 
 def _no_document(id: str) -> NotFound:
     return NotFound(f"No document has the id {id!r}. List them to see the ids there are.")
+
+
+def _text_of(gaps: Sequence[str], passages: Sequence[StoredPassage]) -> str:
+    pieces: list[str] = []
+    end = 0
+    for gap, passage in zip(gaps, passages, strict=True):
+        pieces += (gap, passage.text[max(0, end - passage.start) :])
+        end = max(end, passage.end)
+    return "".join(pieces)
 
 
 def _stored(table: pa.Table) -> list[StoredPassage]:
