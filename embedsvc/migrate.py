@@ -149,10 +149,11 @@ def migrate(
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """``behind``: uris of documents that the collection has not, or has another edition of, than the one left."""
+    """``model`` is that of the collection from now on; ``differing``: uris of documents that it and the other one do
+    not have alike."""
 
     model: str
-    behind: tuple[str, ...]
+    differing: tuple[str, ...]
 
 
 def rollback(name: str, settings: Settings) -> RolledBack:
@@ -167,9 +168,9 @@ def rollback(name: str, settings: Settings) -> RolledBack:
     before = _kept(directory)
     with _both_locks(directory, settings):
         there, aside = Store.open(directory), Store.open(before / name)
-        behind = sorted(known.uri for known in _differing(there, aside).values())
+        differing = sorted(known.uri for known in _differing(there, aside).values())
         _exchange(directory, before / name)
-    return RolledBack(aside.contract.model, tuple(behind))
+    return RolledBack(aside.contract.model, tuple(differing))
 
 
 def finish(name: str, settings: Settings) -> bool:

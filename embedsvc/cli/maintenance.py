@@ -196,9 +196,10 @@ def migrate(
     if rollback:
         back = migration.rollback(name, settings)
         text = f"{name} is of {back.model}. The other one is kept: --rollback switches forth, --finish removes it."
-        if back.behind:
-            text += f"\n{len(back.behind)} documents changed since; index them again: {', '.join(back.behind[:20])}"
-        output.message(text, {"name": name, "model": back.model, "behind": list(back.behind)}, json)
+        if back.differing:
+            some = ", ".join(back.differing[:20])
+            text += f"\n{len(back.differing)} documents are not alike in the two, index them again: {some}"
+        output.message(text, {"name": name, "model": back.model, "differing": list(back.differing)}, json)
         return
     if model is None:
         settings = replace(settings, model=Collection.open(name, settings).contract.model)
