@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from embedsvc.disk_index import DiskIndex
 from embedsvc.encoding import encoder_for, load_encoder, parity
 from embedsvc.encoding.choices import recorded
 from embedsvc.errors import EmbedsvcError
+from embedsvc.records import Contract
 from embedsvc.storage import Store, audit, text_index_faults
 from embedsvc.upkeep import INDEX_FOLDER
 from embedsvc.vectors import VectorIndex, faiss_module, index_faults
@@ -80,10 +81,17 @@ def _writable(name: str, folder: Path) -> Check:
         return Check(name, False, f"{folder.absolute()} cannot be written: {error.strerror}")
 
 
-def check_collection(name: str, settings: Settings, *, thorough: bool = False) -> list[Check]:
+def check_collection(
+    name: str,
+    settings: Settings,
+    *,
+    thorough: bool = False,
+    load_for: Callable[[Contract, Settings], object] = encoder_for,
+) -> list[Check]:
     """Store, contract, vectors and index of one collection; stops at the first that makes the rest meaningless.
 
-    ``thorough``: of every passage, not a sample, and every byte of the index.
+    ``thorough``: of every passage, not a sample, and every byte of the index. ``load_for`` gives the encoder that made
+    a collection, checked against its contract.
     """
     checks: list[Check] = []
     try:
@@ -99,7 +107,7 @@ def check_collection(name: str, settings: Settings, *, thorough: bool = False) -
         return [*checks, Check(f"{name}: store", False, str(error))]
     checks.insert(0, Check(f"{name}: store", True, f"version {snapshot.version}, {passages:,} passages"))
     try:
-        encoder_for(collection.contract, settings)
+        load_for(collection.contract, settings)
         checks.append(Check(f"{name}: contract", True, f"canaries of {collection.contract.model} agree"))
     except EmbedsvcError as error:
         checks.append(Check(f"{name}: contract", False, str(error)))

@@ -11,6 +11,8 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,10 +23,14 @@ from embedsvc.config import Settings
 from embedsvc.errors import Conflict, DamagedCollection, NotFound, UsageError
 from embedsvc.maintenance import compact, repair, restore, snapshot
 from embedsvc.records import Chunking
+from embedsvc.service import schemas
+from embedsvc.service.encoders import Encoders
+from embedsvc.service.opened import Collections, Opened
 from embedsvc.storage import Store
 from tests.server import server
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
 from tests.test_collection import FAKE
+from tests.test_service import finished
 from tests.test_storage import contents, simple, unit_vectors
 
 SECRET = "zyqxsecret"
@@ -505,3 +511,91 @@ def test_the_commands(library: Path, run: Run) -> None:  # noqa: F811
     done = run("collections", "repair", "library", "--data-dir", library)
     assert done.code == 3
     assert "No earlier version can be read either" in done.err
+
+
+def test_a_search_of_a_version_that_is_removed_is_made_again(indexed: Settings) -> None:
+    made(indexed)
+    collections = Collections(indexed, cast("Encoders", SimpleNamespace(of=lambda contract: None, touch=id)))
+    seen: list[int] = []
+
+    def work(opened: Opened) -> list[str]:
+        now = opened.collection.snapshot()
+        seen.append(now.version)
+        rows, _ = now.store.lexical("passage", 3)
+        if len(seen) == 1:
+            other = Collection.open("c", indexed)
+            with other.writer() as writer:
+                writer.replace([], ["d0"])
+            compact(other, grace=0)
+        return [passage.id for passage in now.store.take(rows.tolist())]
+
+    assert len(collections.call("c", work)) == 3
+    assert seen[1] > seen[0]
+    for file in (indexed.data_dir / "c/passages.lance/data").iterdir():
+        file.unlink()
+    with pytest.raises(DamagedCollection):
+        collections.call("c", work)
+
+
+def test_over_rest(library: Path) -> None:
+    with server(library, dtype="int8") as running:
+        http, path = running.http, "/v1/collections/library"
+
+        def job(route: str, body: object = None) -> dict[str, Any]:
+            taken = http.post(f"{path}/{route}", json=body) if body is not None else http.post(f"{path}/{route}")
+            assert taken.status_code == 202, taken.text
+            assert set(taken.json()) == set(schemas.JobOut.model_fields)
+            assert taken.headers["location"] == f"/v1/jobs/{taken.json()['job']}"
+            done = finished(http, taken.json())
+            assert done["status"] == "done", done
+            assert done["kind"] == route
+            schemas.JobOut.model_validate(done)
+            result: dict[str, Any] = done["result"]
+            return result
+
+        def count() -> int:
+            passages: int = http.get(path).json()["passages"]
+            return passages
+
+        kept = http.post(f"{path}/snapshots", json={"label": "monday"})
+        assert (kept.status_code, kept.json()["labels"]) == (201, ["monday"])
+        assert http.post(f"{path}/snapshots", json={"label": "monday"}).status_code == 409
+        assert http.get(f"{path}/snapshots").json() == {"snapshots": [kept.json()]}
+        before = count()
+        [doomed] = [each for each in http.get(f"{path}/documents").json()["documents"] if "garden" in each["uri"]]
+        assert http.delete(f"{path}/documents/{doomed['id']}").status_code == 204
+        assert job("compact")["snapshots"] == ["monday"]
+        assert count() < before
+        asked = {"query": "prune apple trees", "mode": "lexical"}
+        assert http.post(f"{path}/search", json=asked).json()["hits"] == []
+        assert job("restore", {"label": "monday"})["changed"]
+        assert count() == before
+        assert http.post(f"{path}/search", json=asked).json()["hits"][0]["document_id"] == doomed["id"]
+        assert http.delete(f"{path}/documents/{doomed['id']}").status_code == 204
+        assert http.delete(f"{path}/snapshots/monday").status_code == 204
+        assert http.delete(f"{path}/snapshots/monday").status_code == 404
+        assert holding(library / "library", b"apple trees")
+        assert job("compact")["snapshots"] == []
+        assert holding(library / "library", b"apple trees") == []
+        assert job("verify")["ok"]
+        for route, body, status in (
+            ("restore", {}, 400),
+            ("restore", {"version": 1, "label": "a"}, 400),
+            ("restore", {"version": "x"}, 422),
+            ("migrate", {}, 400),
+            ("migrate", {"action": "finish", "dtype": "fp32"}, 400),
+            ("migrate", {"action": "go"}, 422),
+        ):
+            assert http.post(f"{path}/{route}", json=body).status_code == status, (route, body)
+        assert http.post("/v1/collections/none/compact").status_code == 404
+        failed = finished(http, http.post(f"{path}/restore", json={"label": "none"}).json())
+        assert (failed["status"], failed["result"]) == ("failed", None)
+        assert "There is no snapshot 'none'" in failed["error"]
+        assert job("migrate", {"dtype": "fp32"})["new_dtype"] == "fp32"
+        assert http.get(path).json()["contract"]["dtype"] == "fp32"
+        assert http.post(f"{path}/search", json={"query": "restart after power failure"}).json()["hits"]
+        failed = finished(http, http.post(f"{path}/migrate", json={"dtype": "int8"}).json())
+        assert "--finish" in failed["error"]
+        assert job("migrate", {"action": "rollback"})["differing"] == []
+        assert http.get(path).json()["contract"]["dtype"] == "int8"
+        assert job("migrate", {"action": "finish"}) == {"removed": True}
