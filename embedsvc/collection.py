@@ -31,9 +31,6 @@ from embedsvc.vectors import Goal, not_needed, saved_versions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-ASIDE = (".migration", ".before")
-"""What is added to a hidden name for a collection's other selves while its model is changed, see :mod:`.migrate`."""
-
 _LEAST_CACHE = 64_000_000
 """Bytes that the store may keep its own indexes in, at least."""
 
@@ -102,6 +99,12 @@ def leftovers(name: str, settings: Settings) -> list[Path]:
     ]
 
 
+def asides(name: str, settings: Settings) -> list[Path]:
+    """Other selves of the collection, which may hold its text: in the making or kept by a migration, or damaged."""
+    own = re.compile(rf"\.{re.escape(name)}\.(migration|before|[0-9]{{8}}T[0-9]{{6}}Z\.damaged)")
+    return sorted(entry for entry in settings.data_dir.iterdir() if own.fullmatch(entry.name))
+
+
 def delete_collection(name: str, settings: Settings) -> None:
     """Removes a collection, damaged or not: at once out of sight, then its files.
 
@@ -117,9 +120,8 @@ def delete_collection(name: str, settings: Settings) -> None:
         try:
             directory.rename(doomed)
             shutil.rmtree(doomed)
-            for aside in (directory.with_name(f".{name}{suffix}") for suffix in ASIDE):
-                if aside.exists():
-                    shutil.rmtree(aside.rename(directory.with_name(f".{name}.{uuid.uuid4().hex}.deleted")))
+            for aside in asides(name, settings):
+                shutil.rmtree(aside.rename(directory.with_name(f".{name}.{uuid.uuid4().hex}.deleted")))
         except OSError as error:
             raise StorageFailure(f"{directory} cannot be deleted: {error}.") from error
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from embedsvc.collection import Collection, collection_directory, leftovers
+from embedsvc.collection import Collection, asides, collection_directory, leftovers
 from embedsvc.config import Settings
 from embedsvc.describe import bytes_below
 from embedsvc.disk_index import DiskIndex
@@ -74,8 +74,8 @@ def compact(collection: Collection, grace: float = _GRACE) -> Compacted:
         time.sleep(grace)
         writer.store.clean_up(timedelta(0), torn=True)
         kept = [label for each in writer.store.versions() for label in each.labels]
-    aside = sorted(collection.settings.data_dir.glob(f".{collection.name}.*"))
-    elsewhere = [str(path) for path in aside if path.is_dir()]
+    left = [path for path in leftovers(collection.name, collection.settings) if path.is_dir()]
+    elsewhere = [str(path) for path in (*asides(collection.name, collection.settings), *left)]
     return Compacted(collection.store().version, before, bytes_below(directory), tuple(sorted(kept)), tuple(elsewhere))
 
 

@@ -51,9 +51,9 @@ _SENTENCE = re.compile(r".{20,200}?[.!?](?=\s)|.{1,200}", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """``encoded``: documents encoded in this run; ``already``: in an earlier one. ``rechunked``: documents cut anew; the
-    others kept their passages. ``overlap``: share of the ten best hits of the old collection, by meaning
-    alone, that the new one has among its ten, over ``queries`` titles and sentences; None: not measured, see ``note``.
+    """``encoded``: documents encoded in this run; ``already``: in an earlier one. ``rechunked``: those cut anew; the
+    others kept their passages. ``overlap``: share of the ten best hits of the old collection, by meaning alone, that
+    the new one has among its ten, over ``queries`` titles and sentences; None: not measured, see ``note``.
     """
 
     name: str

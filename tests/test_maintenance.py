@@ -20,12 +20,13 @@ import pytest
 from embedsvc.checks import Check, check_collection
 from embedsvc.collection import Collection, EncodedDocument
 from embedsvc.config import Settings
+from embedsvc.encoding import Encoder
 from embedsvc.errors import Conflict, DamagedCollection, NotFound, UsageError
 from embedsvc.maintenance import compact, repair, restore, snapshot
 from embedsvc.records import Chunking
 from embedsvc.service import schemas
 from embedsvc.service.encoders import Encoders
-from embedsvc.service.opened import Collections, Opened
+from embedsvc.service.opened import Collections, Hold, Opened
 from embedsvc.storage import Store
 from tests.server import server
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
@@ -74,6 +75,11 @@ def results(settings: Settings, name: str = "c") -> dict[str, Check]:
 
 def wrong(settings: Settings) -> list[str]:
     return sorted(name for name, check in results(settings).items() if not check.ok)
+
+
+def served(settings: Settings) -> Collections:
+    """As a server holds its collections, without encoders."""
+    return Collections(settings, cast("Encoders", SimpleNamespace(of=lambda contract: None, touch=id)))
 
 
 # -- verify ----------------------------------------------------------------------------------------------------------
@@ -228,7 +234,11 @@ def test_a_snapshot_keeps_its_text_through_compaction_and_compact_says_so(indexe
 # -- snapshots -------------------------------------------------------------------------------------------------------
 
 
-def test_a_restored_version_is_equal_and_the_index_follows(indexed: Settings) -> None:
+@pytest.mark.parametrize("many", [10_000, 3])
+def test_a_restored_version_is_equal_and_the_index_follows(
+    indexed: Settings, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedsvc.storage.store._MANY_DOCUMENTS", many)
     collection = made(indexed)
     reader = Collection.open("c", indexed)
     reader.snapshot()
@@ -242,7 +252,7 @@ def test_a_restored_version_is_equal_and_the_index_follows(indexed: Settings) ->
     assert done.changed
     assert contents(collection.store()) == was
     assert done.version > between, "a new version"
-    for each in (collection, reader, Collection.open("c", indexed)):
+    for each in (collection, reader, Collection.open("c", indexed)):  # each in its own way to the new version
         now = each.snapshot()
         rows, vectors = now.store.vectors()
         assert len(now.index) == len(rows) == 200
@@ -302,7 +312,10 @@ def test_a_torn_newest_version_is_gone_back_from(indexed: Settings) -> None:
         repair("c", indexed, to_version=store.version)
     with pytest.raises(NotFound, match="Version 99"):
         repair("c", indexed, to_version=99)
+    collections = served(indexed)
+    collections._opened["c"] = Opened(collection, cast("Encoder", None), Hold(str(store.path)))
     done = repair("c", indexed, to_version=version)
+    assert collections.call("c", lambda opened: opened.collection.store().count()) == 200, "a server opens it anew"
     assert any("everything that was committed after" in line for line in done.lost)
     assert wrong(indexed) == []
     opened = Collection.open("c", indexed)
@@ -500,9 +513,9 @@ def test_the_commands(library: Path, run: Run) -> None:  # noqa: F811
     found = do("compact", "library")
     assert isinstance(found, dict)
     assert found["snapshots"] == ["first"]
-    assert do("repair", "library")["done"] == []  # type: ignore[index]
-    assert do("restore", "library", "--label", "first")["restored"] == kept["version"]  # type: ignore[index]
-    assert do("verify", "library")["ok"]  # type: ignore[index]
+    assert do("repair", "library")["done"] == []
+    assert do("restore", "library", "--label", "first")["restored"] == kept["version"]
+    assert do("verify", "library")["ok"]
     assert do("snapshot", "library", "--label", "first", "--delete") == {"name": "library", "deleted": "first"}
     assert run("collections", "verify", "libary", "--data-dir", library).code == 2
     for file in (library / "library/passages.lance/data").iterdir():
@@ -515,7 +528,7 @@ def test_the_commands(library: Path, run: Run) -> None:  # noqa: F811
 
 def test_a_search_of_a_version_that_is_removed_is_made_again(indexed: Settings) -> None:
     made(indexed)
-    collections = Collections(indexed, cast("Encoders", SimpleNamespace(of=lambda contract: None, touch=id)))
+    collections = served(indexed)
     seen: list[int] = []
 
     def work(opened: Opened) -> list[str]:

@@ -36,7 +36,7 @@ def other(window: int = 512) -> FakeEncoder:
     encoder = FakeEncoder((*reversed(WORDS), "black"), window)
     encoder.contract = replace(encoder.contract, model="other", weights_hash="w2", tokenizer_hash="t2")
     encoder.model.name = "other"
-    encoder.dtype = "fp32"  # type: ignore[attr-defined]
+    encoder.dtype = "fp32"
     return encoder
 
 
@@ -61,10 +61,9 @@ def documents() -> list[Document]:
     return [*found, replace(paged, source="file:///paged.pdf"), headed]
 
 
-def indexed(settings: Settings, chunk_tokens: int = 32) -> Collection:
-    collection, _ = open_or_create(
-        "c", replace(settings, chunk_tokens=chunk_tokens, overlap=4), frozenset(), lambda _: OLD, lambda *_: OLD  # type: ignore[arg-type, return-value]
-    )  # fmt: skip
+def indexed(settings: Settings, finer: int = 0) -> Collection:
+    chosen = replace(settings, chunk_tokens=32, overlap=4, finer_tokens=finer)
+    collection, _ = open_or_create("c", chosen, frozenset(), lambda _: OLD, lambda *_: OLD)
     add(collection, OLD, *documents())
     return collection
 
@@ -128,6 +127,14 @@ def test_pages_and_headings_stay_with_their_passages(here: Settings) -> None:
     assert [p.heading for p in store.document_passages("headed")[1]] == headings
 
 
+def test_sub_windows_move_too(here: Settings) -> None:
+    collection = indexed(here, finer=12)
+    vectors = collection.store().count_vectors()
+    assert migrate("c", here, **fakes(other())).chunking.finer == 12
+    assert Collection.open("c", here).store().count_vectors() == vectors > collection.upkeep._newest.count()
+    assert wrong(here) == []
+
+
 def test_a_smaller_window_cuts_anew_and_loses_no_text(here: Settings) -> None:
     collection = indexed(here)
     was = passages(collection.store(), text=True)
@@ -176,7 +183,7 @@ def test_prepared_resumed_caught_up_and_abandoned(here: Settings) -> None:
 
 
 def replace_dtype(encoder: FakeEncoder) -> Any:
-    encoder.dtype = "fp32"  # type: ignore[attr-defined]
+    encoder.dtype = "fp32"
     return encoder
 
 
