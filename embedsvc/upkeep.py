@@ -271,7 +271,6 @@ class Upkeep:
 
         try:
             with nullcontext() if locked else index_lock(self._directory, 0):
-                self._check_identity()
                 return self._saved(store, make)
         except EmbedsvcError as error:
             log.warning("%s: no vector index can be built now, searches are exact: %s", self.name, error)
@@ -280,6 +279,7 @@ class Upkeep:
     def _saved(self, store: Store, make: Callable[[], VectorIndex], kept: int = 2) -> VectorIndex:
         """The index that ``make`` gives of this store version; ``kept`` saved versions stay. By the one that holds the
         index lock."""
+        self._check_identity()
         # From its beginning on, for it may take long: what came since is told by the difference to this version.
         store.keep(store.version)
         try:
@@ -393,7 +393,6 @@ class Upkeep:
 
     def _fold(self, timeout: float) -> None:
         with index_lock(self._directory, timeout):
-            self._check_identity()
             snapshot = self._refreshed(locked=True)
             index, raised_before = snapshot.index, self._raised
             if self._is_past_memory(snapshot.store):
@@ -407,7 +406,9 @@ class Upkeep:
                 queries = self.live.queries()
                 made = self._saved(snapshot.store, lambda: fold(index, self.goal, self._folder, queries, self._go_on))
             elif not index.parts:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                if self._folder.exists():
+                    self._check_identity()
+                    shutil.rmtree(self._folder, ignore_errors=True)
                 return
             elif len(index.fresh) or (index.version == index.folded and not raised_before):
                 return

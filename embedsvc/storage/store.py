@@ -575,12 +575,14 @@ class Store:
         tags = self._handle().tags.list().items()
         return {int(tag["version"]): name for name, tag in tags if name.startswith(_KEPT)}
 
-    def clean_up(self, older_than: timedelta = _KEEP_VERSIONS, *, torn: bool = False) -> int:
-        """Removes versions older than an hour, but for the kept ones, and their files; with ``torn``, also the files
+    def clean_up(self, older_than: timedelta | None = None, *, torn: bool = False) -> int:
+        """Removes versions older than that (an hour), but for the kept ones, and their files; with ``torn``, also the files
         that no version names, such as a commit that was killed leaves. Returns the bytes. By the one that writes."""
         with writing(self.path):
             removed = self._handle().cleanup_old_versions(
-                older_than=older_than, delete_unverified=torn, error_if_tagged_old_versions=False
+                older_than=_KEEP_VERSIONS if older_than is None else older_than,
+                delete_unverified=torn,
+                error_if_tagged_old_versions=False,
             )
         return int(removed.bytes_removed)
 
