@@ -576,7 +576,7 @@ class Store:
         return {int(tag["version"]): name for name, tag in tags if name.startswith(_KEPT)}
 
     def clean_up(self, older_than: timedelta | None = None, *, torn: bool = False) -> int:
-        """Removes versions older than that (an hour), but for the kept ones, and their files; with ``torn``, also the files
+        """Removes versions older than that (an hour), but for the kept ones, and their files; with ``torn``, also files
         that no version names, such as a commit that was killed leaves. Returns the bytes. By the one that writes."""
         with writing(self.path):
             removed = self._handle().cleanup_old_versions(
