@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from embedsvc.collection import Collection
+from embedsvc.collection import Collection, leftovers
 from embedsvc.config import Settings, usable_cores
 from embedsvc.disk_index import DiskIndex
 from embedsvc.encoding import encoder_for, load_encoder, parity
 from embedsvc.encoding.choices import recorded
 from embedsvc.errors import EmbedsvcError
 from embedsvc.readers.sandbox import Limits, Sandbox, described
-from embedsvc.storage import Store
-from embedsvc.vectors import faiss_module
+from embedsvc.records import Contract
+from embedsvc.storage import Store, audit, text_index_faults
+from embedsvc.upkeep import INDEX_FOLDER
+from embedsvc.vectors import VectorIndex, faiss_module, index_faults
 from embedsvc.vectors.measuring import stand_ins
 from embedsvc.vectors.recall import Floats, K, estimate, nearest, shares
 from embedsvc.vectors.segment import RowIds, best
@@ -90,17 +92,33 @@ def _writable(name: str, folder: Path) -> Check:
         return Check(name, False, f"{folder.absolute()} cannot be written: {error.strerror}")
 
 
-def check_collection(name: str, settings: Settings) -> list[Check]:
-    """Store, contract, vectors and index of one collection; stops at the first that makes the rest meaningless."""
+def check_collection(
+    name: str,
+    settings: Settings,
+    *,
+    thorough: bool = False,
+    load_for: Callable[[Contract, Settings], object] = encoder_for,
+) -> list[Check]:
+    """Store, contract, vectors and index of one collection; stops at the first that makes the rest meaningless.
+
+    ``thorough``: of every passage, not a sample, and every byte of the index. ``load_for`` gives the encoder that made
+    a collection, checked against its contract.
+    """
+    checks: list[Check] = []
     try:
         collection = Collection.open(name, settings)
+        if thorough:
+            checks = list(_all_of(collection, settings))
+            if any(not check.ok and check.name == f"{name}: index files" for check in checks):
+                # To open the index would build it anew, and leave nothing to be told of.
+                return [*checks, Check(f"{name}: index", False, f"not looked at; embedsvc collections repair {name}")]
         snapshot = collection.snapshot()
         passages = snapshot.store.count()
     except EmbedsvcError as error:
-        return [Check(f"{name}: store", False, str(error))]
-    checks = [Check(f"{name}: store", True, f"version {snapshot.version}, {passages:,} passages")]
+        return [*checks, Check(f"{name}: store", False, str(error))]
+    checks.insert(0, Check(f"{name}: store", True, f"version {snapshot.version}, {passages:,} passages"))
     try:
-        encoder_for(collection.contract, settings)
+        load_for(collection.contract, settings)
         checks.append(Check(f"{name}: contract", True, f"canaries of {collection.contract.model} agree"))
     except EmbedsvcError as error:
         checks.append(Check(f"{name}: contract", False, str(error)))
@@ -110,9 +128,14 @@ def check_collection(name: str, settings: Settings) -> list[Check]:
         queries = stand_ins(store.some_vectors(_SAMPLED_ROWS), _RECALL_QUERIES)
     seen = _seen(store, queries, finer=not isinstance(index, DiskIndex))
     checks.append(Check(f"{name}: vectors", seen.off == 0, f"{seen.off:,} of {seen.vectors:,} are not of unit length"))
-    some = store.take(seen.row_ids[:: max(1, len(seen.row_ids) // _SAMPLE)].tolist())
-    broken = sum(len(passage.text) != passage.end - passage.start for passage in some)
-    checks.append(Check(f"{name}: spans", broken == 0, f"{broken} of {len(some)} do not fit their text"))
+    sampled = seen.row_ids[:: max(1, len(seen.row_ids) // _SAMPLE)]
+    if thorough:
+        off = _unlike(store, index, sampled)
+        checks.append(Check(f"{name}: index vectors", not off, f"{off} of {len(sampled)} differ from the store's"))
+    else:
+        some = store.take(sampled.tolist())
+        broken = sum(len(passage.text) != passage.end - passage.start for passage in some)
+        checks.append(Check(f"{name}: spans", broken == 0, f"{broken} of {len(some)} do not fit their text"))
     complete = len(seen.row_ids) == passages and len(index) == seen.vectors
     detail = f"{index.kind}, {len(index):,} of {seen.vectors:,}"
     if seen.vectors != passages:
@@ -123,6 +146,36 @@ def check_collection(name: str, settings: Settings) -> list[Check]:
         detail = f"{recall.mean:.4f} ({recall.low:.4f} to {recall.high:.4f}) over {recall.sample} queries"
         checks.append(Check(f"{name}: index recall@10", recall.high >= settings.target_recall, detail))
     return checks
+
+
+def _all_of(collection: Collection, settings: Settings) -> Iterator[Check]:
+    """What needs no vector index, of every passage and every byte."""
+    name, store = collection.name, collection.store()
+    found = audit(store)
+    for what, faults, well in (
+        ("spans", found.spans, f"{found.passages:,} fit their text and their neighbours'"),
+        ("documents", found.order, f"the passages of {found.documents:,} give back their text"),
+        ("metadata", found.metadata, "all of it is JSON"),
+        ("text index", text_index_faults(store), "finds a sample of passages by their words"),
+        (
+            "index files",
+            index_faults(settings.data_dir / name / INDEX_FOLDER, store.contract.dimension, store.identity),
+            "are as they were written",
+        ),
+    ):
+        more = f" (and {len(faults) - 3:,} more)" if len(faults) > 3 else ""
+        yield Check(f"{name}: {what}", not faults, "; ".join(faults[:3]) + more if faults else well)
+    left = [path.name for path in leftovers(name, settings)]
+    hint = f"; embedsvc collections repair {name} removes what no process has in the making" if left else ""
+    yield Check(f"{name}: leftovers", True, (", ".join(left) or "none") + hint)
+
+
+def _unlike(store: Store, index: VectorIndex | DiskIndex, row_ids: RowIds) -> int:
+    """Of these rows, those whose own vector in the index is not that of the store. Of vectors that are none is told
+    elsewhere."""
+    own = store.own_vectors(row_ids.tolist()) if len(row_ids) else np.empty((0, store.contract.dimension), np.float32)
+    good = np.flatnonzero(np.isfinite(own).all(axis=1))
+    return sum(not index.scores(own[at], row_ids[at : at + 1])[0] > 0.99 * np.linalg.norm(own[at]) for at in good)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ from embedsvc.errors import Conflict, NotFound, StorageFailure, UsageError
 from embedsvc.records import Chunking, Contract, Document, Passage
 from embedsvc.storage import Store, export_store, passage_table, read_exported, write_lock
 from embedsvc.storage.store import TABLE, Floats, check_free, move_into_place, vector_count
-from embedsvc.upkeep import Snapshot, Upkeep
-from embedsvc.vectors import Goal
+from embedsvc.upkeep import INDEX_FOLDER, Snapshot, Upkeep
+from embedsvc.vectors import Goal, not_needed, saved_versions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -88,6 +88,25 @@ def collection_directory(name: str, settings: Settings) -> Path:
     return directory
 
 
+def leftovers(name: str, settings: Settings) -> list[Path]:
+    """What killed processes left of the collection beside what it needs, and what living ones have in the making."""
+    directory = settings.data_dir / name
+    index = directory / INDEX_FOLDER
+    staged = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{32}}\.(tmp|deleted)")
+    return [
+        *(entry for entry in sorted(settings.data_dir.iterdir()) if staged.fullmatch(entry.name)),
+        *(entry for entry in sorted(directory.glob(".*.npz"))),
+        *not_needed(index, saved_versions(index)),
+        *(entry for entry in sorted(index.glob(".*.tmp")) if entry.is_file()),
+    ]
+
+
+def asides(name: str, settings: Settings) -> list[Path]:
+    """Other selves of the collection, which may hold its text: in the making or kept by a migration, or damaged."""
+    own = re.compile(rf"\.{re.escape(name)}\.(migration|before|[0-9]{{8}}T[0-9]{{6}}Z\.damaged)")
+    return sorted(entry for entry in settings.data_dir.iterdir() if own.fullmatch(entry.name))
+
+
 def delete_collection(name: str, settings: Settings) -> None:
     """Removes a collection, damaged or not: at once out of sight, then its files.
 
@@ -103,6 +122,8 @@ def delete_collection(name: str, settings: Settings) -> None:
         try:
             directory.rename(doomed)
             shutil.rmtree(doomed)
+            for aside in asides(name, settings):
+                shutil.rmtree(aside.rename(directory.with_name(f".{name}.{uuid.uuid4().hex}.deleted")))
         except OSError as error:
             raise StorageFailure(f"{directory} cannot be deleted: {error}.") from error
 
@@ -205,6 +226,25 @@ class Writer:
         self.store = self.store.latest().replace(rows, document_ids)
         self.changed = True
         self._committed(vector_count(rows))
+
+    def put_back(self, version: int) -> bool:
+        """In one durable commit, makes the collection what it was at ``version``; whether that is a change.
+
+        Raises:
+            NotFound: that version is not there any more.
+        """
+        before = self.store = self.store.latest()
+        self.store = before.with_rows_of(before.at(version))
+        if self.store.version == before.version:
+            return False
+        self.changed = True
+        self._committed(self.store.count_vectors())
+        return True
+
+    def rewrite(self, work: Callable[[Store], Store]) -> None:
+        """A commit that changes how rows are stored, and none of them."""
+        self.store = work(self.store.latest())
+        self._committed(0)
 
 
 def import_collection(name: str, file: Path, settings: Settings) -> Collection:

@@ -31,7 +31,7 @@ def describe(collection: Collection) -> dict[str, Any]:
         "contract": contract,
         "chunking": asdict(store.chunking),
         "index": _index(collection),
-        "bytes": _bytes_below(store.path.parent),
+        "bytes": bytes_below(store.path.parent),
     }
 
 
@@ -95,7 +95,7 @@ def _hit_dict(hit: Hit) -> dict[str, Any]:
     }
 
 
-def _bytes_below(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
     """Bytes of all files below ``folder``; one that a writer clears away meanwhile does not count."""
     total = 0
     for place, _, names in os.walk(folder):

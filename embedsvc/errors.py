@@ -43,6 +43,10 @@ class Conflict(EmbedsvcError):
     """The thing is there, but its state forbids what was asked (it exists already, another process writes to it)."""
 
 
+class Locked(Conflict):
+    """Another process writes to the collection or builds its index: it may be tried again."""
+
+
 class ContractMismatch(EmbedsvcError):
     """The encoder at hand is not the one that made the collection's vectors."""
 

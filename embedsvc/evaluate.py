@@ -11,10 +11,11 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
@@ -23,7 +24,7 @@ from embedsvc.errors import NotFound, UsageError
 from embedsvc.ingest import Outcome, ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, make_document
-from embedsvc.search import Query, search
+from embedsvc.search import Hit, Query, search
 from embedsvc.search.pipeline import MAX_K, Mode
 from embedsvc.upkeep import Snapshot
 
@@ -191,6 +192,27 @@ def _evaluate(
     )
 
 
+def judge(snapshot: Snapshot, encoder: Encoder, folder: Path, split: str, mode: Mode) -> float:
+    """nDCG@10 of a collection as it is, which holds the corpus of the BEIR ``folder``, indexed from its corpus.jsonl or
+    sent with its ids.
+
+    Raises:
+        NotFound, UsageError: as :func:`evaluate`; or the collection holds no document of the corpus.
+    """
+    beir = _read_folder(folder, split)
+    run: Run = {}
+    for id, text in beir.queries.items():
+        run[id], _ = _ranked(snapshot, encoder, text, mode, 10, lambda hit: _corpus_id(hit, beir.document_ids))
+    if not any(id in beir.document_ids for found in run.values() for id in found):
+        raise UsageError(f"{snapshot.name!r} holds no document of {folder}: nothing can be measured.")
+    return measure(beir.qrels, run, (10,))["ndcg@10"]
+
+
+def _corpus_id(hit: Hit, known: Set[str]) -> str:
+    """What the corpus calls the document: its id, or the record's in the uri of one that was read from a file."""
+    return hit.document_id if hit.document_id in known else unquote(hit.uri.rpartition("#")[2])
+
+
 def measure(qrels: Qrels, run: Run, ks: Sequence[int]) -> dict[str, float]:
     """``ndcg@10``, ``recall@k`` of each of ``ks`` and ``mrr@10``: means over the judged queries, by ir-measures.
 
@@ -205,8 +227,15 @@ def measure(qrels: Qrels, run: Run, ks: Sequence[int]) -> dict[str, float]:
     return {name: float(found[asked]) for name, asked in wanted.items()}
 
 
-def _ranked(snapshot: Snapshot, encoder: Encoder, text: str, mode: Mode, depth: int) -> tuple[dict[str, float], bool]:
-    """The ``depth`` best documents, each by its best hit, and whether the query was cut.
+def _ranked(
+    snapshot: Snapshot,
+    encoder: Encoder,
+    text: str,
+    mode: Mode,
+    depth: int,
+    name: Callable[[Hit], str] = lambda hit: hit.document_id,
+) -> tuple[dict[str, float], bool]:
+    """The ``depth`` best documents by ``name``, each by its best hit, and whether the query was cut.
 
     Their scores are ``depth`` down to 1: the search's own order, equal ones by document id, without ties.
     """
@@ -215,7 +244,7 @@ def _ranked(snapshot: Snapshot, encoder: Encoder, text: str, mode: Mode, depth: 
         answer = search(snapshot, encoder, Query(text, k=k, mode=mode, on_overflow="truncate"))
         best: dict[str, float] = {}
         for hit in answer.hits:
-            best.setdefault(hit.document_id, hit.score)
+            best.setdefault(name(hit), hit.score)
         if len(best) >= depth or len(answer.hits) < k or k == MAX_K:
             break
         k = min(2 * k, MAX_K)  # several passages of one document were among the hits

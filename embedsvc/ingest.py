@@ -139,7 +139,7 @@ def open_or_create(
         check_name(name)
         encoder = load(settings)
         try:
-            return Collection.create(name, encoder.contract, _chunking(encoder, settings, asked), settings), encoder
+            return Collection.create(name, encoder.contract, chunking_for(encoder, settings, asked), settings), encoder
         except Conflict:
             if name not in collection_names(settings.data_dir):
                 raise
@@ -162,7 +162,8 @@ def open_or_create(
     return collection, encoder
 
 
-def _chunking(encoder: Encoder, settings: Settings, asked: Set[str]) -> Chunking:
+def chunking_for(encoder: Encoder, settings: Settings, asked: Set[str]) -> Chunking:
+    """That of ``settings``, made to fit ``encoder`` where it was not ``asked`` for. Raises UsageError: it was."""
     window = settings.chunk_tokens
     if window > encoder.max_length:
         if "chunk_tokens" in asked:

@@ -35,6 +35,7 @@ from embedsvc.vectors import (
     apply_changes,
     build,
     carry_on,
+    clear,
     ending,
     fold,
     load_index,
@@ -50,7 +51,7 @@ from embedsvc.vectors import (
 
 log = logging.getLogger(__name__)
 
-_INDEX_FOLDER = "faiss"
+INDEX_FOLDER = "faiss"
 _FEW = 1000
 """Rows that are named to the store in a lexical search: 5 ms."""
 _FILTERS = 1 / 16
@@ -130,7 +131,7 @@ class Upkeep:
         self.name = directory.name
         self.goal = goal
         self._directory = directory
-        self._folder = directory / _INDEX_FOLDER
+        self._folder = directory / INDEX_FOLDER
         self._patience = settings.lock_timeout
         self._newest = store
         self._snapshot: Snapshot | None = None
@@ -297,20 +298,19 @@ class Upkeep:
             log.warning("%s: no vector index can be built now, searches are exact: %s", self.name, error)
             return None
 
-    def _saved(self, store: Store, make: Callable[[], VectorIndex]) -> VectorIndex:
-        """The index that ``make`` gives of this store version. By the one that holds the index lock."""
+    def _saved(self, store: Store, make: Callable[[], VectorIndex], kept: int = 2) -> VectorIndex:
+        """The index that ``make`` gives of this store version; ``kept`` saved versions stay. By the one that holds the
+        index lock."""
+        self._check_identity()
         # From its beginning on, for it may take long: what came since is told by the difference to this version.
         store.keep(store.version)
         try:
             index = make()
-            if Store.open(self._directory, store.durability).identity != store.identity:
-                raise _Stopped  # deleted and made anew meanwhile
-            save_index(index, self._folder, store.identity)
+            self._check_identity()
+            save_index(index, self._folder, store.identity, kept)
             return index
         finally:
-            with suppress(
-                EmbedsvcError, ValueError, OSError
-            ):  # of a collection that is gone, say; else the next one does
+            with suppress(EmbedsvcError, ValueError, OSError):  # it is gone, say; else the next one does
                 store.keep_only(saved_versions(self._folder))
 
     # -- for the one that holds the write lock -------------------------------------------------------------------
@@ -350,6 +350,44 @@ class Upkeep:
         they are not any more; gives the store as it is then. What goes wrong is logged."""
         self._try(self._fold_on_disk)
         return store.latest()
+
+    def purge(self) -> None:
+        """Leaves no vector of a row that went on the disk, and only the newest store version kept for the index. Who
+        has an older index open goes on with it until its next search.
+
+        Raises:
+            Conflict: another process builds the index. StorageFailure: the disk is full or not writable.
+        """
+        with index_lock(self._directory, self._patience):
+            snapshot = self._refreshed(locked=True)
+            store, index = snapshot.store, snapshot.index
+            if isinstance(index, DiskIndex):
+                if store.has_vector_index():
+                    index = disk_index.make(store, self.goal.target_recall, self.live.queries(), self._directory)
+                    made = index
+                    self._swap(lambda now: now and replace(now, store=made.store, index=made))
+                clear(self._folder, kept=0)
+                store.keep_only(())
+            elif not index.parts:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                store.keep_only(())
+            else:
+                queries, folder = self.live.queries(), self._folder
+
+                def make() -> VectorIndex:
+                    if index.version == index.folded and all(part.alive is None for part in index.parts):
+                        return index
+                    return fold(index, self.goal, folder, queries, _unless_ending, dead_share=0.0)
+
+                self._put(self._saved(store, make, kept=1))
+
+    def rebuild(self) -> None:
+        """Drops the saved index, whatever is wrong with it, and builds it anew from the store. As :meth:`purge`."""
+        with index_lock(self._directory, self._patience):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._swap(lambda _: None)
+            self.store().keep_only(())
+            self._refreshed(locked=True)
 
     def _fold_on_disk(self) -> None:
         store = self.store()
@@ -418,14 +456,21 @@ class Upkeep:
         if needs_fold(index, self.goal):
             return self._saved(store, lambda: fold(index, self.goal, self._folder, self.live.queries(), go_on))
         if not index.parts:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            store.keep_only(())
+            if self._folder.exists():
+                self._check_identity()
+                shutil.rmtree(self._folder, ignore_errors=True)
+                store.keep_only(())
         elif len(index.fresh):
             if raised:
                 save_efforts(index, self._folder)
         elif raised or index.version != index.folded:
             return self._saved(store, lambda: replace(index, folded=index.version))
         return None
+
+    def _check_identity(self) -> None:
+        """Raise Conflict where another table lies there by now: what is written here would be read as its index."""
+        if Store.open(self._directory).identity != self._newest.identity:
+            raise Conflict(f"The collection {self.name!r} was replaced by another meanwhile. Open it again.")
 
     def _put(self, made: VectorIndex) -> None:
         """Has searches use this index, with what came since."""
@@ -514,6 +559,7 @@ class Upkeep:
 
     def _fold_on_disk_if_free(self) -> None:
         with suppress(Conflict), write_lock(self._directory, 0), self.writing():  # who writes will fold
+            self._check_identity()
             self._fold_on_disk()
 
 

@@ -23,6 +23,8 @@ LAYERS = (
     {"collection"},
     {"ingest", "search", "checks"},
     {"describe"},  # what the flows give, in the shapes that all faces share
+    {"maintenance"},
+    {"migrate"},
     {"service", "evaluate", "integrations", "train", "cluster"},
     {"cli"},  # which also starts the other faces
     {"__main__"},

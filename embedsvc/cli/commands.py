@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from embedsvc.cli import models
+from embedsvc.cli import maintenance, models
 from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, settings_of
 
 
@@ -31,7 +31,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-collections = typer.Typer(help="List, show, delete, export and import collections.", no_args_is_help=True)
+collections = typer.Typer(
+    help="List, show, delete, export, import, check, mend and migrate collections.", no_args_is_help=True
+)
+maintenance.add_to(collections)
 app.add_typer(collections, name="collections")
 app.add_typer(models.app, name="models")
 

@@ -1,4 +1,4 @@
-"""Ingest jobs: taken at once, worked off in the background, told about by any process.
+"""Ingest jobs, and others that take long: taken at once, worked off in the background, told about by any process.
 
 <data dir>/.jobs/<id>.json            the state of one job, replaced as a whole
 <data dir>/.jobs/<owner>.owner        locked for as long as the process lives that works on the jobs of this owner
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedsvc.encoding import Encoder
-from embedsvc.errors import Conflict, EmbedsvcError, NotFound, StorageFailure
+from embedsvc.errors import Conflict, EmbedsvcError, Locked, NotFound, StorageFailure
 from embedsvc.ingest import Outcome, ingest_items
 from embedsvc.readers import FieldChoice, Rejected
 from embedsvc.records import Document, Source
@@ -35,6 +35,9 @@ from embedsvc.service.problems import Busy, NotReady, json_bytes
 log = logging.getLogger(__name__)
 
 Item = Source | Document | Rejected
+Progress = Callable[[int, int], None]
+"""Is told how much is done, of how much; raises CancelledError when the service stops."""
+Work = Callable[[Progress], dict[str, Any]]
 JobStatus = Literal["queued", "running", "done", "failed", "interrupted"]
 
 _FOLDER = ".jobs"
@@ -56,7 +59,11 @@ class _Job:
     fields: FieldChoice
     size: int
     total: int
+    kind: str = "documents"
+    work: Work | None = None
+    """Of another job than one that puts documents in: what it does, and tells as ``result``."""
     status: JobStatus = "queued"
+    result: dict[str, Any] | None = None
     counts: dict[str, int] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
     failures_left_out: int = 0
@@ -72,6 +79,7 @@ class _Job:
         return {
             "job": self.id,
             "collection": self.collection,
+            "kind": self.kind,
             "status": self.status,
             "total": self.total,
             "counts": self.counts,
@@ -79,6 +87,7 @@ class _Job:
             "failures_left_out": self.failures_left_out,
             "notes": self.notes,
             "notes_left_out": self.notes_left_out,
+            "result": self.result,
             "error": self.error,
             "created": self.created,
             "started": self.started,
@@ -97,6 +106,10 @@ class _Job:
                 self.notes.append({"uri": outcome.uri, "note": note})
             else:
                 self.notes_left_out += 1
+
+
+def _new_id() -> str:
+    return f"{time.time_ns():016x}-{uuid.uuid4().hex[:12]}"
 
 
 def _now() -> str:
@@ -126,10 +139,18 @@ class Jobs:
             Busy: too much is waiting already. NotReady: the service is stopping.
             StorageFailure: the data directory cannot be written.
         """
-        job = _Job(f"{time.time_ns():016x}-{uuid.uuid4().hex[:12]}", collection, items, fields, size, len(items))
+        return self._submit(_Job(_new_id(), collection, items, fields, size, len(items)))
+
+    def submit_work(self, collection: str, kind: str, work: Work) -> dict[str, Any]:
+        """Takes ``work`` on a collection, to be done once it is its turn; tried again while another process writes. The
+        new job's state. Raises as :meth:`submit`."""
+        return self._submit(_Job(_new_id(), collection, (), FieldChoice(), 0, 0, kind, work))
+
+    def _submit(self, job: _Job) -> dict[str, Any]:
+        collection, size = job.collection, job.size
         with self._mutex:
             if self._stopping.is_set():
-                raise NotReady("The service is stopping. Send the documents again when it is back.")
+                raise NotReady("The service is stopping. Send this again when it is back.")
             waiting = [other for queue in self._queues.values() for other in queue]
             if len(waiting) >= _MAX_WAITING or sum(other.size for other in waiting) + size > _MAX_WAITING_BYTES:
                 raise Busy(f"{len(waiting)} jobs are waiting, as many as fit. Send this again when one has finished.")
@@ -216,6 +237,8 @@ class Jobs:
         while not self._stopping.is_set():
             opened = None
             try:
+                if job.work is not None:
+                    return self._do(job, job.work)
                 opened = self._open(job.collection)
                 with self._mutex:
                     if self._stopping.is_set():
@@ -230,7 +253,9 @@ class Jobs:
                 return ("interrupted", _INTERRUPTED) if self._stopping.is_set() else ("done", None)
             except CancelledError:  # the encoder was closed: the service stops
                 break
-            except Conflict:
+            except Conflict as error:
+                if job.work is not None and not isinstance(error, Locked):
+                    return "failed", str(error)
                 # Another process writes: the job waits for its turn, however long that takes.
                 log.info("job %s waits: another process writes to %s", job.id, job.collection)
                 self._stopping.wait(0.5)
@@ -241,6 +266,19 @@ class Jobs:
                     raise
                 return "failed", str(error)
         return "interrupted", _INTERRUPTED
+
+    def _do(self, job: _Job, work: Work) -> tuple[JobStatus, str | None]:
+        def told(done: int, of: int) -> None:
+            if self._stopping.is_set():
+                raise CancelledError
+            job.counts, job.total = {"done": done}, of
+            if time.monotonic() - job.saved > _SAVE_SECONDS:
+                self._save(job)
+
+        job.status, job.started = "running", job.started or _now()
+        self._save(job)
+        job.result = work(told)
+        return "done", None
 
     def _start(self, job: _Job) -> Iterator[Item]:
         # Asked for the first item only once the right to write is there.
@@ -255,7 +293,7 @@ class Jobs:
         if job.finished is not None:
             return
         job.status, job.error, job.finished = status, error, _now()
-        job.items = ()
+        job.items, job.work = (), None
         try:
             self._save(job)
         except OSError:

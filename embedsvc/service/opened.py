@@ -182,8 +182,9 @@ class Collections:
         return self.steadily(name, lambda: work(self.open(name)))
 
     def steadily(self, name: str, work: Callable[[], _T]) -> _T:
-        """``work``; again, a few times, where it failed while somebody deleted the collection or made it anew."""
-        for _ in range(_TRIES - 1):
+        """``work``; again, a few times, where it failed while somebody deleted the collection or made it anew; and once
+        where it found files missing: a compaction removes versions, and the next snapshot is of one that is there."""
+        for attempt in range(_TRIES - 1):
             hold = self._hold(name)
             try:
                 return work()
@@ -191,6 +192,7 @@ class Collections:
                 unchanged = self._hold(name) is None if hold is None else hold.is_current()
                 # Where there was none before and there is none now, it may have been made and deleted in between.
                 meant = isinstance(error, EmbedsvcError) and not isinstance(error, DamagedCollection | Conflict)
-                if unchanged and (meant or hold is not None):
+                removed = isinstance(error, DamagedCollection) and not attempt
+                if unchanged and (meant or hold is not None) and not removed:
                     raise
         return work()

@@ -60,6 +60,28 @@ class CollectionRequest(_Request):
     )
 
 
+class SnapshotRequest(_Request):
+    label: str | None = Field(None, description="What to call it. Default: `v` and the version.", examples=["monday"])
+
+
+class RestoreRequest(_Request):
+    """Exactly one of the two."""
+
+    version: int | None = Field(None, ge=1, lt=2**63, description="A version that is still there.")
+    label: str | None = Field(None, description="A snapshot's label.")
+
+
+class MigrateRequest(_Request):
+    action: Literal["start", "rollback", "finish", "abandon"] = Field(
+        "start",
+        description="`start` encodes, or goes on, and switches; `rollback` switches back, and forth again; `finish` "
+        "removes the collection from before; `abandon` removes what was made before a switch.",
+    )
+    model: str | None = Field(None, description="To start: model id or folder to move to. Default: the same.")
+    dtype: Dtype | None = Field(None, description="To start: arithmetic of the encoder to move to.")
+    switch: bool = Field(True, description="To start: false only encodes and compares; send it again to switch.")
+
+
 class DocumentIn(_Request):
     text: str = Field(description="The whole text; it is cut into passages here.")
     id: str | None = Field(
@@ -296,19 +318,33 @@ class NoteOut(BaseModel):
 class JobOut(BaseModel):
     job: str
     collection: str
+    kind: Literal["documents", "verify", "compact", "restore", "migrate"]
     status: Literal["queued", "running", "done", "failed", "interrupted"]
     total: int = Field(description="Inputs sent. A JSONL or CSV file is one, though each of its records is counted.")
     counts: dict[str, int] = Field(
-        description="Inputs by what became of them: indexed, unchanged, replaced, removed, quarantined, empty."
+        description="Inputs by what became of them: indexed, unchanged, replaced, removed, quarantined, empty. Of a "
+        "migration: documents that are `done`."
     )
     failures: list[FailureOut] = Field(description="Inputs that gave no passage, the first 100.")
     failures_left_out: int
     notes: list[NoteOut] = Field(description="What reading had to change or guess, the first 100.")
     notes_left_out: int
+    result: _JSON | None = Field(description="Of another job than one that puts documents in: what it came to.")
     error: str | None = Field(description="Why the job as a whole failed or was interrupted.")
     created: str
     started: str | None
     finished: str | None
+
+
+class SnapshotOut(BaseModel):
+    version: int
+    created: str
+    passages: int
+    labels: list[str]
+
+
+class SnapshotList(BaseModel):
+    snapshots: list[SnapshotOut] = Field(description="Newest first.")
 
 
 class DocumentSummary(BaseModel):

@@ -6,12 +6,14 @@ points at data that is not: data files are synced, then the manifest is written,
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_TAGS = "_refs"
+TAGS = "_refs"
 """Lance's folder of tags, which are no part of a commit: another thread may be setting one."""
 
 
@@ -22,7 +24,7 @@ def _files(root: Path) -> set[str]:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    if entry.name != _TAGS:
+                    if entry.name != TAGS:
                         pending.append(entry.path)
                 else:
                     found.add(entry.path)
@@ -36,6 +38,23 @@ def fsync_path(path: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swaps the names of two folders in one step: a kill finds both under one name or the other.
+
+    Raises:
+        OSError: the file system, or this system, cannot do that.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        raise OSError(errno.ENOSYS, "this system cannot swap two folders (renameat2)")
+    here, swap = -100, 2
+    if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), swap):
+        number = ctypes.get_errno()
+        raise OSError(number, f"two folders cannot be swapped here: {os.strerror(number)}", str(one))
+    for parent in {one.parent, other.parent}:
+        fsync_path(parent)
 
 
 def fsync_tree(root: Path) -> None:

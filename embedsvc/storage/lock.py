@@ -9,14 +9,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from embedsvc.errors import Conflict, StorageFailure
+from embedsvc.errors import Locked, StorageFailure
 
 
 def write_lock(directory: Path, timeout: float) -> AbstractContextManager[None]:
     """The right to write to the collection in ``directory``, waited for ``timeout`` seconds at most.
 
     Raises:
-        Conflict: another process has it. StorageFailure: the data directory cannot be written.
+        Locked: another process has it. StorageFailure: the data directory cannot be written.
     """
     return _locked(directory, ".lock", timeout, "writing to the collection")
 
@@ -34,7 +34,7 @@ def _locked(directory: Path, suffix: str, timeout: float, doing: str) -> Iterato
     try:
         lock.acquire(timeout=timeout)
     except Timeout:
-        raise Conflict(
+        raise Locked(
             f"Another process is {doing} {directory.name!r} and did not end within {timeout:g} s. "
             "Wait for it, or raise lock_timeout."
         ) from None

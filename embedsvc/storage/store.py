@@ -9,13 +9,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,9 +28,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from lance.query import MatchQuery
 
-from embedsvc.errors import BadFilter, Conflict, DamagedCollection, NotFound, StorageFailure
+from embedsvc.errors import BadFilter, Conflict, DamagedCollection, NotFound, StorageFailure, UsageError
 from embedsvc.records import Chunking, Contract, Document, Metadata, Passage
-from embedsvc.storage.durability import DurableCommits, fsync_path, fsync_tree
+from embedsvc.storage.durability import TAGS, DurableCommits, fsync_path, fsync_tree
 from embedsvc.storage.filters import compile_filter
 
 TABLE = "passages.lance"
@@ -47,6 +49,11 @@ _VECTOR_INDEX = "vectors"
 """Name of Lance's own vector index, which only collections past memory have."""
 _KEPT = "vector-index"
 """Lance's tags on the versions that saved vector indexes stand at: what came since is told by the difference to one."""
+_SNAPSHOT = "snapshot-"
+"""Lance's tags on the versions that people want kept, before the label."""
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_MANY_DOCUMENTS = 10_000
+"""Where more than these are put back, the whole table is: a list of so many ids takes Lance longer."""
 
 _TEXT_HASH = pa.field("text_hash", pa.int64(), nullable=False)
 
@@ -120,6 +127,26 @@ class StoredDocument:
     hash: str
     passages: int
     characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class WholeDocument:
+    """A document as its passages give it back, in order, one at least. ``text``: without white space at its end."""
+
+    text: str
+    passages: tuple[StoredPassage, ...]
+    source: str | None
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """A version that can still be read; ``labels`` are those of its snapshots."""
+
+    version: int
+    created: datetime
+    passages: int
+    labels: tuple[str, ...]
 
 
 class Known(NamedTuple):
@@ -351,10 +378,14 @@ class Store:
 
     @classmethod
     def open(
-        cls, directory: Path, durability: Literal["fsync", "os"] = "fsync", cache_bytes: int | None = None
+        cls,
+        directory: Path,
+        durability: Literal["fsync", "os"] = "fsync",
+        cache_bytes: int | None = None,
+        version: int | None = None,
     ) -> Store:
-        """The newest version of the table under ``directory``. ``cache_bytes``: memory that Lance may keep its indexes
-        in; None: Lance's default.
+        """The newest version of the table under ``directory``, or the one asked for. ``cache_bytes``: memory that Lance
+        may keep its indexes in; None: Lance's default.
 
         Raises:
             DamagedCollection: the table, or what embedsvc keeps in its metadata, is not what was written.
@@ -362,7 +393,7 @@ class Store:
         """
         path = directory / TABLE
         with _reading(path):
-            dataset = lance.dataset(str(path), index_cache_size_bytes=cache_bytes)
+            dataset = lance.dataset(str(path), version, index_cache_size_bytes=cache_bytes)
         try:
             metadata = {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
             written, contract, chunking = (metadata[key] for key in KEYS)
@@ -378,6 +409,46 @@ class Store:
                 f"{path} cannot be read as a collection: it lacks {error} or has another layout. "
                 "Restore the folder from a backup, or delete it and index again."
             ) from error
+
+    @classmethod
+    def copy_of_version(cls, directory: Path, made: Path, version: int) -> None:
+        """Makes a table under the folder ``made`` that ends with ``version`` of the one under ``directory``, whatever
+        became of later ones. It counts as another table: who has the old one open has to open it again. The files are
+        the same on the disk (linked) where the file system can do that.
+
+        Raises:
+            DamagedCollection: that version cannot be read either. StorageFailure: the disk is full or not writable.
+        """
+        path = made / TABLE
+
+        def later(folder: str, names: list[str]) -> set[str]:
+            if Path(folder).name == "_versions":
+                return {name for name in names if _manifest_version(name) not in range(1, version + 1)}
+            tags = Path(folder).parent.name == TAGS
+            return {name for name in names if tags and not _tagged(Path(folder, name)) <= version}
+
+        def copied(source: str, target: str) -> str:
+            try:
+                os.link(source, target)
+            except OSError:
+                shutil.copy2(source, target)
+            return target
+
+        with writing(made):
+            made.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(directory / TABLE, path, ignore=later, copy_function=copied)
+        with _reading(path):
+            dataset = lance.dataset(str(path), version)
+            dataset.update_schema_metadata({_IDENTITY: uuid.uuid4().hex})
+        with writing(made):
+            fsync_tree(made)
+
+    @staticmethod
+    def versions_on_disk(directory: Path) -> dict[int, datetime]:
+        """Versions that have a manifest, readable or not, newest first, and when that was written."""
+        files = (directory / TABLE / "_versions").glob("*.manifest")
+        found = {_manifest_version(file.name): datetime.fromtimestamp(file.stat().st_mtime, UTC) for file in files}
+        return {version: found[version] for version in sorted(found, reverse=True) if version}
 
     @property
     def version(self) -> int:
@@ -446,6 +517,49 @@ class Store:
 
         return self._committed(work)
 
+    def compacted(self) -> Store:
+        """Rewrites whatever holds a row that went, so that none is in the files of the new version: fragments, and the
+        text index, which is built anew before that (see :meth:`maintain`). Older versions keep theirs."""
+
+        def work(dataset: lance.LanceDataset) -> None:
+            dataset.create_scalar_index("text", "INVERTED", replace=True, **_TEXT_INDEX)
+            dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
+
+        return self._committed(work)
+
+    def with_text_index(self) -> Store:
+        """Builds the text index anew, in place of the one there was, readable or not."""
+        return self._committed(
+            lambda dataset: dataset.create_scalar_index("text", "INVERTED", replace=True, **_TEXT_INDEX)
+        )
+
+    def with_rows_of(self, old: Store) -> Store:
+        """In ONE commit, puts back what ``old``, an earlier version of this table, held; this very Store where that is
+        what it holds already.
+
+        Not by Lance's own restore: rows that come back by that do not count as changed, so that nobody who holds an
+        index of this version could bring it up to date by the difference.
+        """
+        changed = self._scan(["document_id"], f"_row_last_updated_at_version > {old.version}")["document_id"]
+        deleted = self.dataset.delta(compared_against=old.version).get_deleted_row_ids().read_all()["_rowid"]
+        with _reading(old.path):
+            gone = old.dataset._take_rows(deleted.to_pylist(), columns=["document_id"])["document_id"]
+        documents = sorted({*changed.to_pylist(), *gone.to_pylist()})
+        if not documents:
+            return self
+        condition = None if len(documents) > _MANY_DOCUMENTS else f"document_id IN ({_quoted(documents)})"
+
+        def work(dataset: lance.LanceDataset) -> None:
+            (
+                dataset.merge_insert(["id"])
+                .when_matched_update_all()
+                .when_not_matched_insert_all()
+                .when_not_matched_by_source_delete(condition)
+                .execute(old.dataset.scanner(filter=condition).to_reader())
+            )
+
+        return self._committed(work)
+
     def index_vectors(self, lists: int) -> Store:
         """Makes Lance's own index of the passages' own vectors, in place of the one there was: ``lists`` inverted lists
         of RaBitQ codes (Gao and Long, "RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound",
@@ -486,16 +600,94 @@ class Store:
         tags = self._handle().tags.list().items()
         return {int(tag["version"]): name for name, tag in tags if name.startswith(_KEPT)}
 
-    def clean_up(self) -> None:
-        """Removes versions older than an hour, but for those that are kept, and their files."""
+    def clean_up(self, older_than: timedelta | None = None, *, torn: bool = False) -> int:
+        """Removes versions older than that (an hour), but for the kept ones, and their files; with ``torn``, also files
+        that no version names, such as a commit that was killed leaves. Returns the bytes. By the one that writes."""
         with writing(self.path):
             for last in (False, False, True):
                 try:
-                    self._handle().cleanup_old_versions(older_than=_KEEP_VERSIONS, error_if_tagged_old_versions=False)
-                    return
+                    removed = self._handle().cleanup_old_versions(
+                        older_than=_KEEP_VERSIONS if older_than is None else older_than,
+                        delete_unverified=torn,
+                        error_if_tagged_old_versions=False,
+                    )
+                    break
                 except (ValueError, OSError) as error:
                     if last or "_refs/tags" not in str(error):  # a fold let go of a tag while Lance read them
                         raise
+        return int(removed.bytes_removed)
+
+    # -- snapshots -----------------------------------------------------------------------------------------------
+
+    def versions(self) -> list[StoredVersion]:
+        """Those that can still be read, newest first."""
+        labels: dict[int, list[str]] = {}
+        with _reading(self.path):
+            handle = self._handle()
+            for name, tag in handle.tags.list().items():
+                if name.startswith(_SNAPSHOT):
+                    labels.setdefault(int(tag["version"]), []).append(name.removeprefix(_SNAPSHOT))
+            found: list[dict[str, Any]] = list(map(dict, handle.versions()))
+        return [
+            StoredVersion(
+                int(each["version"]),
+                each["timestamp"].astimezone(UTC),
+                int(each["metadata"].get("total_rows", 0)),
+                tuple(sorted(labels.get(int(each["version"]), ()))),
+            )
+            for each in sorted(found, key=lambda each: -int(each["version"]))
+        ]
+
+    def at(self, version: int) -> Store:
+        """That version of the table.
+
+        Raises:
+            NotFound: it was cleaned up, or there never was one. DamagedCollection: it cannot be read.
+        """
+        there = [each.version for each in self.versions()]
+        if version not in there:
+            some = ", ".join(map(str, there[:20])) + (" …" if len(there) > 20 else "")
+            raise NotFound(f"Version {version} is not there (any more). There are: {some}.")
+        with _reading(self.path):
+            return self._at(self.dataset.checkout_version(version))
+
+    def snapshot(self, label: str) -> None:
+        """Keeps this version from being cleaned up, under ``label``.
+
+        Raises:
+            UsageError: no label. Conflict: there is one of that name.
+        """
+        if not _LABEL.fullmatch(label):
+            raise UsageError(
+                f"{label!r} cannot be a label: use 1 to 64 letters, digits, '_' or '-', the first a letter or digit."
+            )
+        with writing(self.path):
+            handle = self._handle()
+            if (tag := f"{_SNAPSHOT}{label}") in handle.tags.list():
+                raise Conflict(f"There is a snapshot {label!r} already. Choose another label, or delete that one.")
+            handle.tags.create(tag, self.version)
+            self._sync_tags()
+
+    def delete_snapshot(self, label: str) -> None:
+        """Lets go of a version that :meth:`snapshot` kept; it is cleaned up with the others. Raises NotFound."""
+        with writing(self.path):
+            handle = self._handle()
+            if (tag := f"{_SNAPSHOT}{label}") not in handle.tags.list():
+                raise _no_snapshot(label, self.versions())
+            handle.tags.delete(tag)
+            self._sync_tags()
+
+    def snapshot_version(self, label: str) -> int:
+        """The version that has that label. Raises NotFound."""
+        versions = self.versions()
+        for each in versions:
+            if label in each.labels:
+                return each.version
+        raise _no_snapshot(label, versions)
+
+    def _sync_tags(self) -> None:
+        if self.durability == "fsync":
+            fsync_tree(self.path / TAGS)
 
     def _committed(self, work: Callable[[lance.LanceDataset], None]) -> Store:
         with writing(self.path):
@@ -557,13 +749,27 @@ class Store:
         table = self._scan(columns, f"document_id = {_quoted([document_id])}", with_row_id=True).sort_by("ordinal")
         if not table.num_rows:
             raise _no_document(document_id)
-        pieces: list[str] = []
-        end = 0
         passages = _stored(table)
-        for gap, passage in zip(table["gap"].to_pylist(), passages, strict=True):
-            pieces += (gap, passage.text[max(0, end - passage.start) :])
-            end = max(end, passage.end)
-        return "".join(pieces), passages
+        return _text_of(table["gap"].to_pylist(), passages), passages
+
+    def whole_documents(self, document_ids: Sequence[str]) -> list[WholeDocument]:
+        """All that is stored of these documents, of those that there are, in any order."""
+        columns = [*_PASSAGE_COLUMNS, "ordinal", "gap", "source", "document_hash"]
+        table = self._scan(columns, f"document_id IN ({_quoted(document_ids)})", with_row_id=True)
+        table = table.sort_by([("document_id", "ascending"), ("ordinal", "ascending")])
+        more = zip(*(table[name].to_pylist() for name in ("gap", "source", "document_hash")), strict=True)
+        found = []
+        for _, rows in groupby(zip(_stored(table), more, strict=True), key=lambda row: row[0].document_id):
+            passages, rest = zip(*rows, strict=True)
+            gaps = [gap for gap, _, _ in rest]
+            found.append(WholeDocument(_text_of(gaps, passages), passages, source=rest[0][1], hash=rest[0][2]))
+        return found
+
+    def some_texts(self, count: int) -> list[tuple[str, str]]:
+        """Title and text of ``count`` passages all over the table, or of all where there are fewer."""
+        with _reading(self.path):
+            some = self.dataset.sample(min(count, self.count()), columns=["title", "text"])
+        return list(zip(some["title"].to_pylist(), some["text"].to_pylist(), strict=True))
 
     def take(self, row_ids: Sequence[int]) -> list[StoredPassage]:
         """The passages of these row ids, in this order."""
@@ -696,6 +902,28 @@ class Store:
             return self.dataset.scanner(columns=columns, filter=condition, with_row_id=with_row_id).to_table()
 
 
+def _manifest_version(name: str) -> int:
+    """The version whose manifest is called that, in either of Lance's ways to number them; 0: it is none."""
+    stem, _, suffix = name.partition(".")
+    if suffix != "manifest" or not stem.isdigit():
+        return 0
+    number = int(stem)
+    return 2**64 - 1 - number if number >= 2**63 else number
+
+
+def _tagged(file: Path) -> float:
+    """The version that a tag of Lance's names; infinity where it cannot be read."""
+    try:
+        return int(json.loads(file.read_bytes())["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _no_snapshot(label: str, versions: Sequence[StoredVersion]) -> NotFound:
+    there = ", ".join(label for each in versions for label in each.labels) or "none"
+    return NotFound(f"There is no snapshot {label!r}. There are: {there}.")
+
+
 _PASSAGE_COLUMNS = ("id", "document_id", "uri", "title", "start", "end", "page", "heading", "metadata", "text")
 
 
@@ -712,6 +940,15 @@ def _add_text_hashes(dataset: lance.LanceDataset) -> None:
 
 def _no_document(id: str) -> NotFound:
     return NotFound(f"No document has the id {id!r}. List them to see the ids there are.")
+
+
+def _text_of(gaps: Sequence[str], passages: Sequence[StoredPassage]) -> str:
+    pieces: list[str] = []
+    end = 0
+    for gap, passage in zip(gaps, passages, strict=True):
+        pieces += (gap, passage.text[max(0, end - passage.start) :])
+        end = max(end, passage.end)
+    return "".join(pieces)
 
 
 def _stored(table: pa.Table) -> list[StoredPassage]:

@@ -2,7 +2,15 @@
 
 from embedsvc.vectors.background import Background, ending
 from embedsvc.vectors.faiss_module import faiss_module
-from embedsvc.vectors.files import load_index, save_efforts, save_index, saved_versions
+from embedsvc.vectors.files import (
+    clear,
+    index_faults,
+    load_index,
+    not_needed,
+    save_efforts,
+    save_index,
+    saved_versions,
+)
 from embedsvc.vectors.filtering import Filters
 from embedsvc.vectors.gpu import has_card
 from embedsvc.vectors.index import (
@@ -34,13 +42,16 @@ __all__ = [
     "apply_changes",
     "build",
     "carry_on",
+    "clear",
     "disk_lists",
     "ending",
     "faiss_module",
     "fold",
     "has_card",
+    "index_faults",
     "load_index",
     "needs_fold",
+    "not_needed",
     "of_segment",
     "plan",
     "raised",

@@ -95,6 +95,7 @@ def build_segment(
             "build_seconds": round(time.perf_counter() - started, 3),
             "faiss": faiss_module().__version__,
             "files": {path.name: _checksum(path) for path in sorted(temporary.iterdir())},
+            "whole": {path.name: _checksum(path, whole=True)["crc32"] for path in sorted(temporary.iterdir())},
         }
         (temporary / LAYOUT.about).write_text(json.dumps(about, indent=1), encoding="utf-8")
         temporary.rename(folder / name)
@@ -135,11 +136,11 @@ def _tried(
     return None
 
 
-def _checksum(file: Path) -> dict[str, int]:
-    """Size and CRC-32 of a file; of a large one, of 256 places in it."""
+def _checksum(file: Path, *, whole: bool = False) -> dict[str, int]:
+    """Size and CRC-32 of a file; of a large one, of 256 places in it, unless the ``whole`` is asked for."""
     size, crc = file.stat().st_size, 0
     with file.open("rb") as stream:
-        if size <= _WHOLE:
+        if whole or size <= _WHOLE:
             while block := stream.read(1 << 20):
                 crc = zlib.crc32(block, crc)
         else:
@@ -147,6 +148,27 @@ def _checksum(file: Path) -> dict[str, int]:
                 stream.seek(place * max(0, size - _SPOT) // (_SPOTS - 1))
                 crc = zlib.crc32(stream.read(_SPOT), crc)
     return {"bytes": size, "crc32": crc}
+
+
+def segment_faults(folder: Path) -> list[str]:
+    """What is not as :func:`build_segment` left it in ``folder``; every byte is read. Of a large file that an earlier
+    embedsvc wrote, only 256 places can be compared."""
+    try:
+        about: dict[str, Any] = json.loads((folder / LAYOUT.about).read_text(encoding="utf-8"))
+        files, whole = about["files"], about.get("whole", {})
+    except (OSError, ValueError, KeyError) as error:
+        return [f"{folder.name}/{LAYOUT.about} cannot be read ({error})"]
+    faults = []
+    for name, expected in files.items():
+        try:
+            same = _checksum(folder / name) == expected
+            if same and name in whole and expected["bytes"] > _WHOLE:
+                same = _checksum(folder / name, whole=True)["crc32"] == whole[name]
+        except OSError as error:
+            faults.append(f"{folder.name}/{name} cannot be read ({error.strerror or error})")
+        else:
+            faults += [] if same else [f"{folder.name}/{name} is not what was written"]
+    return faults
 
 
 def load_segment(folder: Path, dimension: int, *, check: bool = True) -> Segment:

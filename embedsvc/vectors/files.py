@@ -13,6 +13,7 @@ import json
 import logging
 import shutil
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from embedsvc.errors import StorageFailure
-from embedsvc.vectors.building import load_segment
+from embedsvc.vectors.building import load_segment, segment_faults
 from embedsvc.vectors.fresh import Fresh
 from embedsvc.vectors.index import Part, VectorIndex, alive_rows
 from embedsvc.vectors.kinds import Effort
@@ -34,10 +35,10 @@ _KEPT = 2
 """Versions that stay: a reader that is opening the one before gets to finish."""
 
 
-def save_index(index: VectorIndex, folder: Path, identity: str | None = None) -> None:
+def save_index(index: VectorIndex, folder: Path, identity: str | None = None, kept: int = _KEPT) -> None:
     """Writes which segments, all under ``folder``, make up ``index``, which must have no fresh rows, and removes what
-    neither it nor the one before it needs. ``identity`` tells the store from others that were made under its name. To
-    be called by the one process that writes.
+    neither it nor the one before it (``kept``: how many) needs. ``identity`` tells the store from others that were made
+    under its name. To be called by the one process that writes.
 
     Raises:
         StorageFailure: the disk is full or not writable; what was there stays.
@@ -78,7 +79,7 @@ def save_index(index: VectorIndex, folder: Path, identity: str | None = None) ->
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _clear(folder)
+    clear(folder, kept)
 
 
 def save_efforts(index: VectorIndex, folder: Path) -> None:
@@ -103,19 +104,48 @@ def save_efforts(index: VectorIndex, folder: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path, kept: int = _KEPT) -> None:
     """Removes all but the newest versions and their segments. What is open stays readable, as removed files do."""
-    kept = saved_versions(folder)[:_KEPT]
-    needed = {str(version) for version in kept}
-    for version in kept:
+    for entry in not_needed(folder, saved_versions(folder)[:kept]):
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def not_needed(folder: Path, versions: Sequence[int]) -> list[Path]:
+    """What lies in ``folder`` beside these versions and their segments. A file is none of ours (see disk_index.py)."""
+    needed = {str(version) for version in versions}
+    for version in versions:
         try:
-            manifest = json.loads((folder / str(version) / _MANIFEST).read_text(encoding="utf-8"))
-            needed |= {segment["name"] for segment in manifest["segments"]}
+            needed.update(_segments(folder, version))
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    for entry in folder.iterdir():
-        if entry.name not in needed:
-            shutil.rmtree(entry, ignore_errors=True)
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted(entry for entry in entries if entry.name not in needed and entry.is_dir())
+
+
+def _segments(folder: Path, version: int) -> list[str]:
+    manifest = json.loads((folder / str(version) / _MANIFEST).read_text(encoding="utf-8"))
+    return [segment["name"] for segment in manifest["segments"]]
+
+
+def index_faults(folder: Path, dimension: int, identity: str | None) -> list[str]:
+    """What is wrong with the saved versions and their segments, every byte of which is read."""
+    faults, looked_at = [], set()
+    for version in saved_versions(folder):
+        try:
+            names = _segments(folder, version)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            faults.append(f"{version}/{_MANIFEST} cannot be read ({error})")
+            continue
+        for name in names:
+            if name not in looked_at:
+                looked_at.add(name)
+                faults += segment_faults(folder / name)
+        if not faults:
+            try:
+                _load(folder, version, dimension, identity, None, check=False)
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+                faults.append(f"{version}: {error}")
+    return faults
 
 
 def saved_versions(folder: Path) -> list[int]:

@@ -232,12 +232,12 @@ def needs_fold(index: VectorIndex, goal: Goal) -> bool:
     return len(index.fresh) > goal.exact or bool(_worn(index, goal))
 
 
-def _worn(index: VectorIndex, goal: Goal) -> list[Part]:
+def _worn(index: VectorIndex, goal: Goal, dead_share: float = _DEAD_SHARE) -> list[Part]:
     """Segments with too many dead rows, or that were built for a lower target."""
     return [
         part
         for part in index.parts
-        if len(part) < (1 - _DEAD_SHARE) * len(part.segment) or part.segment.recall.low < goal.target_recall
+        if len(part) < (1 - dead_share) * len(part.segment) or part.segment.recall.low < goal.target_recall
     ]
 
 
@@ -268,16 +268,22 @@ def raised(index: VectorIndex, target: float, real: Floats) -> dict[str, Segment
 
 
 def fold(
-    index: VectorIndex, goal: Goal, folder: Path, real: Floats | None = None, go_on: Callable[[], None] = carry_on
+    index: VectorIndex,
+    goal: Goal,
+    folder: Path,
+    real: Floats | None = None,
+    go_on: Callable[[], None] = carry_on,
+    *,
+    dead_share: float = _DEAD_SHARE,
 ) -> VectorIndex:
     """The same rows, with the fresh ones in a segment, under ``folder``, that takes in those not much larger and those
-    with many dead rows. Old segments stay on the disk, and ``index`` goes on answering. ``real``, ``go_on``: as in
-    :func:`build`.
+    with more than ``dead_share`` dead rows. Old segments stay on the disk, and ``index`` goes on answering. ``real``,
+    ``go_on``: as in :func:`build`.
 
     Raises:
         StorageFailure: the disk is full or not writable.
     """
-    joined, size = _worn(index, goal), len(index.fresh)
+    joined, size = _worn(index, goal, dead_share), len(index.fresh)
     size += sum(map(len, joined))
     for part in sorted(index.parts, key=len):
         if part not in joined and len(part) <= _GROWTH * size:

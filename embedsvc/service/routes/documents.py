@@ -25,9 +25,10 @@ router = APIRouter(tags=["documents"])
 Id = Annotated[str, Path(description="The document's id; it may hold slashes.")]
 
 _FORM_FIELDS = ("text_field", "title_field", "id_field")
-_JOB = {
+JOB = {
     "job": "0018af00c3d1e2f4-5b2c41aa90de",
     "collection": "handbook",
+    "kind": "documents",
     "status": "running",
     "total": 3,
     "counts": {"indexed": 1, "quarantined": 1},
@@ -35,6 +36,7 @@ _JOB = {
     "failures_left_out": 0,
     "notes": [],
     "notes_left_out": 0,
+    "result": None,
     "error": None,
     "created": "2026-01-05T09:30:00.000Z",
     "started": "2026-01-05T09:30:00.010Z",
@@ -56,7 +58,7 @@ _JOB = {
     responses={
         202: {
             "model": JobOut,
-            **shows("Taken; `Location` is the job's address.", {**_JOB, "status": "queued", "started": None}),
+            **shows("Taken; `Location` is the job's address.", {**JOB, "status": "queued", "started": None}),
             "headers": {"Location": {"schema": {"type": "string"}, "description": "`/v1/jobs/{id}`"}},
         },
         **faults(400, 409, 413, 415, 422, 500, 503, 507),
@@ -153,7 +155,7 @@ async def _file(file: UploadFile, max_file_mb: int) -> Source | Rejected:
     description="Any server process answers, also after a restart. A job whose process is gone is `interrupted`: what "
     "it committed stays, and sending the same again does only the rest. The newest 1,000 jobs are kept.",
     response_class=Response,
-    responses={200: {"model": JobOut, **shows("The job's state.", _JOB)}, **faults(404)},
+    responses={200: {"model": JobOut, **shows("The job's state.", JOB)}, **faults(404)},
 )
 async def show_job(id: Annotated[str, Path(description="The job's id.")], request: Request) -> Response:
     state = state_of(request)

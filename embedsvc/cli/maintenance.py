@@ -1,0 +1,231 @@
+"""``embedsvc collections verify | repair | compact | snapshot | snapshots | restore | migrate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedsvc.cli.options import DataDir, Dtype, Json, Runtime, settings_of
+
+if TYPE_CHECKING:
+    from embedsvc.migrate import Measured
+
+
+def add_to(app: typer.Typer) -> None:
+    for name, command in (
+        ("verify", verify),
+        ("repair", repair),
+        ("compact", compact),
+        ("snapshot", snapshot),
+        ("snapshots", snapshots),
+        ("restore", restore),
+        ("migrate", migrate),
+    ):
+        app.command(name)(command)
+
+
+def verify(name: str, data_dir: DataDir = None, json: Json = False) -> None:
+    """Check all of a collection: every passage, vector and byte of the index. Exit code 3: something is damaged."""
+    from embedsvc.checks import check_collection
+    from embedsvc.cli import output
+    from embedsvc.collection import collection_directory
+
+    settings = settings_of(data_dir=data_dir)
+    collection_directory(name, settings)  # a name that is not there is no damage
+    found = check_collection(name, settings, thorough=True)
+    output.checks(found, json)
+    raise typer.Exit(0 if all(check.ok for check in found) else 3)
+
+
+def repair(
+    name: str,
+    to_version: Annotated[
+        int | None, typer.Option(help="Where the newest version cannot be read: the one to go back to.")
+    ] = None,
+    index: Annotated[bool, typer.Option("--index", help="Build the vector index anew in any case.")] = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Mend a collection from its store: indexes, and what killed processes left. Tells what was done."""
+    from embedsvc.cli import output
+    from embedsvc.maintenance import repair
+
+    done = repair(name, settings_of(data_dir=data_dir), to_version=to_version, index=index)
+    value = {"name": name, "version": done.version, "done": list(done.done), "lost": list(done.lost)}
+    lines = [*done.done, *(f"lost: {each}" for each in done.lost)] or ["nothing was to be mended"]
+    output.message("\n".join(lines), value, json)
+
+
+def compact(name: str, data_dir: DataDir = None, json: Json = False) -> None:
+    """Give back the space of what was deleted, and leave none of it on the disk but in snapshots."""
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.maintenance import compact
+
+    done = compact(Collection.open(name, settings_of(data_dir=data_dir)))
+    text = f"{done.bytes_before / 1e6:,.1f} MB before, {done.bytes_after / 1e6:,.1f} MB now (version {done.version})."
+    if done.snapshots:
+        text += (
+            f"\nSnapshots keep what they held: {', '.join(done.snapshots)}. To let go: collections snapshot --delete"
+        )
+    if done.elsewhere:
+        text += f"\nThese may hold old text too: {', '.join(done.elsewhere)}"
+    output.message(text, {"name": name, **done.to_dict()}, json)
+
+
+def snapshot(
+    name: str,
+    label: Annotated[str | None, typer.Option(help="What to call it. Default: v and the version.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the snapshot of that label instead.")] = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Keep the collection as it is now, to be restored later. Costs no space until something is deleted or replaced."""
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.errors import UsageError
+    from embedsvc.maintenance import snapshot, version_dict
+
+    collection = Collection.open(name, settings_of(data_dir=data_dir))
+    if delete:
+        if label is None:
+            raise UsageError("Name the snapshot to delete with --label.")
+        collection.store().delete_snapshot(label)
+        output.message(f"Deleted the snapshot {label}.", {"name": name, "deleted": label}, json)
+        return
+    made = snapshot(collection, label)
+    text = f"Version {made.version} ({made.passages:,} passages) is kept as {', '.join(made.labels)}."
+    output.message(text, {"name": name, **version_dict(made)}, json)
+
+
+def snapshots(
+    name: str,
+    every: Annotated[bool, typer.Option("--all", help="Also versions that go within the hour.")] = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """List the snapshots of a collection, newest first."""
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.maintenance import version_dict
+
+    found = Collection.open(name, settings_of(data_dir=data_dir)).store().versions()
+    values: list[dict[str, Any]] = [version_dict(each) for each in found if every or each.labels]
+    lines = [
+        f"version {value['version']:<8} {value['created']}  {value['passages']:>12,} passages  "
+        f"{', '.join(value['labels'])}".rstrip()
+        for value in values
+    ]
+    output.message("\n".join(lines) or "There are no snapshots.", {"name": name, "snapshots": values}, json)
+
+
+def restore(
+    name: str,
+    version: Annotated[int | None, typer.Option(help="The version to go back to.")] = None,
+    label: Annotated[str | None, typer.Option(help="The snapshot to go back to.")] = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Make a collection what it was: a new version, equal to an earlier one. Searches see it at once."""
+    from dataclasses import asdict
+
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.maintenance import restore
+
+    done = restore(Collection.open(name, settings_of(data_dir=data_dir)), version, label)
+    text = f"Version {done.version} is what version {done.restored} was."
+    if done.changed:
+        text += f" To undo that within the hour: embedsvc collections restore {name} --version {done.before}"
+    output.message(text, {"name": name, **asdict(done)}, json)
+
+
+@contextmanager
+def _counting(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, by documents; none into a pipe."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda done, of: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console) as bar:
+        task = bar.add_task("encoding")
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def migrate(
+    name: str,
+    model: Annotated[str | None, typer.Option(help="Model id or folder to move to. Default: the same.")] = None,
+    dtype: Dtype = None,
+    runtime: Runtime = None,
+    prepare: Annotated[bool, typer.Option("--prepare", help="Encode and compare, but do not switch yet.")] = False,
+    qrels: Annotated[Path | None, typer.Option(help="BEIR folder of this corpus: nDCG@10 of both models.")] = None,
+    split: Annotated[str, typer.Option(help="Which qrels.")] = "test",
+    rollback: Annotated[bool, typer.Option("--rollback", help="Switch back to the collection from before.")] = False,
+    finish: Annotated[bool, typer.Option("--finish", help="Remove the collection from before.")] = False,
+    abandon: Annotated[bool, typer.Option("--abandon", help="Remove what was made before a switch.")] = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Move a collection to another model, from its stored text; it answers meanwhile. After a kill, run it again."""
+    from dataclasses import asdict, replace
+
+    from embedsvc import migrate as migration
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.errors import UsageError
+
+    settings = settings_of(data_dir=data_dir, model=model, dtype=dtype, runtime=runtime)
+    chosen = sum((rollback, finish, abandon, model is not None or dtype is not None))
+    if chosen != 1:
+        raise UsageError("Give --model or --dtype to move to, or one of --rollback, --finish and --abandon.")
+    if finish or abandon:
+        removed = (migration.finish if finish else migration.abandon)(name, settings)
+        what = "The collection from before" if finish else "What the migration had made"
+        output.message(
+            f"{what} was removed." if removed else "There was nothing to remove.", {"removed": removed}, json
+        )
+        return
+    if rollback:
+        back = migration.rollback(name, settings)
+        text = f"{name} is of {back.model}. The other one is kept: --rollback switches forth, --finish removes it."
+        if back.differing:
+            some = ", ".join(back.differing[:20])
+            text += f"\n{len(back.differing)} documents are not alike in the two, index them again: {some}"
+        output.message(text, {"name": name, "model": back.model, "differing": list(back.differing)}, json)
+        return
+    if model is None:
+        settings = replace(settings, model=Collection.open(name, settings).contract.model)
+    judged: dict[str, float] = {}
+
+    def compare(both: Measured) -> None:
+        from embedsvc.evaluate import judge
+
+        if qrels is not None:
+            judged["ndcg@10_old"] = judge(both.old.snapshot(), both.old_encoder, qrels, split, "hybrid")
+            judged["ndcg@10_new"] = judge(both.new.snapshot(), both.new_encoder, qrels, split, "hybrid")
+
+    with _counting(quiet=json) as told:
+        done = migration.migrate(name, settings, switch=not prepare, told=told, compare=compare)
+    value = {**asdict(done), **{key: round(figure, 5) for key, figure in judged.items()}}
+    text = (
+        f"{done.documents:,} documents, {done.passages:,} passages are of {done.new_model} ({done.new_dtype}): "
+        f"{done.encoded:,} encoded now, {done.already:,} before; {done.rechunked:,} cut anew."
+    )
+    if done.overlap is not None:
+        text += f"\nOf the ten best by meaning, {done.overlap:.0%} are the same ({done.queries} queries)."
+    text += "".join(f"\n{key}: {figure:.4f}" for key, figure in judged.items())
+    text += f"\nNot compared: {done.note}" if done.note else ""
+    text += (
+        "\nThe old one is kept: --rollback switches back, --finish removes it."
+        if done.switched
+        else "\nNot switched: run it again without --prepare."
+    )
+    output.message(text, value, json)

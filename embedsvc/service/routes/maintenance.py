@@ -1,0 +1,233 @@
+"""``/v1/collections/{name}/verify | compact | snapshots | restore | migrate``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from starlette.responses import Response
+
+from embedsvc import migrate
+from embedsvc.checks import check_collection
+from embedsvc.collection import collection_directory
+from embedsvc.errors import UsageError
+from embedsvc.maintenance import compact, restore, snapshot, version_dict
+from embedsvc.service.body import read_model
+from embedsvc.service.jobs import Progress, Work
+from embedsvc.service.opened import Opened
+from embedsvc.service.routes.common import Name, faults, reply, shows, takes
+from embedsvc.service.routes.documents import JOB
+from embedsvc.service.schemas import (
+    JobOut,
+    MigrateRequest,
+    RestoreRequest,
+    SnapshotList,
+    SnapshotOut,
+    SnapshotRequest,
+)
+from embedsvc.service.state import State, run, state_of
+
+router = APIRouter(tags=["maintenance"])
+
+_SNAPSHOT = {"version": 12, "created": "2026-01-05T09:30:00.000Z", "passages": 1834, "labels": ["monday"]}
+
+
+def _taken(kind: str, result: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of a job's first state. ``result``: what it comes to."""
+    job = {**JOB, "kind": kind, "status": "done", "total": 0, "counts": {}, "failures": [], "result": result}
+    return {
+        202: {
+            "model": JobOut,
+            **shows("Taken; `Location` is the job's address, where it comes to something like this.", job),
+            "headers": {"Location": {"schema": {"type": "string"}, "description": "`/v1/jobs/{id}`"}},
+        }
+    }
+
+
+async def _job(state: State, name: str, kind: str, work: Work) -> Response:
+    def submit() -> Response:
+        collection_directory(name, state.settings)  # NotFound now, not when its turn has come
+        job = state.jobs.submit_work(name, kind, work)
+        return reply(job, 202, {"location": f"/v1/jobs/{job['job']}"})
+
+    return await run(state.errands, submit)
+
+
+@router.post(
+    "/v1/collections/{name}/verify",
+    summary="Verify a collection",
+    description="A job that reads every passage, every vector and every byte of the vector index, and measures recall "
+    "by exact search. Its `result` has `ok`, and each check with what it found.",
+    status_code=202,
+    response_class=Response,
+    responses={
+        **_taken("verify", {"ok": True, "checks": [{"name": "handbook: spans", "ok": True, "detail": "1,834 fit …"}]}),
+        **faults(400, 404, 503, 507),
+    },
+)
+async def verify_collection(name: Name, request: Request) -> Response:
+    state = state_of(request)
+
+    def work(told: Progress) -> dict[str, Any]:
+        found = check_collection(
+            name, state.settings, thorough=True, load_for=lambda contract, _: state.encoders.of(contract)
+        )
+        return {"ok": all(check.ok for check in found), "checks": [asdict(check) for check in found]}
+
+    return await _job(state, name, "verify", work)
+
+
+@router.post(
+    "/v1/collections/{name}/compact",
+    summary="Compact a collection",
+    description="A job that gives back the space of what was deleted or replaced: no file holds its text or vectors "
+    "any more, but for those of the `snapshots` that its `result` names. Searches go on.",
+    status_code=202,
+    response_class=Response,
+    responses={
+        **_taken(
+            "compact",
+            {"version": 14, "bytes_before": 5810021, "bytes_after": 4100200, "snapshots": [], "elsewhere": []},
+        ),
+        **faults(400, 404, 503, 507),
+    },
+)
+async def compact_collection(name: Name, request: Request) -> Response:
+    state = state_of(request)
+
+    def work(told: Progress) -> dict[str, Any]:
+        return compact(state.collections.open(name).collection).to_dict()
+
+    return await _job(state, name, "compact", work)
+
+
+@router.get(
+    "/v1/collections/{name}/snapshots",
+    summary="List the snapshots",
+    description="Versions that are kept until their snapshot is deleted.",
+    response_class=Response,
+    responses={
+        200: {"model": SnapshotList, **shows("The snapshots.", {"snapshots": [_SNAPSHOT]})},
+        **faults(400, 404, 500),
+    },
+)
+async def list_snapshots(name: Name, request: Request) -> Response:
+    state = state_of(request)
+
+    def work(opened: Opened) -> Response:
+        versions = opened.collection.store().versions()
+        return reply({"snapshots": [version_dict(each) for each in versions if each.labels]})
+
+    return await run(state.errands, lambda: state.collections.call(name, work))
+
+
+@router.post(
+    "/v1/collections/{name}/snapshots",
+    summary="Take a snapshot",
+    description="Keeps the collection as it is now, to be restored later. Costs no space until something is deleted or "
+    "replaced. 409 where there is a snapshot of that label.",
+    status_code=201,
+    response_class=Response,
+    responses={
+        201: {"model": SnapshotOut, **shows("It is kept.", _SNAPSHOT)},
+        **faults(400, 404, 409, 413, 415, 422, 500, 507),
+    },
+    openapi_extra=takes(SnapshotRequest, {"named": {"label": "monday"}, "by its version": {}}),
+)
+async def take_snapshot(name: Name, request: Request) -> Response:
+    state = state_of(request)
+    body = await read_model(request, SnapshotRequest, empty={})
+
+    def work(opened: Opened) -> Response:
+        return reply(version_dict(snapshot(opened.collection, body.label)), 201)
+
+    return await run(state.errands, lambda: state.collections.call(name, work))
+
+
+@router.delete(
+    "/v1/collections/{name}/snapshots/{label}",
+    summary="Delete a snapshot",
+    description="Its version goes with the others; what it alone held goes with the next compaction.",
+    status_code=204,
+    response_class=Response,
+    responses={204: {"description": "It is gone."}, **faults(400, 404, 500, 507)},
+)
+async def delete_snapshot(
+    name: Name, label: Annotated[str, Path(description="The snapshot's label.")], request: Request
+) -> Response:
+    state = state_of(request)
+
+    def work(opened: Opened) -> None:
+        opened.collection.store().delete_snapshot(label)
+
+    await run(state.errands, lambda: state.collections.call(name, work))
+    return Response(status_code=204)
+
+
+@router.post(
+    "/v1/collections/{name}/restore",
+    summary="Restore a version",
+    description="A job that makes a new version, equal to an earlier one, in one commit. Its `result` has the version "
+    "that was the newest until then (`before`), which can be restored within the hour.",
+    status_code=202,
+    response_class=Response,
+    responses={
+        **_taken("restore", {"version": 14, "restored": 12, "before": 13, "changed": True}),
+        **faults(400, 404, 413, 415, 422, 503, 507),
+    },
+    openapi_extra=takes(RestoreRequest, {"snapshot": {"label": "monday"}, "version": {"version": 12}}),
+)
+async def restore_collection(name: Name, request: Request) -> Response:
+    state = state_of(request)
+    body = await read_model(request, RestoreRequest)
+    if (body.version is None) == (body.label is None):
+        raise UsageError("Send exactly one of version and label.")
+
+    def work(told: Progress) -> dict[str, Any]:
+        return asdict(restore(state.collections.open(name).collection, body.version, body.label))
+
+    return await _job(state, name, "restore", work)
+
+
+@router.post(
+    "/v1/collections/{name}/migrate",
+    summary="Move to another model",
+    description="A job that encodes every document anew from its stored text, while the collection answers as before, "
+    "and then switches to that at once. A job that was interrupted goes on when the same is sent again. The collection "
+    "from before is kept until `finish`, and `rollback` switches back to it. `overlap` in its `result` is the share of "
+    "the ten best hits that both have, by meaning alone.",
+    status_code=202,
+    response_class=Response,
+    responses={
+        **_taken("migrate", {"new_model": "bge-small-en", "documents": 120, "overlap": 0.71, "switched": True}),
+        **faults(400, 404, 413, 415, 422, 503, 507),
+    },
+    openapi_extra=takes(
+        MigrateRequest,
+        {"start": {"model": "bge-small-en"}, "back": {"action": "rollback"}, "done": {"action": "finish"}},
+    ),
+)
+async def migrate_collection(name: Name, request: Request) -> Response:
+    state = state_of(request)
+    body = await read_model(request, MigrateRequest)
+    if (body.action == "start") != (body.model is not None or body.dtype is not None):
+        raise UsageError("Send a model or a dtype to start with, and neither with another action.")
+
+    def work(told: Progress) -> dict[str, Any]:
+        if body.action == "rollback":
+            return asdict(migrate.rollback(name, state.settings))
+        if body.action != "start":
+            return {"removed": (migrate.finish if body.action == "finish" else migrate.abandon)(name, state.settings)}
+        model = body.model or state.collections.peek(name).contract.model
+        done = migrate.migrate(
+            name,
+            replace(state.settings, model=model, dtype=body.dtype or "auto"),
+            switch=body.switch,
+            told=told,
+            load=state.encoders.load,
+            load_for=lambda contract, _: state.encoders.of(contract),
+        )
+        return asdict(done)
+
+    return await _job(state, name, "migrate", work)
