@@ -356,6 +356,9 @@ def test_odd_values_in_documents(http: httpx.Client) -> None:
     )
     assert state["counts"] == {"empty": 1, "indexed": 1, "quarantined": 1}
     assert {failure["reason"].split(":")[0] for failure in state["failures"]} == {"there is no text in it", "duplicate"}
+    told = http.get("/metrics").text
+    assert 'embedsvc_ingest_inputs_total{collection="odd",status="quarantined"} 1.0' in told
+    assert 'embedsvc_ingest_inputs_total{collection="odd",status="indexed"} 2.0' in told
 
 
 def upload(http: httpx.Client, name: str, files: dict[str, bytes], **form: str) -> httpx.Response:

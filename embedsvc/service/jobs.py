@@ -16,7 +16,7 @@ import re
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
@@ -129,6 +129,8 @@ class Jobs:
         self._queues: dict[str, deque[_Job]] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._encoders: dict[str, Encoder] = {}
+        self.inputs: Counter[tuple[str, str]] = Counter()
+        """By collection and status: inputs whose fate was decided since this process began."""
 
     # -- asked from outside ----------------------------------------------------------------------------------------
 
@@ -248,6 +250,7 @@ class Jobs:
                     opened.collection, opened.encoder, self._start(job), job.fields, fold=False
                 ):
                     job.take_in(outcome)
+                    self.inputs[job.collection, outcome.status] += 1
                     if time.monotonic() - job.saved > _SAVE_SECONDS:
                         self._save(job)
                 return ("interrupted", _INTERRUPTED) if self._stopping.is_set() else ("done", None)

@@ -1,18 +1,21 @@
-"""What ``/metrics`` tells about the vector indexes of the open collections, read off at the moment it is asked for."""
+"""What ``/metrics`` tells about the vector indexes of the open collections and about ingestion, read off at the moment it
+is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from embedsvc.service.jobs import Jobs
 from embedsvc.service.opened import Collections
 from embedsvc.vectors import Recall
 
 _RECALL = "Recall@10 of the vector index: measured when it was built, and of the live queries looked at since."
 _BOUNDS = "The 95 % confidence interval of embedsvc_index_recall_at_10."
+_INPUTS = "Inputs of jobs, by what became of them: indexed, replaced, unchanged, removed, empty, quarantined."
 _SAMPLE = "Queries that embedsvc_index_recall_at_10 was measured with; 0: exact by construction."
 
 
@@ -49,8 +52,22 @@ class IndexMetrics(Collector):
         yield from (recall, bounds, sample, rows, held)
 
 
-def exposition(collections: Collections) -> bytes:
+class IngestMetrics(Collector):
+    """As :class:`IndexMetrics`, of the jobs of this process."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        inputs = CounterMetricFamily("embedsvc_ingest_inputs", _INPUTS, labels=("collection", "status"))
+        for (collection, status), count in sorted(self._jobs.inputs.copy().items()):
+            inputs.add_metric((collection, status), count)
+        yield inputs
+
+
+def exposition(collections: Collections, jobs: Jobs) -> bytes:
     """All metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(IndexMetrics(collections))
+    registry.register(IngestMetrics(jobs))
     return generate_latest(registry)

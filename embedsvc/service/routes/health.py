@@ -92,4 +92,4 @@ async def ready(request: Request) -> Response:
     },
 )
 async def metrics(request: Request) -> Response:
-    return Response(exposition(state_of(request).collections), media_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(state_of(request).collections, state_of(request).jobs), media_type=CONTENT_TYPE_LATEST)
