@@ -1,5 +1,5 @@
-"""What ``/metrics`` tells about the vector indexes of the open collections and about ingestion, read off at the moment it
-is asked for."""
+"""What ``/metrics`` tells about the vector indexes of the open collections and about ingestion, read off when it is
+asked for."""
 
 from __future__ import annotations
 
