@@ -518,6 +518,7 @@ def test_what_the_disk_refuses_is_a_storage_failure_and_the_last_version_stands(
 
     with monkeypatch.context() as broken:
         broken.setattr(MergeInsertBuilder, "execute", refuse)
+        broken.setattr(lance.LanceDataset, "delete", refuse)
         for work in (lambda: put(store, simple("a", "new")), lambda: remove(store, "a")):
             with pytest.raises(StorageFailure, match=says) as raised:
                 work()
