@@ -25,13 +25,25 @@ _READERS = {  # module of this package, the suffixes that its function ``read_<m
     "docx": "docx docm dotx dotm",
     "jsonl": "jsonl ndjson",
     "delimited": "csv tsv tab",
+    "jsonfile": "json",
+    "columnar": "parquet pq arrow feather ipc",
+    "notebook": "ipynb",
+    "subtitles": "vtt srt",
+    "xml": "xml nxml jats dbk docbook tei",
+    "latex": "tex latex ltx",
+    "asciidoc": "adoc asciidoc asc",
+    "code": (
+        "py pyi pyw js mjs cjs jsx ts mts cts tsx java kt kts scala groovy dart c h cc cpp cxx hpp hh hxx cu cuh cs go rs "
+        "swift php rb lua sh bash zsh sql r pl pm ps1 jl ex exs"
+    ),
+    "archive": "zip tar tgz tbz tbz2 txz gz bz2 xz",
 }
 _BY_SUFFIX = {f".{suffix}": module for module, suffixes in _READERS.items() for suffix in suffixes.split()}
 _NOT_READ = (
-    "pptx ppt xlsx xls xlsm ods odt odp doc rtf epub mobi eml msg mbox pages numbers key zip gz bz2 xz "
-    "zst 7z rar tar tgz jar whl png jpg jpeg gif bmp tif tiff webp heic ico psd mp3 mp4 m4a wav flac ogg "
-    "avi mkv mov webm exe dll so dylib o a class pyc pyd bin iso dmg ttf otf woff woff2 parquet arrow "
-    "feather npy npz safetensors onnx pt pkl pickle sqlite db"
+    "pptx ppt xlsx xls xlsm ods odt odp doc rtf epub mobi eml msg mbox pages numbers key "
+    "zst 7z rar jar whl png jpg jpeg gif bmp tif tiff webp heic ico psd mp3 mp4 m4a wav flac ogg "
+    "avi mkv mov webm exe dll so dylib o a class pyc pyd bin iso dmg ttf otf woff woff2 "
+    "npy npz safetensors onnx pt pkl pickle sqlite db"
 )
 _REFUSED = frozenset(f".{suffix}" for suffix in _NOT_READ.split())
 _READABLE = "plain text and source code, Markdown, reStructuredText, HTML, PDF, DOCX, JSONL, CSV and TSV"
