@@ -24,6 +24,8 @@ _CONTROL = re.compile(
     r"^(?:@\w+\s+)*(?:if|else|for|foreach|while|switch|catch|try|do|return|with|match|when|using|lock|select|loop|case|"
     r"finally|unsafe|default|await|throw|new|synchronized|guard|defer|repeat)\b"
 )
+_CONTINUED = re.compile(r"\s*(?:where|throws|extends|implements|with|const|noexcept|override|->|=>|[:,)>&|.?])")
+_NO_LINE_END = re.compile(r"[^\n]")
 _NAMED = re.compile(r"[\w$>~\])\"'`]\s*\(")
 _TAIL = re.compile(r"\)[\s\w:<>&*,.?\[\]|'$@\\-]*\Z")
 
@@ -83,7 +85,7 @@ _LINE_PATTERNS = {
     "sh bash zsh": r"function\s+[\w:.-]+|[\w:.-]+\s*\(\)",
     "pl pm": r"package\s+[\w:]+|sub\s+\w+",
     "r": r"[\w.]+\s*(?:<-|=)\s*function\b",
-    "sql": r"(?i:create\s+(?:or\s+replace\s+)?(?:\w+\s+){0,3}?(?:table|view|function|procedure|trigger|index|type|schema)\s+\S+)",
+    "sql": r"(?i:create\s+(?:or\s+replace\s+)?(?:\w+\s+){0,3}?(?:table|view|function|procedure|trigger|index|type|schema)\s+)[\w.\"\[\]`]+",
     "ps1": r"(?i:function\s+[\w:-]+|(?P<type>class\s+\w+))",
     "jl": r"(?P<type>module\s+\w+)|(?:mutable\s+)?struct\s+\w+|(?:function|macro)\s+[\w.!]+",
     "ex exs": r"(?P<type>(?:defmodule|defprotocol|defimpl)\s+[\w.]+)|(?:defp?|defmacrop?)\s+\w+[?!]?",
@@ -126,21 +128,30 @@ def scan_braces(text: str, braces: Braces) -> Sequence[Heading]:
 
 
 def _header(text: str, since: int, at: int, skipped: Sequence[tuple[int, int]]) -> tuple[int, str]:
-    """Where the code before the brace begins, and that code without comments."""
+    """Where the code before the brace at ``at`` begins, and that code, comments blanked out.
+
+    Only its last statement: of languages without semicolons, others may stand before it. Lines belong to it that
+    parentheses, or the way in which a line begins, join to the next.
+    """
     parts, position = [], since
-    start = -1
-    for low, high in [*skipped, (at, at)]:
-        piece = text[position:low]
-        if start < 0 and piece.strip():
-            start = position + len(piece) - len(piece.lstrip())
-        parts.append(piece)
-        if text[low : low + 1] in "\"'`@RrUuL" and high > low:
-            parts.append(text[low:high])
-            start = low if start < 0 else start
-        else:
-            parts.append(" ")
+    for low, high in skipped:
+        is_string = text[low] in "\"'`@RrUuL"
+        parts += text[position:low], text[low:high] if is_string else _NO_LINE_END.sub(" ", text[low:high])
         position = high
-    return (at if start < 0 else start), " ".join("".join(parts).split())
+    code = "".join([*parts, text[position:at]])
+    depth, begin, end = 0, len(code), len(code)
+    while end > 0:
+        start = code.rfind("\n", 0, end) + 1
+        line = code[start:end]
+        depth += line.count(")") - line.count("(")
+        if line.strip():
+            begin = start + len(line) - len(line.lstrip())
+            if depth <= 0 and not _CONTINUED.match(line):
+                break
+        if len(code) - start > _LONGEST_HEADER:
+            break
+        end = start - 1
+    return since + begin, " ".join(code[begin:].split())
 
 
 def _kind(header: str) -> str:

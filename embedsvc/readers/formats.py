@@ -46,11 +46,14 @@ _NOT_READ = (
     "npy npz safetensors onnx pt pkl pickle sqlite db"
 )
 _REFUSED = frozenset(f".{suffix}" for suffix in _NOT_READ.split())
-_READABLE = "plain text and source code, Markdown, reStructuredText, HTML, PDF, DOCX, JSONL, CSV and TSV"
+_READABLE = (
+    "plain text and source code, Markdown, reStructuredText, AsciiDoc, LaTeX, HTML, XML, PDF, DOCX, notebooks, subtitles, "
+    "JSON, JSONL, CSV, TSV, Parquet and Arrow, and archives of these"
+)
 
 
 def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
-    """The documents of ``source``: one, or one per record of a JSONL or CSV file.
+    """The documents of ``source``: one, or one per record of a file of records, or those of the files in an archive.
 
     A record that gives none is a :class:`Rejected` in the stream. An input without any content gives one Document
     with empty text and a note.
@@ -79,14 +82,27 @@ def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
 
 
 def _reader(source: Source) -> Reader:
-    suffix = _suffix(source.name)
-    if suffix in _REFUSED:
-        raise UnsupportedFormat(
-            f"{source.uri}: {suffix} files are not read. Convert it to one of the formats that are: {_READABLE}."
-        )
-    module = _BY_SUFFIX.get(suffix) or _by_content(source)
+    refused = refusal(source.uri, source.name)
+    if refused:
+        raise refused
+    module = module_of(source)
     reader: Reader = getattr(import_module(f"embedsvc.readers.{module}"), f"read_{module}")
     return reader
+
+
+def refusal(uri: str, name: str) -> UnsupportedFormat | None:
+    """Why a file called ``name`` is not read, whatever is in it."""
+    suffix = _suffix(name)
+    if suffix not in _REFUSED:
+        return None
+    return UnsupportedFormat(
+        f"{uri}: {suffix} files are not read. Convert it to one of the formats that are: {_READABLE}."
+    )
+
+
+def module_of(source: Source) -> str:
+    """The reader's module, by suffix, else by content."""
+    return _BY_SUFFIX.get(_suffix(source.name)) or _by_content(source)
 
 
 def _suffix(name: str) -> str:
@@ -109,7 +125,11 @@ def _by_content(source: Source) -> str:
 
         raise ole_error(source)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return "html" if start.startswith((b"<!doctype html", b"<html")) else "plain"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "html"
+    if start.startswith(b"<?xml"):
+        return "html" if b"<html" in start else "xml"
+    return "subtitles" if start.startswith(b"webvtt") else "plain"
 
 
 def _is_docx(source: Source) -> bool:

@@ -28,7 +28,9 @@ _ENCODING = re.compile(rb"\\usepackage\s*\[([\w-]+)\]\s*\{inputenc\}")
 _ENCODINGS = {"latin1": "latin-1", "ansinew": "cp1252", "applemac": "mac-roman", "latin9": "iso8859-15"}
 _DROPPED = re.compile(r"\\(?:footnote|label|thanks|index|cite[a-z]*|vspace|hspace)\*?\s*(?:\[[^\]]*\])?\{[^{}]*\}")
 _ACCENT = re.compile(r"""\\(["'`^~=.uvHckr])(?:\{\\?([a-zA-Z])\}|(?<=["'`^~=.])\\?([a-zA-Z]))""")
-_MARKS = dict(zip("\"'`^~=.uvHckr", "\u0308\u0301\u0300\u0302\u0303\u0304\u0307\u0306\u030c\u030b\u0327\u0328\u030a", strict=True))
+_MARKS = dict(
+    zip("\"'`^~=.uvHckr", "\u0308\u0301\u0300\u0302\u0303\u0304\u0307\u0306\u030c\u030b\u0327\u0328\u030a", strict=True)
+)
 _COMMAND = re.compile(r"\\\\(?:\[[^\]]*\])?|\\[a-zA-Z@]+\*?\s?|(?<!\\)[{}$]|~")
 
 

@@ -14,7 +14,9 @@ from embedsvc.readers.decoding import decode
 from embedsvc.readers.items import FieldChoice
 from embedsvc.records import Document, Heading, Source, make_document
 
-_TIMING = re.compile(r"[ \t]*(?:(\d{1,5}):)?(\d{1,2}):(\d{1,2})(?:[.,]\d{1,6})?[ \t]*-->[ \t]*[\d:.,]+(?:[ \t].*)?\Z", re.A)
+_TIMING = re.compile(
+    r"[ \t]*(?:(\d{1,5}):)?(\d{1,2}):(\d{1,2})(?:[.,]\d{1,6})?[ \t]*-->[ \t]*[\d:.,]+(?:[ \t].*)?\Z", re.A
+)
 _LINE_END = re.compile(r"\r\n?|\n")
 _VOICE = re.compile(r"<v(?:\.[^\s<>]*)?[ \t]+([^<>]*)>")
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")

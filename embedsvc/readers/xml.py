@@ -88,7 +88,10 @@ def read_xml(source: Source, fields: FieldChoice) -> Iterator[Document]:
         yield build(source, (text, (*notes, note)), headings=())
         return
     if page.skipped:
-        notes = (*notes, f"entities that the file does not declare kept as they are written: {', '.join(sorted(page.skipped)[:20])}")
+        notes = (
+            *notes,
+            f"entities that the file does not declare kept as they are written: {', '.join(sorted(page.skipped)[:20])}",
+        )
     if not page.text:
         notes = (*notes, "its elements hold no text")
     top = next((heading.title for heading in page.headings if heading.level == 1), "")
