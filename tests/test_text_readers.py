@@ -1,5 +1,7 @@
 """Readers of data, markup, code, subtitles and archives: what is kept, where headings are, what is refused and how."""
 
+# ruff: noqa: E501 (what files hold stays on one line)
+
 from __future__ import annotations
 
 import bz2
@@ -19,7 +21,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyarrow import feather
 
 from embedsvc.errors import DamagedFile, FileTooLarge, LockedFile, MissingField, ReadError, UnsupportedFormat
 from embedsvc.readers import FieldChoice, Rejected, archive, read
@@ -66,7 +67,7 @@ def test_an_array_of_objects_is_read_as_jsonl_is() -> None:
     assert isinstance(missing, Rejected)
     assert isinstance(missing.error, MissingField)
     assert isinstance(last, Document)
-    assert last.uri == "file:///a.json#3"  # as in JSONL: what is no record has no number
+    assert last.uri == "file:///a.json#4"
 
 
 def test_an_object_with_one_list_of_records_is_that_list() -> None:
@@ -130,12 +131,6 @@ def parquet(table: pa.Table, **options: object) -> bytes:
     return sink.getvalue()
 
 
-def feather_1(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    feather.write_feather(table, sink, version=1)
-    return sink.getvalue()
-
-
 @pytest.mark.parametrize(
     ("name", "make"),
     [
@@ -160,8 +155,8 @@ def test_a_document_per_row(name: str, make: Callable[[pa.Table], bytes]) -> Non
     assert [(doc.text, doc.metadata) for doc in chosen] == [("a\n1", {"price": None}), ("b\n2", {"price": 2.5})]
 
 
-def test_feather_1_and_tables_without_a_text_column() -> None:
-    docs = documents("a.feather", feather_1(pa.table({"town": ["Ulm", "Köln"], "size": [1, 2]})))
+def test_a_table_without_a_text_column() -> None:
+    docs = documents("a.feather", ipc(pa.table({"town": ["Ulm", "Köln"], "size": [1, 2]}), pa.ipc.new_file))
     assert [doc.text for doc in docs] == ["town: Ulm\nsize: 1", "town: Köln\nsize: 2"]
 
 
@@ -192,6 +187,10 @@ def test_rows_without_end_are_refused() -> None:
     assert len(data) < 10_000
     with pytest.raises(FileTooLarge, match="rows"):
         items("a.parquet", data)
+    with pytest.raises(FileTooLarge, match="rows"):
+        items("a.arrow", ipc(pa.table({"text": pa.nulls(3_000_000)}), pa.ipc.new_stream))
+    with pytest.raises(UnsupportedFormat, match="version 2"):
+        items("a.feather", b"FEA1" + bytes(50))
 
 
 # -- notebooks ------------------------------------------------------------------------------------------------------
@@ -311,14 +310,19 @@ def test_docbook_tei_and_unknown_dialects() -> None:
     )
     assert (book.title, outline(book)) == ("B 2.0 & up", [(1, "C")])
     assert "if x:\n    y" in book.text
-    tei = document("b.xml", "<TEI><titleStmt><title>T</title></titleStmt><div><head>H</head><l>one</l><l>two</l></div></TEI>")
+    tei = document(
+        "b.xml", "<TEI><titleStmt><title>T</title></titleStmt><div><head>H</head><l>one</l><l>two</l></div></TEI>"
+    )
     assert (tei.title, outline(tei), tei.text) == ("T", [(1, "H")], "T\nH\none\ntwo")
     own = "<?xml version='1.0'?><data>\n <rec><k>1</k><v>a <x>b</x> c</v></rec>\n <rec><k>2</k></rec></data>"
     assert document("c.unknown", own).text == "1\na b c\n2"
 
 
 def test_xml_encodings_and_what_is_not_well_formed() -> None:
-    assert document("a.xml", "<?xml version='1.0' encoding='shift_jis'?><a>日本語</a>".encode("shift_jis")).text == "日本語"
+    assert (
+        document("a.xml", "<?xml version='1.0' encoding='shift_jis'?><a>日本語</a>".encode("shift_jis")).text
+        == "日本語"
+    )
     assert document("a.xml", "<?xml version='1.0' encoding='utf-16'?><a>é</a>".encode("utf-16")).text == "é"
     broken = "<a>text<b></a>"
     doc = document("a.xml", broken)
@@ -337,7 +341,7 @@ LAUGHS = "".join(f"<!ENTITY l{n + 1} '{f'&l{n};' * 10}'>" for n in range(9))
         f"<!ENTITY l0 'lol'>{LAUGHS}",
         f"<!ENTITY l9 '{'A' * 50_000}'>",
         "<!ENTITY % a '&#37;b;'><!ENTITY l9 'x'>",
-        "<!ENTITY l9 '<b/><b/><b/><b/><b/><b/><b/><b/><b/><b/>'>",
+        f"<!ENTITY l9 '{'<b/>' * 20}'>",
     ],
 )
 def test_entity_bombs_are_refused_at_once(subset: str) -> None:
@@ -364,7 +368,7 @@ def test_xml_nests_as_deep_as_it_likes() -> None:
 
 def test_latex() -> None:
     text = (
-        "\\documentclass{article}\r\n\\title[short]{On \\emph{G\\\"odel}~\\& co.\\thanks{x}}\n% \\section{comment}\n\\chapter{One}\n"
+        '\\documentclass{article}\r\n\\title[short]{On \\emph{G\\"odel}~\\& co.\\thanks{x}}\n% \\section{comment}\n\\chapter{One}\n'
         "\\section*{Two \\texttt{x\\_y}}\\label{s}\n50\\% \\section [opt] {Three {in} $x^2$}\n\\begin{verbatim}\n\\section{no}\n"
         "\\end{verbatim}\n\\verb|\\section{no}|\n\\begin{lstlisting}[language=C]\n\\section{no}\n\\end{lstlisting}\n"
         "\\subsection\n  {Four\n five}\n\\sectionmark{no}\\section{unclosed\n"
@@ -410,7 +414,9 @@ def test_python_definitions() -> None:
     assert doc.title == "a.py"
 
 
-@pytest.mark.parametrize("body", ["print 'python 2'", "x = \0", "(" * 5000, "x = " + "-" * 100_000 + "1", "f(" * 300])
+@pytest.mark.parametrize(
+    "body", ["print 'python 2'", "x = \0" + "# long " * 99, "(" * 5000, "x = " + "-" * 100_000 + "1", "f(" * 300]
+)
 def test_python_that_does_not_parse_is_scanned(body: str) -> None:
     doc = document("a.py", f"class A:\n  def f(self):\n    def inner(): pass\n\n{body}\n\ndef g():\n  pass\n")
     assert outline(doc) == [(1, "class A"), (2, "def f"), (1, "def g")]
@@ -465,15 +471,33 @@ def test_a_comment_right_above_belongs_to_its_definition() -> None:
     assert lines_at(document("a.go", SOURCES["a.go"][0]))[0] == "// S does."
 
 
-CODE = ["py", "js", "c", "rs", "go", "java", "cs", "php", "rb", "sql", "kt", "lua", "sh", "adoc", "tex", "swift", "dart"]
+CODE = [
+    "py",
+    "js",
+    "c",
+    "rs",
+    "go",
+    "java",
+    "cs",
+    "php",
+    "rb",
+    "sql",
+    "kt",
+    "lua",
+    "sh",
+    "adoc",
+    "tex",
+    "swift",
+    "dart",
+]
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
         st.sampled_from(
-            ["class A ", "def f():", "{", "}", "(", ")", ";", "\n", "\n  ", '"', "'", "`", "/*", "*/", "//", "#", "=>", "fn x()"]
-            + ["\\section{a}", "\\begin{verbatim}", "== T", "----", "=", "R\"(", "r#\"", "\\", "/", "x", "@", "end\n"]
+            ["class A ", "def f():", "{", "}", "(", ")", ";", "\n", "\n  ", '"', "'", "`", "/*", "*/", "//", "#", "=>", "fn x()",
+             "\\section{a}", "\\begin{verbatim}", "== T", "----", "=", "R\"(", "r#\"", "\\", "/", "x", "@", "end\n"]
         ),
         max_size=60,
     ).map("".join),
@@ -542,7 +566,8 @@ def test_each_file_of_an_archive_is_a_document_of_its_own(name: str, data: bytes
 
 
 @pytest.mark.parametrize(
-    ("name", "data"), [("n.md.gz", gzip.compress(b"# A")), ("n.md.bz2", bz2.compress(b"# A")), ("n.md.xz", lzma.compress(b"# A"))]
+    ("name", "data"),
+    [("n.md.gz", gzip.compress(b"# A")), ("n.md.bz2", bz2.compress(b"# A")), ("n.md.xz", lzma.compress(b"# A"))],
 )
 def test_a_file_compressed_alone(name: str, data: bytes) -> None:
     doc = document(name, data)
@@ -620,12 +645,8 @@ def test_encrypted_members_and_those_that_are_not_read_are_rejected() -> None:
 
 
 def test_a_path_that_is_there_twice_is_read_once() -> None:
-    with pytest.warns(UserWarning, match="Duplicate"):
-        data = io.BytesIO()
-        with zipfile.ZipFile(data, "w") as file:
-            file.writestr("a.txt", "first")
-            file.writestr("a.txt", "second")
-    result = items("x.zip", data.getvalue())
+    data = make_zip({"a.txt": "first", "b.txt": "second"}).replace(b"b.txt", b"a.txt")
+    result = items("x.zip", data)
     assert [item.text for item in result if isinstance(item, Document)] == ["first"]
     assert "twice" in str(rejected(result).error)
 
@@ -666,8 +687,8 @@ def test_nested_bombs_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_members_are_bounded_in_number_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "_MOST_MEMBERS", 5)
     result = items("x.zip", make_zip({f"{n}.txt": "x" for n in range(9)}))
-    # The limit of a whole is read where the allowance is made.
-    assert len(result) in (6, 9)
+    assert len(result) == 6
+    assert "members" in str(rejected(result).error)
     monkeypatch.setattr(archive, "_MOST_MEMBER_BYTES", 1000)
     result = items("x.zip", make_zip({"big.txt": "x" * 1001, "a.txt": "good"}))
     assert "max-file-mb" in str(rejected(result).error)
@@ -722,16 +743,18 @@ SEEDS = [
 def test_any_bytes_give_documents_or_a_read_error(junk: bytes, seed: tuple[str, bytes], at: int) -> None:
     name, data = seed
     at %= len(data) + 1
+    failures: list[str] = []
     for altered in (junk, data[:at] + junk, data[:at] + junk + data[at + len(junk) :]):
         try:
             result = items(name, altered)
         except ReadError as error:
-            assert "its reader failed" not in str(error), error  # the net below the readers is for bugs
+            failures.append(str(error))
             continue
         assert result
         for item in result:
             if isinstance(item, Document):
                 assert all(0 <= heading.start < len(item.text) for heading in item.headings)
+    assert not [failure for failure in failures if "its reader failed" in failure]  # the net below is for bugs
 
 
 @pytest.mark.parametrize(
@@ -748,7 +771,7 @@ def test_any_bytes_give_documents_or_a_read_error(junk: bytes, seed: tuple[str, 
         ("a.c", b"int f(\n" * 100_000 + b"{"),
         ("a.js", b"a = /" * 100_000),
         ("a.sql", b"create " * 200_000),
-        ("a.tex", b"\\section{" * 100_000),
+        ("a.tex", b"\\section{" * 30_000),
         ("a.tex", b"\\verb|x" * 100_000),
         ("a.tex", b"\\begin{verbatim}" * 50_000),
         ("a.adoc", b"----\n" * 200_000),

@@ -16,9 +16,10 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import IO, Any, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
 from urllib.parse import quote
 
 from embedsvc.errors import DamagedFile, FileTooLarge, LockedFile, ReadError, UnsupportedFormat
@@ -39,8 +40,8 @@ _ALWAYS = 10_000_000
 _MOST_MEMBER_BYTES = 100_000_000
 """Of one member: what ``max_file_mb`` is by default for a file of its own."""
 _PIECE = 1 << 20
-_COMPRESSED = {"gz": gzip.GzipFile, "tgz": gzip.GzipFile} | dict.fromkeys(("bz2", "tbz", "tbz2"), bz2.BZ2File)
-_COMPRESSED |= dict.fromkeys(("xz", "txz"), lzma.LZMAFile)
+_OPEN: dict[str, Callable[[Any], Any]] = {"gz": gzip.open, "tgz": gzip.open, "xz": lzma.open, "txz": lzma.open}
+_OPEN |= dict.fromkeys(("bz2", "tbz", "tbz2"), bz2.open)
 _OF_TARS = frozenset({"tgz", "tbz", "tbz2", "txz"})
 _CENTRAL = b"PK\x01\x02"
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -61,14 +62,14 @@ class _Allowance:
 
     uri: str
     bytes: int
-    members: int = field(default=_MOST_MEMBERS)
+    members: int
 
     def take(self, count: int) -> None:
         self.bytes -= count
         if self.bytes < 0:
             raise _TooMuch(
-                f"{self.uri}: it inflates to more than {_MOST_BYTES / 1e6:,.0f} MB, or than {_MOST_TIMES} times its own "
-                "size. What was read until there is kept. If you trust it, unpack it and index the folder."
+                f"{self.uri}: it inflates to more than {_MOST_BYTES / 1e6:,.0f} MB, or than {_MOST_TIMES} times its "
+                "own size. What was read until there is kept. If you trust it, unpack it and index the folder."
             )
 
     def take_member(self) -> None:
@@ -80,18 +81,12 @@ class _Allowance:
             )
 
 
-class _Opened(Protocol):
-    """Opens a member for reading."""
-
-    def __call__(self) -> IO[bytes]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Member:
     """A file in an archive: its path there; how to open it, or why it is not read."""
 
     path: str
-    open: _Opened | None = None
+    open: Callable[[], Any] | None = None
     error: type[ReadError] | None = None
     why: str = ""
     counted: bool = False
@@ -106,7 +101,7 @@ def read_archive(source: Source, fields: FieldChoice) -> Iterator[Document | Rej
     Raises:
         DamagedFile: it is no archive, or none of this kind.
     """
-    allowance = _Allowance(source.uri, min(_MOST_BYTES, max(_ALWAYS, _MOST_TIMES * len(source.data))))
+    allowance = _Allowance(source.uri, min(_MOST_BYTES, max(_ALWAYS, _MOST_TIMES * len(source.data))), _MOST_MEMBERS)
     try:
         yield from _documents(source, fields, allowance, 1)
     except _TooMuch as error:
@@ -163,7 +158,8 @@ def _read(
         yield from _documents(source, fields, allowance, depth + 1)
     else:
         raise UnsupportedFormat(
-            f"{uri}: it is an archive more than {_DEEPEST} archives deep. If you trust it, unpack it and index the folder."
+            f"{uri}: it is an archive more than {_DEEPEST} archives deep. If you trust it, unpack it and index the "
+            "folder."
         )
 
 
@@ -210,7 +206,7 @@ def _members(source: Source, allowance: _Allowance) -> Iterator[_Member]:
     if suffix == "tar":
         yield from _of_tar(file)
         return
-    stream = _Counted(_COMPRESSED[suffix](file), allowance)
+    stream = _Counted(_OPEN[suffix](file), allowance)
     buffered = io.BufferedReader(stream, _PIECE)
     stem = source.name[: -len(suffix) - 1]
     if suffix in _OF_TARS or stem.lower().endswith(".tar") or buffered.peek(512)[257:262] == b"ustar":
@@ -249,23 +245,23 @@ def _of_zip(source: Source) -> Iterator[_Member]:
             elif kind not in (0, stat.S_IFREG):
                 yield _Member(path, error=UnsupportedFormat, why=_NO_FILE)
             else:
-                yield _Member(path, lambda info=info: archive.open(info))  # type: ignore[misc]
+                yield _Member(path, partial(archive.open, info))
 
 
 _NO_FILE = "it is a link or device, not a file. Links in archives are not followed."
 
 
 def _of_tar(file: Any) -> Iterator[_Member]:
-    ended: list[type[tarfile.HeaderError]] = []  # type: ignore[name-defined]
+    ended: list[type[tarfile.HeaderError]] = []
 
     class Header(tarfile.TarInfo):
         """Remembers why the last header was none: tarfile takes a damaged one for the end, without a word."""
 
         @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> tarfile.TarInfo:
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
             try:
                 return super().frombuf(buf, encoding, errors)
-            except tarfile.HeaderError as error:  # type: ignore[attr-defined]
+            except tarfile.HeaderError as error:
                 ended.append(type(error))
                 raise
 
@@ -279,7 +275,7 @@ def _of_tar(file: Any) -> Iterator[_Member]:
                 why = "it is a sparse file. Unpack the archive." if info.issparse() else _NO_FILE
                 yield _Member(path, error=UnsupportedFormat, why=why)
             else:
-                yield _Member(path, lambda info=info: archive.extractfile(info), counted=True)  # type: ignore[misc]
+                yield _Member(path, partial(archive.extractfile, info), counted=True)
     if not ended or ended[-1] is not tarfile.EOFHeaderError:  # type: ignore[attr-defined]
         raise tarfile.ReadError("it ends without its end mark: it is cut short or damaged there")
     with contextlib.suppress(EOFError):

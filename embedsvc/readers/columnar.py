@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from embedsvc.errors import DamagedFile, FileTooLarge, LockedFile
+from embedsvc.errors import DamagedFile, FileTooLarge, LockedFile, UnsupportedFormat
 from embedsvc.readers.delimited import check_columns, unique_names
 from embedsvc.readers.items import FieldChoice, Rejected
 from embedsvc.readers.rows import Record, documents
@@ -54,10 +54,9 @@ def _records(source: Source, fields: FieldChoice) -> Iterator[tuple[int, Record,
         notes = (f"binary column(s) left out: {', '.join(names[index] for index in dropped)}",)
     number = 0
     for batch in batches:
-        if number + batch.num_rows > 1_000 + _ROWS_PER_BYTE * len(source.data) or batch.nbytes > _MOST_BATCH_BYTES:
-            raise FileTooLarge(
-                f"{source.uri}: its rows unpack to far more than the file holds. Write its text to JSONL or CSV."
-            )
+        _check_rows(source, number + batch.num_rows)
+        if batch.nbytes > _MOST_BATCH_BYTES:
+            raise _too_large(source)
         columns = [_values(batch.column(index)) for index in kept]
         for row in range(batch.num_rows):
             number += 1
@@ -76,22 +75,30 @@ def _open(source: Source) -> tuple[Any, Iterator[Any]]:
 
         # Pages are checked against what the header says of them; without that, nonsense may come out as data.
         file = pq.ParquetFile(pa.BufferReader(buffer), page_checksum_verification=True)
+        _check_rows(source, file.metadata.num_rows)
         return file.schema_arrow, file.iter_batches(batch_size=_BATCH_ROWS)
     if source.data.startswith(b"FEA1"):
-        from pyarrow import feather
-
-        table = feather.read_table(pa.BufferReader(buffer))
-        return table.schema, iter(table.to_batches(max_chunksize=_BATCH_ROWS))
+        raise UnsupportedFormat(f"{source.uri}: it is Feather of version 1. Write it anew as version 2, or as Parquet.")
     if source.data.startswith(b"ARROW1"):
         reader = pa.ipc.open_file(pa.BufferReader(buffer))
         stored: Iterator[Any] = (reader.get_batch(index) for index in range(reader.num_record_batches))
     else:
         reader = pa.ipc.open_stream(pa.BufferReader(buffer))
         stored = iter(reader)
-    return reader.schema, (part for batch in stored for part in _parts(batch))
+    return reader.schema, (part for batch in stored for part in _parts(source, batch))
 
 
-def _parts(batch: Any) -> Iterator[Any]:
+def _check_rows(source: Source, rows: int) -> None:
+    if rows > 1_000 + _ROWS_PER_BYTE * len(source.data):
+        raise _too_large(source)
+
+
+def _too_large(source: Source) -> FileTooLarge:
+    return FileTooLarge(f"{source.uri}: its rows unpack to far more than the file has. Write its text to JSONL or CSV.")
+
+
+def _parts(source: Source, batch: Any) -> Iterator[Any]:
+    _check_rows(source, batch.num_rows)
     batch.validate(full=True)  # offsets of a hostile file may point anywhere
     return (batch.slice(start, _BATCH_ROWS) for start in range(0, batch.num_rows, _BATCH_ROWS))
 

@@ -59,7 +59,9 @@ class Braces:
         if self.backticks:
             parts.append(r"`(?:\\.|[^`\\])*+`?")
         if self.regexes:
-            parts.append(r"(?<=[(,=:!&|?\[])[ \t]*/(?![/*])(?:\\.|\[(?:\\.|[^\]\\\n])*+\]|[^/\\\n\[])++/")
+            parts.append(
+                r"(?:(?<=[(,=:!&|?\[])|(?<=\breturn))[ \t]*/(?![/*])(?:\\.|\[(?:\\.|[^\]\\\n])*+\]|[^/\\\n\[])++/"
+            )
         return re.compile(f"(?P<skip>{'|'.join(parts)})|[{{}};]", re.DOTALL)
 
 
@@ -78,6 +80,7 @@ _FAMILIES = (
 )
 BRACES = {suffix: family for suffixes, family in _FAMILIES for suffix in suffixes.split()}
 
+_SQL_OBJECTS = "table|view|function|procedure|trigger|index|type|schema"
 _LINE_PATTERNS = {
     "py pyi pyw": r"(?P<type>class\s+\w+)|(?:async\s+)?def\s+\w+",
     "rb": r"(?P<type>(?:class|module)\s+[\w:]+)|def\s+[\w.?!=\[\]<>+*/%~-]+",
@@ -85,7 +88,7 @@ _LINE_PATTERNS = {
     "sh bash zsh": r"function\s+[\w:.-]+|[\w:.-]+\s*\(\)",
     "pl pm": r"package\s+[\w:]+|sub\s+\w+",
     "r": r"[\w.]+\s*(?:<-|=)\s*function\b",
-    "sql": r"(?i:create\s+(?:or\s+replace\s+)?(?:\w+\s+){0,3}?(?:table|view|function|procedure|trigger|index|type|schema)\s+)[\w.\"\[\]`]+",
+    "sql": rf"(?i:create\s+(?:or\s+replace\s+)?(?:\w+\s+){{0,3}}?(?:{_SQL_OBJECTS})\s+)[\w.\"\[\]`]+",
     "ps1": r"(?i:function\s+[\w:-]+|(?P<type>class\s+\w+))",
     "jl": r"(?P<type>module\s+\w+)|(?:mutable\s+)?struct\s+\w+|(?:function|macro)\s+[\w.!]+",
     "ex exs": r"(?P<type>(?:defmodule|defprotocol|defimpl)\s+[\w.]+)|(?:defp?|defmacrop?)\s+\w+[?!]?",
@@ -133,7 +136,8 @@ def _header(text: str, since: int, at: int, skipped: Sequence[tuple[int, int]]) 
     Only its last statement: of languages without semicolons, others may stand before it. Lines belong to it that
     parentheses, or the way in which a line begins, join to the next.
     """
-    parts, position = [], since
+    parts: list[str] = []
+    position = since
     for low, high in skipped:
         is_string = text[low] in "\"'`@RrUuL"
         parts += text[position:low], text[low:high] if is_string else _NO_LINE_END.sub(" ", text[low:high])

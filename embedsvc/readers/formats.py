@@ -33,8 +33,8 @@ _READERS = {  # module of this package, the suffixes that its function ``read_<m
     "latex": "tex latex ltx",
     "asciidoc": "adoc asciidoc asc",
     "code": (
-        "py pyi pyw js mjs cjs jsx ts mts cts tsx java kt kts scala groovy dart c h cc cpp cxx hpp hh hxx cu cuh cs go rs "
-        "swift php rb lua sh bash zsh sql r pl pm ps1 jl ex exs"
+        "py pyi pyw js mjs cjs jsx ts mts cts tsx java kt kts scala groovy dart c h cc cpp cxx hpp hh hxx cu cuh cs go "
+        "rs swift php rb lua sh bash zsh sql r pl pm ps1 jl ex exs"
     ),
     "archive": "zip tar tgz tbz tbz2 txz gz bz2 xz",
 }
@@ -47,8 +47,8 @@ _NOT_READ = (
 )
 _REFUSED = frozenset(f".{suffix}" for suffix in _NOT_READ.split())
 _READABLE = (
-    "plain text and source code, Markdown, reStructuredText, AsciiDoc, LaTeX, HTML, XML, PDF, DOCX, notebooks, subtitles, "
-    "JSON, JSONL, CSV, TSV, Parquet and Arrow, and archives of these"
+    "plain text and source code, Markdown, reStructuredText, AsciiDoc, LaTeX, HTML, XML, PDF, DOCX, notebooks, "
+    "subtitles, JSON, JSONL, CSV, TSV, Parquet and Arrow, and archives of these"
 )
 
 

@@ -22,7 +22,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_LONGEST = 2_000
+_LONGEST = 500
 """Characters of a title. A brace that does not close within them belongs to no title."""
 _ENCODING = re.compile(rb"\\usepackage\s*\[([\w-]+)\]\s*\{inputenc\}")
 _ENCODINGS = {"latin1": "latin-1", "ansinew": "cp1252", "applemac": "mac-roman", "latin9": "iso8859-15"}

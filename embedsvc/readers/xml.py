@@ -7,7 +7,7 @@ expat, once to learn which elements hold text beside elements: there is no tree,
 
 from __future__ import annotations
 
-import html
+import html.entities
 import re
 from collections.abc import Iterator
 from xml.parsers import expat
@@ -33,9 +33,10 @@ _BLOCKS = _names(
     "footnote note caption programlisting screen literallayout preformat verse-group verse-line lg l div head"
 )
 _FLAT = _names(
-    "td th entry entrytbl name string-name persname date pub-date mixed-citation element-citation citation nlm-citation "
-    "biblstruct bibl biblioentry bibliomixed docnumber document-id addressbook address title article-title head heading "
-    "label book-title invention-title contrib-id subj-group context unit article-id journal-meta pub-history"
+    "td th entry entrytbl name string-name persname date pub-date mixed-citation element-citation citation "
+    "nlm-citation biblstruct bibl biblioentry bibliomixed docnumber document-id addressbook address title "
+    "article-title head heading label book-title invention-title contrib-id subj-group context unit "
+    "article-id journal-meta pub-history"
 )
 """All within is on one line, parted by spaces: cells, names, dates, references, titles."""
 _CELLS = _names("td th entry entrytbl")
@@ -200,6 +201,7 @@ class _Page(_Parsing):
         self._flat = self._formulas = self._preformatted = self._sections = self._of_others = 0
         self._heading: tuple[int, int, int] | None = None  # level (0: the title), depth, index of its first part
         self._heading_start = -1
+        self._labelled = False  # whether a label has just ended: "1" of "1 Introduction"
         self._in_row = False  # whether the open row has a cell already
         super().__init__(text)
 
@@ -216,7 +218,8 @@ class _Page(_Parsing):
             self._separate("\t" if parent in ("tr", "row") and self._in_row else "\n")
             self._in_row = True
         elif is_block:
-            self._break(name)
+            self._separate(" ") if self._labelled else self._break(name)
+        self._labelled = False
         if name in ("tr", "row"):
             self._in_row = False
         if name in _LINE_ENDS:
@@ -248,6 +251,7 @@ class _Page(_Parsing):
                 self.title = title
             self._heading = None
         _, _, is_block = self._open.pop()
+        self._labelled = name == "label"
         self._count(name, -1)
         if is_block and name not in _CELLS:
             self._break(name)
