@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -31,8 +31,11 @@ RUN = 2_048  # a run without white space is cut into pieces of at most this many
 CHARS_PER_TOKEN = 32  # a passage has at most this many characters per token of its window (prose has 4 to 5), or RUN
 LOOKBACK = 1_024  # characters before a group in which the end of its previous sentence is looked for
 
-# What a cut is worth. INSIDE parts a base character from its mark; WORD is beside white space or a script without it.
-INSIDE, ANY, PUNCTUATION, WORD, SENTENCE = range(5)
+SHORTEST = 4  # a window ends before a heading where at least a SHORTEST-th of it is full by then
+
+# What a cut is worth. INSIDE parts a base character from its mark; WORD is beside white space or a script without it;
+# HEADING is where a section of the document, or a definition in source code, begins.
+INSIDE, ANY, PUNCTUATION, WORD, SENTENCE, HEADING = range(6)
 
 SPACE, BREAK, BLANK, NEWLINE, EXTEND, JOINER, PUNCT, CLOSER, STOP, WIDE_STOP, UNSPACED, ALNUM = (
     1 << bit for bit in range(12)
@@ -101,6 +104,7 @@ def chunk(document: Document, tokenizer: Tokenizer, chunking: Chunking, *, reser
     if not text or text.isspace():
         return Chunks((), 0, 0)
     units = _tokenise(text, tokenizer)
+    _grade_headings(text, units, [heading.start for heading in document.headings])
     ids = units.ids
     if chunking.whole:
         start = len(text) - len(text.lstrip())
@@ -145,6 +149,16 @@ def finer_windows(token_ids: Ints, capacity: int) -> tuple[Ints, ...]:
     return tuple(token_ids[start : start + capacity] for start in starts)
 
 
+def _grade_headings(text: str, units: _Units, starts: Sequence[int]) -> None:
+    """Mark the cuts where headings begin; white space may lie between, of the indentation of a method."""
+    places = np.array(starts, np.int64)
+    places = places[(places > 0) & (places < len(text))]
+    for place, unit in zip(places, np.searchsorted(units.cuts, places), strict=True):
+        between = text[place : units.cuts[unit]]
+        if not between or between.isspace():
+            units.grades[unit] = HEADING
+
+
 def _windows(text: str, units: _Units, capacity: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield each window's span ``start, end`` (trimmed) and its tokens ``first, last``.
 
@@ -169,11 +183,14 @@ def _windows(text: str, units: _Units, capacity: int, overlap: int) -> Iterator[
         end = start + len(text[start : cuts[stop]].rstrip())
         done = bisect_left(cuts, end)
         yield start, end, int(before[begin]), int(before[done])
-        # The overlap: from half of it to all of it, at a sentence's start, else at a word's.
+        if grades[stop] == HEADING:  # what follows is of another section, and has the whole window for itself
+            begin = done
+            continue
+        # The overlap: from half of it to all of it, at a heading's or sentence's start, else at a word's.
         low = bisect_left(before, before[done] - overlap, begin + 1, done)
         high = bisect_right(before, before[done] - (overlap + 1) // 2, low, done) if overlap else low
         begin = done
-        for grade in (SENTENCE, WORD):
+        for grade in (HEADING, SENTENCE, WORD):
             found = np.flatnonzero(grades[low:high] >= grade)
             if len(found):
                 begin = low + int(found[0])
@@ -188,7 +205,12 @@ def _window_end(units: _Units, begin: int, done: int, capacity: int, limit: int)
     if high == len(cuts) - 1:
         return high
     grades = units.grades[done + 1 : high + 1]
-    found = np.flatnonzero(grades == SENTENCE)
+    found = np.flatnonzero(grades == HEADING)
+    if len(found):
+        stop = done + 1 + int(found[-1])
+        if SHORTEST * (before[stop] - before[begin]) >= capacity or SHORTEST * (cuts[stop] - cuts[begin]) >= limit:
+            return stop
+    found = np.flatnonzero(grades >= SENTENCE)
     if len(found):
         stop = done + 1 + int(found[-1])
         if 2 * (before[stop] - before[begin]) >= capacity or 2 * (cuts[stop] - cuts[begin]) >= limit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from typing import Any
 
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from embedsvc import chunking
 from embedsvc.chunking import Chunks, chunk
 from embedsvc.errors import UsageError
-from embedsvc.records import Chunking, make_document
+from embedsvc.records import Chunking, Document, Heading, make_document
 
 RESERVED = 2
 PROSE = (
@@ -108,6 +108,12 @@ def check(text: str, chunks: Chunks, window: int, overlap: int) -> None:
         before = passage
     lost = [hex(ord(text[i])) for i in np.flatnonzero(~covered) if not text[i].isspace()]
     assert not lost
+
+
+def headed(text: str, places: Iterable[int]) -> Document:
+    """A document with a heading at each place of ``text`` where there is something to head."""
+    starts = sorted({place for place in places if 0 <= place < len(text)})
+    return make_document("test:", text, headings=tuple(Heading(start, 1, "h") for start in starts))
 
 
 def unspaced(character: str) -> bool:
@@ -291,6 +297,54 @@ def test_the_overlap_prefers_a_sentence_start(bert: Tokenizer) -> None:
     text = "one two three four. five six seven. eight nine ten eleven twelve"
     passages = cut(text, bert, 9 + RESERVED, 6)[1].passages
     assert text[passages[1].start :].startswith("five six")
+
+
+@deterministic
+@given(text=st.one_of(texts, spaced_texts), sizes=settings_of_window, places=st.lists(st.integers(0, 400), max_size=20))
+def test_nothing_is_lost_wherever_headings_are(
+    any_tokenizer: Tokenizer, text: str, sizes: tuple[int, int], places: list[int]
+) -> None:
+    window, overlap = sizes
+    document = headed(text, places)
+    chunks = chunk(document, any_tokenizer, Chunking(window, overlap), reserved=RESERVED)
+    check(document.text, chunks, window, overlap)
+    assert chunks.tokens == cut(text, any_tokenizer, window, overlap)[1].tokens
+
+
+def test_a_window_ends_before_a_heading_and_the_next_begins_there_without_overlap(bert: Tokenizer) -> None:
+    text = "one two three. four\n  five six seven eight nine ten eleven twelve"
+    place = text.index("  five")
+    spans = chunk(headed(text, [place]), bert, Chunking(8 + RESERVED, 3), reserved=RESERVED).passages
+    assert [text[p.start : p.end] for p in spans] == [
+        "one two three. four",
+        "five six seven eight nine ten eleven twelve",
+    ]
+    without = cut(text, bert, 8 + RESERVED, 3)[1].passages
+    assert without[1].start < place < without[1].end
+
+
+def test_a_heading_too_early_in_a_window_ends_none(bert: Tokenizer) -> None:
+    text = "one two three four five six seven eight nine ten eleven twelve"
+    spans = chunk(headed(text, [4]), bert, Chunking(8 + RESERVED, 0), reserved=RESERVED).passages
+    assert text[: spans[0].end] == "one two three four five six seven eight"
+
+
+def test_the_overlap_begins_at_a_heading_where_it_can(bert: Tokenizer) -> None:
+    text = "one two three. four five six. seven eight. nine ten eleven"
+    place = text.index("seven")
+    spans = chunk(headed(text, [place]), bert, Chunking(13 + RESERVED, 8), reserved=RESERVED).passages
+    assert text[spans[1].start :].startswith("seven")
+
+
+def test_definitions_that_fit_a_window_stay_whole(bert: Tokenizer) -> None:
+    functions = [f"def f{n}(a):\n    return a + {n}  # {'word ' * (n * 7 % 30)}" for n in range(60)]
+    text = "\n\n\n".join(functions) + "\n"
+    places = [text.index(function) for function in functions]
+    spans = chunk(headed(text, places), bert, Chunking(64, 16), reserved=RESERVED).passages
+    assert all(
+        any(p.start <= at and p.end >= at + len(f.rstrip()) for p in spans)
+        for at, f in zip(places, functions, strict=True)
+    )
 
 
 def test_a_word_that_does_not_fit_behind_the_overlap_stays_whole(bert: Tokenizer) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -104,6 +105,21 @@ def test_index_reports_each_input_and_a_summary_as_json_lines(run: Run, tmp_path
     again = run("index", files, "-c", "c", "--json", "--data-dir", tmp_path / "d")
     assert again.code == 0
     assert [line["status"] for line in again.lines[:-1]].count("unchanged") == 2
+
+
+def test_index_reads_standard_input(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def piped(data: bytes, *arguments: object) -> Done:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return run("index", *arguments, "-c", "c", "--json", "--data-dir", tmp_path / "d")
+
+    first, summary = piped(b"# Rivers\n\nThey flow.", "-", "--name", "a b.md").lines
+    assert (first["uri"], first["status"], summary["summary"]["indexed"]) == ("stdin:a%20b.md", "indexed", 1)
+    assert piped(b"# Rivers\n\nThey flow.", "-", "--name", "a b.md").lines[0]["status"] == "unchanged"
+    assert piped(b"<html><p>Stones lie.", "-").lines[0]["uri"] == "stdin:stdin"
+    too_large = piped(b"x" * 1_000_001, "-", "--max-file-mb", 1)
+    assert (too_large.code, too_large.lines[0]["reason"].partition(":")[0]) == (1, "too_large")
+    refused(piped(b"", "-", tmp_path), 2, "alone")
+    refused(piped(b"", "-", "--exact"), 2, "alone")
 
 
 def test_index_tells_a_person_what_was_left_out_and_why(run: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import embedsvc
 PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = (
     {"records", "errors", "config", "logs"},
-    {"readers", "chunking", "encoding", "vectors", "storage"},
+    {"readers", "chunking", "duplicates", "encoding", "vectors", "storage"},
     {"disk_index"},
     {"upkeep"},
     {"collection"},

@@ -50,7 +50,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def index(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders.", readable=False)],
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders; - is standard input.", readable=False)],
     name: Name,
     data_dir: DataDir = None,
     model: Annotated[str | None, typer.Option(help="Model id or folder (for a new collection).")] = None,
@@ -73,6 +73,9 @@ def index(
     report: Annotated[
         Path | None, typer.Option(help="File for a line of JSON per input: status, reason, passages, tokens, seconds.")
     ] = None,
+    stdin_name: Annotated[
+        str, typer.Option("--name", help="Of standard input; its suffix tells the format, else the content does.")
+    ] = "stdin",
     json: Json = False,
 ) -> None:
     """Bring a collection in step with files and folders. Unchanged files cost nothing.
@@ -97,7 +100,17 @@ def index(
         tuple(text_field or ()), title_field, id_field, None if metadata_field is None else tuple(metadata_field)
     )
     asked = {key for key, value in locals().items() if key in indexing.FIXED and value is not None}
-    failed = indexing.run(name, paths, settings, fields, asked, exact=exact, report=report, json_lines=json)
+    failed = indexing.run(
+        name,
+        paths,
+        settings,
+        fields,
+        asked,
+        exact=exact,
+        report=report,
+        json_lines=json,
+        stdin_name=stdin_name,
+    )
     raise typer.Exit(1 if failed else 0)
 
 

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from embedsvc.config import Settings
-from embedsvc.errors import UsageError
-from embedsvc.ingest import Outcome, ingest_paths, open_or_create
-from embedsvc.readers import FieldChoice, FoundFile, discover
+from embedsvc.errors import FileTooLarge, UsageError
+from embedsvc.ingest import Outcome, ingest_items, ingest_paths, open_or_create
+from embedsvc.readers import FieldChoice, FoundFile, Rejected, discover
+from embedsvc.records import Source
 
 FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens"})
 """Flags that a collection, once made, must agree with."""
@@ -30,19 +32,29 @@ def run(
     exact: bool,
     report: Path | None,
     json_lines: bool,
+    stdin_name: str = "stdin",
 ) -> bool:
-    """Indexes and reports; returns whether some input failed. ``report``: a file for the lines that ``json_lines``
-    prints.
+    """Indexes and reports; returns whether some input failed. ``paths`` of "-" alone: standard input. ``report``: a
+    file for the lines that ``json_lines`` prints.
 
     Raises:
         UsageError: there is nothing to index, or ``report`` cannot be written.
     """
     started = time.monotonic()
+    from_stdin = _STDIN in paths
+    if from_stdin and (len(paths) > 1 or exact):
+        raise UsageError("Standard input (-) is indexed alone: not beside other paths, and not with --exact.")
     # Walked once more than the ingest does, for its bytes: an ETA needs to know how much there is.
-    sizes = {
-        found.uri: found.bytes if isinstance(found, FoundFile) else 0
-        for found in discover(paths, max_file_bytes=settings.max_file_mb * 1_000_000)
-    }
+    limit = settings.max_file_mb * 1_000_000
+    source = _standard_input(stdin_name, limit) if from_stdin else None
+    sizes = (
+        {source.uri: 0}
+        if source
+        else {
+            found.uri: found.bytes if isinstance(found, FoundFile) else 0
+            for found in discover(paths, max_file_bytes=limit)
+        }
+    )
     if not sizes and not exact:
         raise UsageError(
             f"There is no file to index under {', '.join(map(str, paths))} (hidden and backup files are left out)."
@@ -52,9 +64,12 @@ def run(
     mentioned: list[Outcome] = []
     with _lines(report) as write, _progress(sizes, quiet=json_lines) as advance:
         collection, encoder = open_or_create(name, settings, asked)
-        for outcome in ingest_paths(
-            collection, encoder, paths, fields=fields, max_file_mb=settings.max_file_mb, exact=exact
-        ):
+        outcomes = (
+            ingest_items(collection, encoder, [source], fields)
+            if source
+            else ingest_paths(collection, encoder, paths, fields=fields, max_file_mb=settings.max_file_mb, exact=exact)
+        )
+        for outcome in outcomes:
             counts[outcome.status] += 1
             passages += outcome.passages
             tokens += outcome.tokens
@@ -83,6 +98,24 @@ def run(
     else:
         _report(summary, mentioned, store.count())
     return counts["quarantined"] > 0
+
+
+_STDIN = Path("-")
+
+
+def _standard_input(name: str, limit: int) -> Source | Rejected:
+    """What stands in standard input, under a uri of its own: the same name is the same document next time."""
+    uri = f"stdin:{quote(name, errors='replace')}"
+    data = sys.stdin.buffer.read(limit + 1)
+    if len(data) > limit:
+        return Rejected(
+            uri,
+            FileTooLarge(
+                f"{uri}: it has more than the limit of {limit / 1e6:,.0f} MB. "
+                "Raise --max-file-mb (setting max_file_mb), or split it."
+            ),
+        )
+    return Source(uri, name, data)
 
 
 _STATUSES = ("indexed", "replaced", "unchanged", "removed", "empty", "quarantined")
@@ -170,7 +203,7 @@ def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[Any]:
             rate = tokens / max(1e-9, time.monotonic() - started)
             bar.update(
                 task,
-                advance=left.pop(outcome.uri.partition("#")[0], 0),
+                advance=left.pop(outcome.uri.partition("#")[0].partition("!/")[0], 0),
                 description=f"{inputs:,} inputs  {passages:,} passages  {rate:,.0f} tokens/s",
             )
 

@@ -50,8 +50,8 @@ def read_delimited(source: Source, fields: FieldChoice) -> Iterator[Document | R
     header = next((row for row in reader if any(row)), None)
     if header is None:
         return
-    names = _names(header)
-    _check_columns(source, names, fields)
+    names = unique_names(header)
+    check_columns(source, names, fields)
     literal = {*fields.text, fields.title, fields.id}
     yield from documents(source, _records(reader, names, literal, decoded.notes), fields, whole_record=True)
 
@@ -70,7 +70,7 @@ def delimiter(text: str) -> str:
     return best
 
 
-def _names(header: Sequence[str]) -> list[str]:
+def unique_names(header: Sequence[str]) -> list[str]:
     """The column names, made unique: ``column_3`` for a nameless one, ``year_2`` for a second ``year``."""
     names: dict[str, None] = {}
     copies: Counter[str] = Counter()
@@ -83,7 +83,8 @@ def _names(header: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _check_columns(source: Source, names: Sequence[str], fields: FieldChoice) -> None:
+def check_columns(source: Source, names: Sequence[str], fields: FieldChoice) -> None:
+    """Raises MissingField where a chosen column is none of ``names``."""
     chosen = (*fields.text, *filter(None, (fields.title, fields.id)), *(fields.metadata or ()))
     if absent := [name for name in chosen if name not in names]:
         raise MissingField(

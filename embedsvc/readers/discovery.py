@@ -145,6 +145,14 @@ def _is_skipped(name: str) -> bool:
     return name.startswith((".", "~$")) or name.endswith("~") or (name.startswith("#") and name.endswith("#"))
 
 
+def is_left_out(path: str) -> bool:
+    """Whether a walk leaves out a file at ``path`` below the folder it starts from; ``path`` is of an archive."""
+    *folders, name = path.split("/")
+    return _is_skipped(name) or any(
+        _is_skipped(folder) or folder in _SKIPPED_DIRECTORIES or folder == "__MACOSX" for folder in folders
+    )
+
+
 def _is_loop(path: Path, identity: tuple[int, int]) -> bool:
     return any((status.st_dev, status.st_ino) == identity for status in (parent.stat() for parent in path.parents))
 

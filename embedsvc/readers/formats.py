@@ -36,25 +36,37 @@ _READERS = {  # module of this package, the suffixes that its function ``read_<m
     "legacy": "doc dot ppt pps pot xlsb",
     "jsonl": "jsonl ndjson",
     "delimited": "csv tsv tab",
+    "jsonfile": "json",
+    "columnar": "parquet pq arrow feather ipc",
+    "notebook": "ipynb",
+    "subtitles": "vtt srt",
+    "xml": "xml nxml jats dbk docbook tei",
+    "latex": "tex latex ltx",
+    "asciidoc": "adoc asciidoc asc",
+    "code": (
+        "py pyi pyw js mjs cjs jsx ts mts cts tsx java kt kts scala groovy dart c h cc cpp cxx hpp hh hxx cu cuh cs go "
+        "rs swift php rb lua sh bash zsh sql r pl pm ps1 jl ex exs"
+    ),
+    "archive": "zip tar tgz tbz tbz2 txz gz bz2 xz",
 }
 _BY_SUFFIX = {f".{suffix}": module for module, suffixes in _READERS.items() for suffix in suffixes.split()}
 _SNIFFED = frozenset({"docx", "pptx", "xlsx", "xls", "odf", "rtf", "epub", "mail", "msg", "mbox", "legacy"})
 """Whose suffixes are not believed: a .doc may well be RTF, HTML or a DOCX."""
 _NOT_READ = (
-    "mobi pages numbers key zip gz bz2 xz "
-    "zst 7z rar tar tgz jar whl png jpg jpeg gif bmp tif tiff webp heic ico psd mp3 mp4 m4a wav flac ogg "
-    "avi mkv mov webm exe dll so dylib o a class pyc pyd bin iso dmg ttf otf woff woff2 parquet arrow "
-    "feather npy npz safetensors onnx pt pkl pickle sqlite db"
+    "mobi pages numbers key zst 7z rar jar whl png jpg jpeg gif bmp tif tiff webp heic ico psd mp3 mp4 m4a wav flac "
+    "ogg avi mkv mov webm exe dll so dylib o a class pyc pyd bin iso dmg ttf otf woff woff2 "
+    "npy npz safetensors onnx pt pkl pickle sqlite db"
 )
 _REFUSED = frozenset(f".{suffix}" for suffix in _NOT_READ.split())
 _READABLE = (
-    "plain text and source code, Markdown, reStructuredText, HTML, PDF, Office and OpenDocument files, RTF, EPUB, "
-    "mail (EML, MSG, MBOX), JSONL, CSV and TSV"
+    "plain text and source code, Markdown, reStructuredText, AsciiDoc, LaTeX, HTML, XML, PDF, Office and OpenDocument "
+    "files, RTF, EPUB, mail (EML, MSG, MBOX), notebooks, subtitles, JSON, JSONL, CSV, TSV, Parquet and Arrow, and "
+    "archives of these"
 )
 
 
 def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
-    """The documents of ``source``: one, or one per record of a JSONL or CSV file.
+    """The documents of ``source``: one, or one per record of a file of records, or those of the files in an archive.
 
     A record that gives none is a :class:`Rejected` in the stream. An input without any content gives one Document
     with empty text and a note.
@@ -83,17 +95,30 @@ def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
 
 
 def _reader(source: Source) -> Reader:
-    suffix = _suffix(source.name)
-    if suffix in _REFUSED:
-        raise UnsupportedFormat(
-            f"{source.uri}: {suffix} files are not read. Convert it to one of the formats that are: {_READABLE}."
-        )
-    module = _BY_SUFFIX.get(suffix)
-    if module in _SNIFFED:
-        module = _sniffed(source, module)
-    module = module or _by_content(source)
+    refused = refusal(source.uri, source.name)
+    if refused:
+        raise refused
+    module = module_of(source)
     reader: Reader = getattr(import_module(f"embedsvc.readers.{module}"), f"read_{module}")
     return reader
+
+
+def refusal(uri: str, name: str) -> UnsupportedFormat | None:
+    """Why a file called ``name`` is not read, whatever is in it."""
+    suffix = _suffix(name)
+    if suffix not in _REFUSED:
+        return None
+    return UnsupportedFormat(
+        f"{uri}: {suffix} files are not read. Convert it to one of the formats that are: {_READABLE}."
+    )
+
+
+def module_of(source: Source) -> str:
+    """The reader's module, by suffix, else by content."""
+    module = _BY_SUFFIX.get(_suffix(source.name))
+    if module in _SNIFFED:
+        module = _sniffed(source, module)
+    return module or _by_content(source)
 
 
 def _suffix(name: str) -> str:
@@ -114,7 +139,11 @@ def _by_content(source: Source) -> str:
 
         raise ole_error(source)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return "html" if start.startswith((b"<!doctype html", b"<html")) else "plain"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "html"
+    if start.startswith(b"<?xml"):
+        return "html" if b"<html" in start else "xml"
+    return "subtitles" if start.startswith(b"webvtt") else "plain"
 
 
 def _sniffed(source: Source, module: str) -> str:

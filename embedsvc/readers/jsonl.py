@@ -17,18 +17,19 @@ from embedsvc.records import Document, Source
 def read_jsonl(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
     """A Document or a Rejected per line that is not blank. NaN and Infinity become null: they are no JSON."""
     decoded = decode(source.data, source.uri)
-    yield from documents(source, _records(decoded.text, decoded.notes, source), fields)
+    yield from documents(source, lines(decoded.text, decoded.notes, source), fields)
 
 
-def _records(
+def lines(
     text: str, notes: tuple[str, ...], source: Source
 ) -> Iterator[tuple[int, Record, tuple[str, ...]] | Rejected]:
+    """The record on each line that is not blank."""
     for number, line in enumerate(_lines(text), start=1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line, parse_constant=lambda _: None, parse_float=_finite)
-            problem = "" if isinstance(value, dict) else f"it is a JSON {_kind(value)}, not an object"
+            value = loads(line)
+            problem = "" if isinstance(value, dict) else f"it is a JSON {kind(value)}, not an object"
         except (ValueError, RecursionError) as error:  # ValueError: also an integer of thousands of digits
             value, problem = None, f"it is not JSON ({error})"
         if problem:
@@ -50,11 +51,20 @@ def _lines(text: str) -> Iterator[str]:
         start = end + 1
 
 
+def loads(text: str) -> Any:
+    """The JSON value in ``text``; NaN and Infinity become null.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON, or nested too deep.
+    """
+    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+
+
 def _finite(digits: str) -> float | None:
     value = float(digits)
     return value if math.isfinite(value) else None
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
     kinds = {str: "string", int: "number", float: "number", bool: "boolean", list: "array"}
     return kinds.get(type(value), "null")

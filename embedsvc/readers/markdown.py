@@ -32,11 +32,11 @@ def read_markdown(source: Source, fields: FieldChoice) -> Iterator[Document]:
     body = front.end() if front else 0
     title = _FRONT_TITLE.search(front[0]) if front else None
     yield build(
-        source, (text, notes), headings=_headings(text, body), title=title[1].strip("\"'").strip() if title else ""
+        source, (text, notes), headings=headings_of(text, body), title=title[1].strip("\"'").strip() if title else ""
     )
 
 
-def _headings(text: str, body: int) -> list[Heading]:
+def headings_of(text: str, body: int = 0) -> list[Heading]:
     """Headings of ``text[body:]`` that are not inside a quotation or a list item: those structure no document."""
     parser = _parser()
     starts = [body, *(end.end() for end in _LINE_END.finditer(text, body))]
