@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,8 +20,18 @@ from embedsvc.collection import Collection, asides, collection_directory, leftov
 from embedsvc.config import Settings
 from embedsvc.describe import bytes_below
 from embedsvc.disk_index import DiskIndex
+from embedsvc.duplicates import near_duplicates
 from embedsvc.errors import DamagedCollection, EmbedsvcError, NotFound, StorageFailure, UsageError
-from embedsvc.storage import Store, StoredVersion, audit, exchange, index_lock, text_index_faults, write_lock
+from embedsvc.storage import (
+    Store,
+    StoredDocument,
+    StoredVersion,
+    audit,
+    exchange,
+    index_lock,
+    text_index_faults,
+    write_lock,
+)
 from embedsvc.storage.store import TABLE, writing
 from embedsvc.upkeep import INDEX_FOLDER
 from embedsvc.vectors import index_faults
@@ -33,6 +43,43 @@ _SAFE_AGE = 3600.0
 """What another process may have in the making is a leftover once nothing in it has changed for so many seconds."""
 _LOOKED_AT = 20
 """Older versions that are tried when the newest cannot be read."""
+
+
+# -- duplicates ------------------------------------------------------------------------------------------------------
+
+_READ_AT_ONCE = 500
+
+
+def duplicates(collection: Collection, threshold: float) -> list[tuple[StoredDocument, ...]]:
+    """Groups of documents that say the same, or nearly (:func:`~embedsvc.duplicates.near_duplicates`); first in each is
+    the one whose uri comes first.
+
+    Raises:
+        UsageError: ``threshold`` is no share.
+    """
+    if not 0 < threshold <= 1:
+        raise UsageError(f"The threshold is {threshold:g}; it is a share, above 0 and up to 1.")
+    store = collection.store()
+    documents = {each.id: each for each in store.documents()}
+    ids = list(documents)
+
+    def texts() -> Iterator[tuple[str, str]]:
+        for start in range(0, len(ids), _READ_AT_ONCE):
+            some = ids[start : start + _READ_AT_ONCE]
+            found = {whole.passages[0].document_id: whole.text for whole in store.whole_documents(some)}
+            yield from ((id, found[id]) for id in some if id in found)
+
+    return [tuple(documents[id] for id in group) for group in near_duplicates(texts(), threshold)]
+
+
+def drop_duplicates(collection: Collection, groups: Sequence[Sequence[StoredDocument]]) -> int:
+    """Deletes all but the first document of each group, in one commit; how many that are. Raises Conflict: another
+    process writes."""
+    doomed = [document.id for group in groups for document in group[1:]]
+    if doomed:
+        with collection.writer() as writer:
+            writer.replace((), doomed)
+    return len(doomed)
 
 
 # -- compaction ------------------------------------------------------------------------------------------------------

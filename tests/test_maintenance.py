@@ -22,12 +22,15 @@ from embedsvc.collection import Collection, EncodedDocument
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder
 from embedsvc.errors import Conflict, DamagedCollection, NotFound, UsageError
+from embedsvc.ingest import ingest_items
 from embedsvc.maintenance import compact, repair, restore, snapshot
-from embedsvc.records import Chunking
+from embedsvc.readers import FieldChoice
+from embedsvc.records import Chunking, make_document
 from embedsvc.service import schemas
 from embedsvc.service.encoders import Encoders
 from embedsvc.service.opened import Collections, Hold, Opened
 from embedsvc.storage import Store
+from tests.fakes import FakeEncoder
 from tests.server import server
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
 from tests.test_collection import FAKE
@@ -211,6 +214,27 @@ def test_compaction_of_a_small_and_of_an_empty_collection(here: Settings) -> Non
     with collection.writer() as writer:
         writer.replace(some(0, 5))
     assert len(collection.store().lexical(SECRET, 5)[0]) == 1
+
+
+def test_documents_that_say_the_same_are_told_and_dropped(here: Settings, run: Run) -> None:  # noqa: F811
+    fake = FakeEncoder()
+    collection = Collection.create("twice", fake.contract, Chunking(64, 8), here)
+    words = [f"word{at}" for at in range(120)]
+    texts = {
+        "a": " ".join(words),
+        "b": "something else altogether, and nothing like the others",
+        "c": "  ".join(words).upper(),
+        "d": " ".join([*words[:118], "other", "end"]),
+    }
+    made = [make_document(f"t:{id}", text, id=id) for id, text in texts.items()]
+    assert all(outcome.passages for outcome in ingest_items(collection, fake, made, FieldChoice()))  # type: ignore[arg-type]
+    told = run("collections", "duplicates", "twice", "--json", "--data-dir", here.data_dir)
+    assert json.loads(told.out)["groups"] == [["t:a", "t:c", "t:d"]]
+    same = run("collections", "duplicates", "twice", "--threshold", 1, "--json", "--data-dir", here.data_dir)
+    assert json.loads(same.out)["groups"] == [["t:a", "t:c"]]
+    assert run("collections", "duplicates", "twice", "--threshold", 2, "--data-dir", here.data_dir).code == 2
+    assert "2 deleted" in run("collections", "duplicates", "twice", "--drop", "--data-dir", here.data_dir).out
+    assert [document.uri for document in collection.store().documents()] == ["t:a", "t:b"]
 
 
 def test_a_snapshot_keeps_its_text_through_compaction_and_compact_says_so(indexed: Settings) -> None:

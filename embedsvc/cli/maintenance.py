@@ -1,4 +1,4 @@
-"""``embedsvc collections verify | repair | compact | snapshot | snapshots | restore | migrate``."""
+"""``embedsvc collections verify | repair | compact | duplicates | snapshot | snapshots | restore | migrate``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
         ("verify", verify),
         ("repair", repair),
         ("compact", compact),
+        ("duplicates", duplicates),
         ("snapshot", snapshot),
         ("snapshots", snapshots),
         ("restore", restore),
@@ -75,6 +76,29 @@ def compact(name: str, data_dir: DataDir = None, json: Json = False) -> None:
     if done.elsewhere:
         text += f"\nThese may hold old text too: {', '.join(done.elsewhere)}"
     output.message(text, {"name": name, **done.to_dict()}, json)
+
+
+def duplicates(
+    name: str,
+    threshold: Annotated[
+        float, typer.Option(help="Share of what either says that both say; 1: the same but for case and white space.")
+    ] = 0.8,
+    drop: Annotated[bool, typer.Option("--drop", help="Delete all but the first of each group.")] = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Tell which documents say the same, or nearly."""
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.maintenance import drop_duplicates, duplicates
+
+    collection = Collection.open(name, settings_of(data_dir=data_dir))
+    groups = duplicates(collection, threshold)
+    dropped = drop_duplicates(collection, groups) if drop else 0
+    lines = ["\n    ".join(output.shown_uri(document.uri) for document in group) for group in groups]
+    lines.append(f"{dropped:,} deleted." if drop else f"{sum(map(len, groups)) - len(groups):,} could be dropped.")
+    value = {"name": name, "groups": [[document.uri for document in group] for group in groups], "dropped": dropped}
+    output.message("\n".join(lines), value, json)
 
 
 def snapshot(
