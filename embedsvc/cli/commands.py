@@ -59,6 +59,12 @@ def index(
         int | None, typer.Option(help="Tokens per sub-window that longer passages are also matched by; 0: none.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Also remove what vanished from PATHS.")] = False,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Leave out, as in .gitignore; may be repeated.")
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Take these only, as in .gitignore; may be repeated.")
+    ] = None,
     text_field: Annotated[list[str] | None, typer.Option(help="JSONL/CSV: field with text; may be repeated.")] = None,
     title_field: Annotated[str | None, typer.Option(help="JSONL/CSV: field with the title.")] = None,
     id_field: Annotated[str | None, typer.Option(help="JSONL/CSV: field with the id.")] = None,
@@ -77,7 +83,7 @@ def index(
     index plan --passages 10M tells which vector index so many passages would get.
     """
     from embedsvc.cli import indexing
-    from embedsvc.readers import FieldChoice
+    from embedsvc.readers import FieldChoice, Selection
 
     settings = settings_of(
         data_dir=data_dir,
@@ -94,7 +100,10 @@ def index(
         tuple(text_field or ()), title_field, id_field, None if metadata_field is None else tuple(metadata_field)
     )
     asked = {key for key, value in locals().items() if key in indexing.FIXED and value is not None}
-    failed = indexing.run(name, paths, settings, fields, asked, exact=exact, report=report, json_lines=json)
+    selection = Selection(tuple(exclude or ()), tuple(include or ()))
+    failed = indexing.run(
+        name, paths, settings, fields, asked, selection=selection, exact=exact, report=report, json_lines=json
+    )
     raise typer.Exit(1 if failed else 0)
 
 

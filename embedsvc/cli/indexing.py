@@ -14,7 +14,7 @@ from typing import Any
 from embedsvc.config import Settings
 from embedsvc.errors import UsageError
 from embedsvc.ingest import Outcome, ingest_paths, open_or_create
-from embedsvc.readers import FieldChoice, FoundFile, discover
+from embedsvc.readers import FieldChoice, FoundFile, Selection, discover
 
 FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens"})
 """Flags that a collection, once made, must agree with."""
@@ -27,6 +27,7 @@ def run(
     fields: FieldChoice,
     asked: Set[str],
     *,
+    selection: Selection,
     exact: bool,
     report: Path | None,
     json_lines: bool,
@@ -41,11 +42,12 @@ def run(
     # Walked once more than the ingest does, for its bytes: an ETA needs to know how much there is.
     sizes = {
         found.uri: found.bytes if isinstance(found, FoundFile) else 0
-        for found in discover(paths, max_file_bytes=settings.max_file_mb * 1_000_000)
+        for found in discover(paths, max_file_bytes=settings.max_file_mb * 1_000_000, selection=selection)
     }
     if not sizes and not exact:
         raise UsageError(
-            f"There is no file to index under {', '.join(map(str, paths))} (hidden and backup files are left out)."
+            f"There is no file to index under {', '.join(map(str, paths))} (hidden and backup files are left out, "
+            "and what the patterns of --exclude, --include and .embedsvcignore leave out)."
         )
     counts: Counter[str] = Counter()
     passages = tokens = encoded = 0
@@ -53,7 +55,13 @@ def run(
     with _lines(report) as write, _progress(sizes, quiet=json_lines) as advance:
         collection, encoder = open_or_create(name, settings, asked)
         for outcome in ingest_paths(
-            collection, encoder, paths, fields=fields, max_file_mb=settings.max_file_mb, exact=exact
+            collection,
+            encoder,
+            paths,
+            fields=fields,
+            max_file_mb=settings.max_file_mb,
+            exact=exact,
+            selection=selection,
         ):
             counts[outcome.status] += 1
             passages += outcome.passages
