@@ -65,6 +65,9 @@ def index(
     include: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Take these only, as in .gitignore; may be repeated.")
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep in step with PATHS, as with --exact, until Ctrl-C.")
+    ] = False,
     text_field: Annotated[list[str] | None, typer.Option(help="JSONL/CSV: field with text; may be repeated.")] = None,
     title_field: Annotated[str | None, typer.Option(help="JSONL/CSV: field with the title.")] = None,
     id_field: Annotated[str | None, typer.Option(help="JSONL/CSV: field with the id.")] = None,
@@ -101,6 +104,11 @@ def index(
     )
     asked = {key for key, value in locals().items() if key in indexing.FIXED and value is not None}
     selection = Selection(tuple(exclude or ()), tuple(include or ()))
+    if watch:
+        from embedsvc.cli import watching
+
+        failed = watching.run(name, paths, settings, fields, asked, selection=selection, report=report, json_lines=json)
+        raise typer.Exit(1 if failed else 0)
     failed = indexing.run(
         name, paths, settings, fields, asked, selection=selection, exact=exact, report=report, json_lines=json
     )

@@ -52,7 +52,7 @@ def run(
     counts: Counter[str] = Counter()
     passages = tokens = encoded = 0
     mentioned: list[Outcome] = []
-    with _lines(report) as write, _progress(sizes, quiet=json_lines) as advance:
+    with lines_into(report) as write, _progress(sizes, quiet=json_lines) as advance:
         collection, encoder = open_or_create(name, settings, asked)
         for outcome in ingest_paths(
             collection,
@@ -67,7 +67,7 @@ def run(
             passages += outcome.passages
             tokens += outcome.tokens
             encoded += outcome.encoded_tokens
-            line = json.dumps(_line(outcome))
+            line = json.dumps(line_of(outcome))
             write(line)
             if json_lines:
                 print(line, flush=True)
@@ -75,28 +75,34 @@ def run(
                 mentioned.append(outcome)
             advance(outcome)
         store = collection.store()
-        summary = {
-            "collection": name,
-            "version": store.version,
-            "inputs": sum(counts.values()),
-            **{status: counts[status] for status in _STATUSES},
-            "passages": passages,
-            "tokens": tokens,
-            "encoded_tokens": encoded,
-            "seconds": round(time.monotonic() - started, 3),
-        }
+        summary = summary_of(name, store.version, counts, passages, tokens, encoded, started)
         write(json.dumps({"summary": summary}))
     if json_lines:
         print(json.dumps({"summary": summary}), flush=True)
     else:
-        _report(summary, mentioned, store.count())
+        show_report(summary, mentioned, store.count())
     return counts["quarantined"] > 0
 
 
-_STATUSES = ("indexed", "replaced", "unchanged", "removed", "empty", "quarantined")
+STATUSES = ("indexed", "replaced", "unchanged", "removed", "empty", "quarantined")
 
 
-def _line(outcome: Outcome) -> dict[str, Any]:
+def summary_of(
+    name: str, version: int, counts: Counter[str], passages: int, tokens: int, encoded: int, started: float
+) -> dict[str, Any]:
+    return {
+        "collection": name,
+        "version": version,
+        "inputs": sum(counts.values()),
+        **{status: counts[status] for status in STATUSES},
+        "passages": passages,
+        "tokens": tokens,
+        "encoded_tokens": encoded,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def line_of(outcome: Outcome) -> dict[str, Any]:
     return {
         "uri": outcome.uri,
         "status": outcome.status,
@@ -110,7 +116,7 @@ def _line(outcome: Outcome) -> dict[str, Any]:
 
 
 @contextmanager
-def _lines(file: Path | None) -> Iterator[Callable[[str], None]]:
+def lines_into(file: Path | None) -> Iterator[Callable[[str], None]]:
     """What writes a line to ``file``, where there is one; it is there at once, for whoever looks on."""
     if file is None:
         yield lambda line: None
@@ -123,7 +129,7 @@ def _lines(file: Path | None) -> Iterator[Callable[[str], None]]:
         yield lambda line: print(line, file=stream)
 
 
-def _report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: int) -> None:
+def show_report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -136,7 +142,7 @@ def _report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: int) 
         console.print(f"{outcome.status:<12}", style=style, end="")
         console.print(f"{shown_uri(outcome.uri)}  {printable(why)}", markup=False, highlight=False)
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
-    for status in _STATUSES:
+    for status in STATUSES:
         if summary[status]:
             table.add_row(status, f"{summary[status]:,}")
     console.print(table)
