@@ -13,6 +13,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -27,6 +28,8 @@ from embedsvc.encoding.tokens import Ids
 from embedsvc.errors import Conflict, ReadError, UsageError
 from embedsvc.readers import ALL, FieldChoice, FoundFile, Rejected, Selection, absolute, discover, discover_again
 from embedsvc.readers.sandbox import Limits, Sandbox
+from embedsvc.readers.sitemaps import pages
+from embedsvc.readers.web import Fetching, is_url
 from embedsvc.records import Chunking, Contract, Document, Source, document_id
 from embedsvc.storage import Store
 from embedsvc.storage.store import Floats, Known
@@ -196,7 +199,8 @@ def ingest_paths(
     exact: bool = False,
     selection: Selection = ALL,
 ) -> Iterator[Outcome]:
-    """Brings ``collection`` in step with the files under ``paths``; yields one Outcome per input once it is durable.
+    """Brings ``collection`` in step with the files under ``paths``, which may also be URLs; yields one Outcome per
+    input once it is durable.
 
     Unchanged files are skipped by hash, changed ones replaced. ``exact`` also removes the documents under ``paths``
     whose files are not there any more, or are left out by now (``selection``, ignore files).
@@ -205,8 +209,14 @@ def ingest_paths(
         NotFound: none of ``paths`` exists; nothing was done.
         ContractMismatch, Conflict, StorageFailure: what was yielded before is committed, the rest is not.
     """
-    found = discover(paths, max_file_bytes=max_file_mb * _MEGABYTE, selection=selection)
-    within = tuple(absolute(path).as_uri() for path in paths) if exact else ()
+    urls = [str(path) for path in paths if is_url(str(path))]
+    files = [path for path in paths if not is_url(str(path))]
+    found: Iterator[Input] = discover(files, max_file_bytes=max_file_mb * _MEGABYTE, selection=selection)
+    if urls:
+        set_up = collection.settings
+        how = Fetching(max_file_mb * _MEGABYTE, set_up.url_timeout_s, set_up.allow_private_urls)
+        found = chain(found, pages(urls, how, other_hosts=set_up.sitemap_other_hosts))
+    within = tuple(absolute(path).as_uri() for path in files) if exact else ()
     return _ingest(collection, encoder, found, fields, within, fold=True)
 
 

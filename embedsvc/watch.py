@@ -28,7 +28,7 @@ _PATIENCE_SECONDS = 30.0
 _BURST_SECONDS = 5.0
 """While changes come without a pause, a run is made after so long."""
 _MOST_CHANGES = 4096
-"""So many at once: the kernel's queue (16,384 events, several a file) may have overflowed, and watchfiles does not tell."""
+"""So many at once: the kernel's queue (16,384 events, several a file) may have overflowed; watchfiles does not tell."""
 _RESCAN_SECONDS = 3600.0
 """Whatever was missed (an overflow, a file system that tells nothing) is found after so long."""
 _FIRST_RETRY, _LAST_RETRY = 1.0, 60.0

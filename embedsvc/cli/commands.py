@@ -47,7 +47,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def index(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders.", readable=False)],
+    paths: Annotated[list[str], typer.Argument(help="Files, folders, and URLs of pages or sitemaps.")],
     name: Name,
     data_dir: DataDir = None,
     model: Annotated[str | None, typer.Option(help="Model id or folder (for a new collection).")] = None,
@@ -73,6 +73,12 @@ def index(
     id_field: Annotated[str | None, typer.Option(help="JSONL/CSV: field with the id.")] = None,
     metadata_field: Annotated[list[str] | None, typer.Option(help="JSONL/CSV: field to keep; may be repeated.")] = None,
     max_file_mb: Annotated[int | None, typer.Option(help="Larger files are left out and reported.")] = None,
+    allow_private_urls: Annotated[
+        bool | None, typer.Option("--allow-private-urls", help="Also fetch from private networks and this machine.")
+    ] = None,
+    other_hosts: Annotated[
+        bool | None, typer.Option("--other-hosts", help="Also fetch what a sitemap lists on other hosts.")
+    ] = None,
     wait: Annotated[
         float | None, typer.Option(help="Seconds to wait where another process writes to the collection; 0: none.")
     ] = None,
@@ -97,6 +103,8 @@ def index(
         overlap=overlap,
         finer_tokens=finer_tokens,
         max_file_mb=max_file_mb,
+        allow_private_urls=allow_private_urls,
+        sitemap_other_hosts=other_hosts,
         lock_timeout=wait,
     )
     fields = FieldChoice(

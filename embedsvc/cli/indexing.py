@@ -15,6 +15,7 @@ from embedsvc.config import Settings
 from embedsvc.errors import UsageError
 from embedsvc.ingest import Outcome, ingest_paths, open_or_create
 from embedsvc.readers import FieldChoice, FoundFile, Selection, discover
+from embedsvc.readers.web import is_url
 
 FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens"})
 """Flags that a collection, once made, must agree with."""
@@ -22,7 +23,7 @@ FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens"})
 
 def run(
     name: str,
-    paths: Sequence[Path],
+    paths: Sequence[str],
     settings: Settings,
     fields: FieldChoice,
     asked: Set[str],
@@ -39,12 +40,13 @@ def run(
         UsageError: there is nothing to index, or ``report`` cannot be written.
     """
     started = time.monotonic()
+    files = [path for path in paths if not is_url(path)]
     # Walked once more than the ingest does, for its bytes: an ETA needs to know how much there is.
     sizes = {
         found.uri: found.bytes if isinstance(found, FoundFile) else 0
-        for found in discover(paths, max_file_bytes=settings.max_file_mb * 1_000_000, selection=selection)
+        for found in discover(files, max_file_bytes=settings.max_file_mb * 1_000_000, selection=selection)
     }
-    if not sizes and not exact:
+    if not sizes and not exact and len(files) == len(paths):
         raise UsageError(
             f"There is no file to index under {', '.join(map(str, paths))} (hidden and backup files are left out, "
             "and what the patterns of --exclude, --include and .embedsvcignore leave out)."

@@ -13,14 +13,16 @@ from pathlib import Path
 
 from embedsvc.cli import indexing
 from embedsvc.config import Settings
+from embedsvc.errors import UsageError
 from embedsvc.ingest import Outcome, ingest_changed, ingest_paths, open_or_create
 from embedsvc.readers import FieldChoice, Selection, absolute
+from embedsvc.readers.web import is_url
 from embedsvc.watch import RunEnded, RunFailed, watch
 
 
 def run(
     name: str,
-    paths: Sequence[Path],
+    paths: Sequence[str],
     settings: Settings,
     fields: FieldChoice,
     asked: Set[str],
@@ -32,6 +34,8 @@ def run(
     """Indexes and goes on until a signal comes; returns whether some input cannot be read by then."""
     from embedsvc.cli import Stopped
 
+    if urls := [path for path in paths if is_url(path)]:
+        raise UsageError(f"{urls[0]} cannot be watched: nothing tells when a page changes. Index it now and then.")
     started = time.monotonic()
     collection, encoder = open_or_create(name, settings, asked)
     tops = [absolute(path) for path in paths]
