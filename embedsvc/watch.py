@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from embedsvc.errors import ContractMismatch, DamagedCollection, EmbedsvcError, NotFound, ReadError, UsageError
 from embedsvc.ingest import Outcome
@@ -197,7 +198,7 @@ class _Watcher:
         self._tops = tops
         self._folders: dict[Path, _Signature] = {}
         self._files = {top: _signature(top) for top in tops if not top.is_dir()}
-        self._told: Iterator[set[tuple[object, str]]] | None = None
+        self._told: Iterator[set[tuple[Any, str]]] | None = None
         self._open()
 
     def __enter__(self) -> _Watcher:
@@ -214,8 +215,6 @@ class _Watcher:
         else:
             try:
                 changed = {Path(path) for _, path in next(self._told)}
-            except StopIteration:
-                raise KeyboardInterrupt from None
             except (OSError, RuntimeError):  # it broke
                 self._open()
                 return set(), True
@@ -244,23 +243,22 @@ class _Watcher:
         self._folders = self._present()
         if not self._folders:
             return
-        self._told = told(
+        opened = told(
             *self._folders,
             watch_filter=None,
             debounce=_DEBOUNCE_MS,
             step=_STEP_MS,
             rust_timeout=_STEP_MS,
             yield_on_timeout=True,
-            raise_interrupt=False,
+            raise_interrupt=True,
             ignore_permission_denied=True,
         )
         try:
             # Only now is anything watched; what this tells is in the look at everything that follows.
-            next(self._told)
-        except StopIteration:
-            raise KeyboardInterrupt from None
+            next(opened)
+            self._told = opened
         except FileNotFoundError:  # vanished in between: the next look finds it gone
-            self._told, self._folders = None, {}
+            self._folders = {}
         except (OSError, RuntimeError) as error:
             raise UsageError(
                 f"{', '.join(map(str, self._folders))} cannot be watched: {error}. Where there are more folders than "

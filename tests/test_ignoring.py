@@ -111,6 +111,15 @@ def test_ignore_files_hold_in_their_folder_and_the_inner_one_wins(tree: Path) ->
     assert names(tree, again=(tree / "build", tree / "gone", tree.parent)) == []
 
 
+def test_files_that_the_caller_writes_himself_are_never_taken(tree: Path) -> None:
+    status = (tree / "a.log").stat()
+    never = frozenset({(status.st_dev, status.st_ino)})
+    found = [*discover([tree], max_file_bytes=9, selection=Selection(never=never))]
+    assert len(found) == 6
+    again = discover_again([tree / "a.log"], [tree], max_file_bytes=9, selection=Selection(never=never))
+    assert list(again) == []
+
+
 def test_of_a_file_that_is_named_itself_the_patterns_see_the_name(tree: Path) -> None:
     write_tree(tree, {".embedsvcignore": "*"})
     assert names(tree, tree / "sub/b.log", tree / "a.txt", exclude=("*.log",)) == ["a.txt"]

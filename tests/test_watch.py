@@ -65,6 +65,7 @@ class Watching:
         deadline = time.monotonic() + LONGEST
         while not condition():
             assert time.monotonic() < deadline, self.events
+            assert not any(isinstance(event, BaseException) for event in self.events), self.events
             try:
                 self.events.append(self._told.get(timeout=0.05))
             except queue.Empty:

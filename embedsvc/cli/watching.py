@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from embedsvc.cli import indexing
@@ -39,7 +40,6 @@ def run(
     started = time.monotonic()
     collection, encoder = open_or_create(name, settings, asked)
     tops = [absolute(path) for path in paths]
-    ours = _outputs(report)
 
     def once(changed: Sequence[Path] | None) -> Iterator[Outcome]:
         limit = settings.max_file_mb
@@ -47,15 +47,13 @@ def run(
             return ingest_paths(
                 collection, encoder, tops, fields=fields, max_file_mb=limit, exact=True, selection=selection
             )
-        meant = [path for path in changed if not _is_one_of(path, ours)]
-        if not meant:
-            return iter(())
-        return ingest_changed(collection, encoder, meant, tops, fields=fields, max_file_mb=limit, selection=selection)
+        return ingest_changed(collection, encoder, changed, tops, fields=fields, max_file_mb=limit, selection=selection)
 
     counts: Counter[str] = Counter()
     passages = tokens = encoded = 0
     failed: set[str] = set()
     with indexing.lines_into(report) as write:
+        selection = replace(selection, never=_outputs(report))
         try:
             with closing(watch(tops, once, selection)) as events:
                 for event in events:
@@ -99,18 +97,11 @@ def _tell(event: RunEnded | RunFailed, json_lines: bool) -> None:
 def _outputs(report: Path | None) -> frozenset[tuple[int, int]]:
     """Files that we write ourselves: where they lie in a watched folder, each line would bring the next."""
     found = set()
-    for each in (1, 2, *([report] if report and report.exists() else [])):
+    outputs: list[int | Path] = [1, 2, *([report] if report else [])]
+    for each in outputs:
         try:
             status = os.stat(each)  # noqa: PTH116 (descriptors, too)
         except OSError:
             continue
         found.add((status.st_dev, status.st_ino))
     return frozenset(found)
-
-
-def _is_one_of(path: Path, files: frozenset[tuple[int, int]]) -> bool:
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    return (status.st_dev, status.st_ino) in files

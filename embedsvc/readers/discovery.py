@@ -77,6 +77,7 @@ class _Scope:
     include: Rules
     ignored: tuple[tuple[Path, Rules], ...] = ()
     """Innermost first, with the folder that each lies in."""
+    never: frozenset[tuple[int, int]] = frozenset()
 
     def entered(self, folder: Path) -> _Scope:
         """Raises OSError, ReadError: the folder's ignore file cannot be read, so nobody knows what it leaves out."""
@@ -175,15 +176,22 @@ def reach(path: Path, tops: Sequence[Path], selection: Selection) -> _Scope | No
                 break
             folder = here
         else:
-            if path.is_dir() or scope.takes(path):
+            if path.is_dir() or (scope.takes(path) and not _is_never(path, selection)):
                 return scope
     return None
+
+
+def _is_never(path: Path, selection: Selection) -> bool:
+    if not selection.never or not path.exists():
+        return False
+    status = path.stat()
+    return (status.st_dev, status.st_ino) in selection.never
 
 
 def _scope_of(top: Path, selection: Selection) -> _Scope:
     # Of a file that is named itself the patterns look at the name.
     base = top if top.is_dir() else top.parent
-    return _Scope(base, rules_of(selection.exclude), rules_of(selection.include))
+    return _Scope(base, rules_of(selection.exclude), rules_of(selection.include), never=selection.never)
 
 
 def absolute(path: str | Path) -> Path:
@@ -220,6 +228,8 @@ def _walk(starts: Sequence[tuple[Path, _Scope]], max_file_bytes: int) -> Iterato
                     if not stat.S_ISDIR(status.st_mode):
                         # A file that is named itself was not looked at by its folder.
                         if path == top and scope.excludes(path, is_folder=False):
+                            continue
+                        if (status.st_dev, status.st_ino) in scope.never:
                             continue
                         if path not in seen_files and scope.takes(path):
                             seen_files.add(path)

@@ -51,10 +51,14 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the caller leaves out (``exclude``) and restricts a run to (``include``), relative to each top path."""
+    """What the caller leaves out (``exclude``) and restricts a run to (``include``), relative to each top path.
+
+    ``never``: files by device and inode, whatever they are called: those that the caller writes himself meanwhile.
+    """
 
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
+    never: frozenset[tuple[int, int]] = frozenset()
 
 
 ALL = Selection()
