@@ -6,6 +6,7 @@ a folder that was replaced tells nothing any more. Nothing is locked between run
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -239,6 +240,7 @@ class _Watcher:
     def _open(self) -> None:
         from watchfiles import watch as told
 
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every batch, also of what is left out
         self._close()
         self._folders = self._present()
         if not self._folders:
@@ -248,7 +250,7 @@ class _Watcher:
             watch_filter=None,
             debounce=_DEBOUNCE_MS,
             step=_STEP_MS,
-            rust_timeout=_STEP_MS,
+            rust_timeout=_LOOK_MS,
             yield_on_timeout=True,
             raise_interrupt=True,
             ignore_permission_denied=True,
