@@ -192,7 +192,8 @@ def test_a_body_without_end(site: Site) -> None:
 
     bomb = gzip.compress(bytes(1_000_000))
     site.pages |= {"/a": endless, "/b": endless_chunks, "/c": (200, {"Content-Encoding": "gzip"}, bomb)}
-    for path in "abc":
+    site.pages["/long"] = (200, {}, bytes(20_000))
+    for path in ("a", "b", "c", "long"):
         with pytest.raises(FileTooLarge, match="max-file-mb"):
             fetch(f"{site.url}/{path}", LOCAL)
     site.pages["/d"] = (200, {"Content-Encoding": "gzip"}, gzip.compress(HTML))

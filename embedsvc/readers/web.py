@@ -173,9 +173,9 @@ def _one(
         if response.status != 200:
             raise FetchFailed(f"{url}: the server answered {response.status} {response.reason[:80]}. Check the URL.")
         data = response.read(how.max_bytes + 1)
+        _check_size(url, data, how)
         if response.length:
             raise FetchFailed(f"{url}: it ended {response.length:,} bytes too early. Try again.")
-        _check_size(url, data, how)
         data = _decoded(url, data, response.headers, how)
     finally:
         timed.end()
