@@ -58,6 +58,12 @@ class Settings:
     ``chunk_tokens`` are: it scores as the best of its vectors. 0: none, each passage has one vector."""
     max_file_mb: int = 100
     """Larger input files are quarantined (reason ``too_large``)."""
+    url_timeout_s: int = 30
+    """Seconds that fetching one page may take, redirects included; then it is quarantined (reason ``timeout``)."""
+    allow_private_urls: bool = False
+    """Also fetch pages at addresses of private networks and of this machine."""
+    sitemap_other_hosts: bool = False
+    """Also fetch pages that a sitemap lists on other hosts than its own."""
     reader_memory_mb: int = 2000
     """Megabytes of memory that the process which reads files may ask for, and which the text of one file may have; an
     input that takes more is quarantined (reason ``out_of_memory``). 0: no limit."""
@@ -125,6 +131,7 @@ def memory_bytes() -> int:
     return min(total, int(allowed)) if allowed.isdigit() else total
 
 
+_WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _HINTS: dict[str, Any] = {}
 
 
@@ -143,6 +150,12 @@ def _convert(name: str, value: object, origin: str) -> Any:
         if value in get_args(hint):
             return value
         raise UsageError(f"{origin}: {name} is {value!r}; choose one of {', '.join(get_args(hint))}.")
+    if hint is bool:
+        if isinstance(value, str):
+            value = _WORDS.get(value.lower(), value)
+        if isinstance(value, bool):
+            return value
+        raise UsageError(f"{origin}: {name} is {value!r}; choose true or false.")
     try:
         if isinstance(value, bool) or (hint is int and isinstance(value, float)):
             raise ValueError

@@ -99,6 +99,24 @@ class MissingField(ReadError):
     reason = "missing_field"
 
 
+class FetchFailed(ReadError):
+    """A page that the web does not give."""
+
+    reason = "not_fetched"
+
+
+class PrivateAddress(ReadError):
+    """A page at an address that is not one of the open internet."""
+
+    reason = "private_address"
+
+
+class NotAllowed(ReadError):
+    """A page that a sitemap lists, but on another host, or against its robots.txt."""
+
+    reason = "not_allowed"
+
+
 class ReaderCrashed(ReadError):
     """The process that read it ended, or gave an answer that is none."""
 

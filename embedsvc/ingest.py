@@ -13,6 +13,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -25,8 +26,10 @@ from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for,
 from embedsvc.encoding.scheduler import Ticket
 from embedsvc.encoding.tokens import Ids
 from embedsvc.errors import Conflict, ReadError, UsageError
-from embedsvc.readers import FieldChoice, FoundFile, Rejected, absolute, discover
+from embedsvc.readers import ALL, FieldChoice, FoundFile, Rejected, Selection, absolute, discover, discover_again
 from embedsvc.readers.sandbox import Limits, Sandbox
+from embedsvc.readers.sitemaps import pages
+from embedsvc.readers.web import Fetching, is_url
 from embedsvc.records import Chunking, Contract, Document, Source, document_id
 from embedsvc.storage import Store
 from embedsvc.storage.store import Floats, Known
@@ -195,19 +198,43 @@ def ingest_paths(
     fields: FieldChoice,
     max_file_mb: int,
     exact: bool = False,
+    selection: Selection = ALL,
 ) -> Iterator[Outcome]:
-    """Brings ``collection`` in step with the files under ``paths``; yields one Outcome per input once it is durable.
+    """Brings ``collection`` in step with the files under ``paths``, which may also be URLs; yields one Outcome per
+    input once it is durable.
 
     Unchanged files are skipped by hash, changed ones replaced. ``exact`` also removes the documents under ``paths``
-    whose files are not there any more.
+    whose files are not there any more, or are left out by now (``selection``, ignore files).
 
     Raises:
         NotFound: none of ``paths`` exists; nothing was done.
         ContractMismatch, Conflict, StorageFailure: what was yielded before is committed, the rest is not.
     """
-    found = discover(paths, max_file_bytes=max_file_mb * _MEGABYTE)
-    within = tuple(absolute(path).as_uri() for path in paths) if exact else ()
+    urls = [str(path) for path in paths if is_url(str(path))]
+    files = [path for path in paths if not is_url(str(path))]
+    found: Iterator[Input] = discover(files, max_file_bytes=max_file_mb * _MEGABYTE, selection=selection)
+    if urls:
+        set_up = collection.settings
+        how = Fetching(max_file_mb * _MEGABYTE, set_up.url_timeout_s, set_up.allow_private_urls)
+        found = chain(found, pages(urls, how, other_hosts=set_up.sitemap_other_hosts))
+    within = tuple(absolute(path).as_uri() for path in files) if exact else ()
     return _ingest(collection, encoder, found, fields, within, fold=True)
+
+
+def ingest_changed(
+    collection: Collection,
+    encoder: Encoder,
+    changed: Sequence[Path],
+    tops: Sequence[Path],
+    *,
+    fields: FieldChoice,
+    max_file_mb: int,
+    selection: Selection = ALL,
+) -> Iterator[Outcome]:
+    """As :func:`ingest_paths` of ``tops`` with ``exact``, where only what is at or below ``changed`` can have changed:
+    nothing else is looked at. All paths from the root (:func:`~embedsvc.readers.absolute`)."""
+    found = discover_again(changed, tops, max_file_bytes=max_file_mb * _MEGABYTE, selection=selection)
+    return _ingest(collection, encoder, found, fields, tuple(path.as_uri() for path in changed), fold=True)
 
 
 def ingest_items(
@@ -475,16 +502,27 @@ def _committed(future: Future[None], encoding: _Encoding) -> Iterator[Outcome]:
 def _remove(writer: Writer, reading: _Reading, within: Sequence[str]) -> Iterator[Outcome]:
     gone = list(reading.gone)
     unreadable = tuple(reading.unreadable)
+    tops = {top.rstrip("/") for top in within}  # "/" ends with its slash
     for id, document in reading.known.items():
         source = document.source
         if id in reading.seen or source is None or source.startswith(unreadable):
             continue
-        if any(source == top or source.startswith(f"{top.rstrip('/')}/") for top in within):  # "/" ends with its slash
+        if _lies_in(source, tops):
             gone.append((id, document.uri))
     if gone:
         writer.replace((), [id for id, _ in gone])
     for _, uri in gone:
         yield Outcome(uri, "removed")
+
+
+def _lies_in(source: str, tops: Set[str]) -> bool:
+    """Looked up part by part: a watch may name thousands of ``tops``."""
+    end = len(source)
+    while end > 0:
+        if source[:end] in tops:
+            return True
+        end = source.rfind("/", 0, end)
+    return False
 
 
 class _Room:

@@ -158,6 +158,42 @@ def test_exact_and_fields_and_limits_reach_the_ingest(run: Run, tmp_path: Path) 
     assert run("collections", "show", "c", "--json", "--data-dir", data).json["passages"] == 0
 
 
+def test_excludes_and_includes_reach_the_ingest(run: Run, tmp_path: Path) -> None:
+    files = write_tree(
+        tmp_path / "f", {"a.txt": "Rivers.", "b.log": "Stones.", "sub/c.txt": "Bones.", "d.md": "Trees."}
+    )
+    to_c = ("-c", "c", "--json", "--data-dir", tmp_path / "d")
+
+    def statuses(*flags: str) -> dict[str, str]:
+        done = run("index", files, *to_c, *flags)
+        assert done.code == 0, done.err
+        return {line["uri"].rpartition("/")[2]: line["status"] for line in done.lines[:-1]}
+
+    assert statuses("--include", "*.txt", "--include", "*.log", "--exclude", "/sub") == {
+        "a.txt": "indexed", "b.log": "indexed",
+    }  # fmt: skip
+    assert statuses("--exclude", "*.log", "--exclude", "/sub", "--exact") == {
+        "a.txt": "unchanged", "b.log": "removed", "d.md": "indexed",
+    }  # fmt: skip
+    refused(run("index", files, *to_c, "--exclude", "*"), 2, "--exclude")
+
+
+def test_what_cannot_be_watched(run: Run, tmp_path: Path) -> None:
+    refused(run("index", "https://e.example/", "-c", "c", "--watch", "--data-dir", tmp_path / "d"), 2, "watched")
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_url_that_is_not_fetched_is_listed(run: Run, tmp_path: Path) -> None:
+    command = ("index", "http://127.0.0.1:9/", "-c", "c", "--json", "--data-dir", tmp_path / "d")
+    done = run(*command)
+    assert done.code == 1
+    assert done.lines[0]["reason"].startswith("private_address")
+    done = run(
+        "index", "http://127.0.0.1:9/", "-c", "c", "--json", "--data-dir", tmp_path / "d", "--allow-private-urls"
+    )
+    assert done.lines[0]["reason"].startswith("not_fetched")
+
+
 def test_search_as_json(run: Run, library: Path, library_files: Path) -> None:
     done = run("search", "vitamin D and bones", "-c", "library", "-k", 2, "--json", "--data-dir", library)
     assert done.code == 0

@@ -23,8 +23,8 @@ from embedsvc.encoding import Encoder, load_encoder
 from embedsvc.encoding.choices import Calibration, record
 from embedsvc.encoding.machine import machine
 from embedsvc.errors import Conflict, ContractMismatch, NotFound, StorageFailure, UsageError
-from embedsvc.ingest import Outcome, ingest_items, ingest_paths, open_or_create
-from embedsvc.readers import FieldChoice, discover
+from embedsvc.ingest import Outcome, ingest_changed, ingest_items, ingest_paths, open_or_create
+from embedsvc.readers import FieldChoice, Selection, discover
 from embedsvc.readers.sandbox import Sandbox
 from embedsvc.records import Chunking, Document, Source, make_document
 from tests.conftest import write_tree
@@ -292,6 +292,58 @@ def test_exact_removes_what_vanished_below_the_given_paths_only(
     }  # fmt: skip
     assert set(texts(collection)) == {"keep.txt", "far.txt"}
     assert len(collection.snapshot().index) == 2
+
+
+def test_exact_removes_what_is_left_out_by_now(here: Settings, fake: FakeEncoder, tree: Path) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+
+    def again(exact: bool, *patterns: str) -> dict[str, str]:
+        selection = Selection(exclude=patterns)
+        outcomes = ingest_paths(
+            collection,
+            fake,
+            [tree],
+            fields=FieldChoice(),
+            max_file_mb=1,
+            exact=exact,
+            selection=selection,  # type: ignore[arg-type]
+        )
+        return {outcome.uri.rpartition("/")[2]: outcome.status for outcome in outcomes}
+
+    assert set(again(True)) == NAMES
+    assert set(again(False, "*.txt")) == NAMES - {"a.txt", "c.txt"}
+    assert set(texts(collection)) == NAMES
+    assert again(True, "sub/")["c.txt"] == "removed"
+    write_tree(tree, {".embedsvcignore": "*.jsonl\n"})
+    gone = again(True)
+    assert {name for name, status in gone.items() if status == "removed"} == {"records.jsonl#x", "records.jsonl#y"}
+    assert set(texts(collection)) == {"a.txt", "b.md", "c.txt"}
+
+
+def test_only_what_changed_is_looked_at(
+    here: Settings, fake: FakeEncoder, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    run(collection, fake, tree)
+    (tree / "sub").rename(tree / "moved")
+    (tree / "a.txt").unlink()
+    changed = [tree / name for name in ("sub", "moved", "a.txt", "a.txt~", "never")]
+    listed: list[Path] = []
+    listdir = os.listdir
+
+    def listing(folder: Path) -> list[str]:
+        listed.append(folder)
+        return listdir(folder)
+
+    monkeypatch.setattr("embedsvc.readers.discovery.os.listdir", listing)
+    fake.encoded = 0
+    outcomes = list(ingest_changed(collection, fake, changed, [tree], fields=FieldChoice(), max_file_mb=1))  # type: ignore[arg-type]
+    assert sorted((outcome.uri.removeprefix(tree.as_uri()), outcome.status) for outcome in outcomes) == [
+        ("/a.txt", "removed"), ("/moved/c.txt", "indexed"), ("/sub/c.txt", "removed"),
+    ]  # fmt: skip
+    assert [folder for folder in listed if folder.is_relative_to(tree)] == [tree / "moved"]
+    assert fake.encoded == 0  # what is moved keeps its vectors
+    assert set(texts(collection)) == NAMES - {"a.txt"}
 
 
 def test_exact_from_the_root(

@@ -22,7 +22,7 @@ LAYERS = (
     {"upkeep"},
     {"collection"},
     {"ingest", "search", "checks"},
-    {"describe"},  # what the flows give, in the shapes that all faces share
+    {"describe", "watch"},  # what the flows give, in the shapes that all faces share; runs without end
     {"maintenance"},
     {"migrate"},
     {"service", "evaluate", "integrations", "train", "cluster"},

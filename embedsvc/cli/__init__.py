@@ -14,7 +14,7 @@ from embedsvc.errors import ContractMismatch, DamagedCollection, EmbedsvcError
 _SOME_FAILED, _USAGE, _DAMAGED = 1, 2, 3
 
 
-class _Stopped(BaseException):
+class Stopped(BaseException):
     """SIGINT or SIGTERM came. Not a KeyboardInterrupt, which typer would turn into an exit of its own."""
 
 
@@ -30,7 +30,7 @@ def main() -> NoReturn:
         _leave(_DAMAGED, error)
     except EmbedsvcError as error:
         _leave(_USAGE, error)
-    except _Stopped as error:
+    except Stopped as error:
         _leave(128 + error.args[0], "Stopped. What was reported is committed; run the same command again to go on.")
     except BrokenPipeError:
         # The reader of our output (head, less) has left: nothing to say, and nobody to say it to.
@@ -50,4 +50,4 @@ def _leave(code: int, message: object) -> NoReturn:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Stopped(number)
+    raise Stopped(number)

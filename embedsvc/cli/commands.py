@@ -50,7 +50,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def index(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders; - is standard input.", readable=False)],
+    paths: Annotated[list[str], typer.Argument(help="Files, folders, URLs of pages or sitemaps; - is standard input.")],
     name: Name,
     data_dir: DataDir = None,
     model: Annotated[str | None, typer.Option(help="Model id or folder (for a new collection).")] = None,
@@ -62,11 +62,26 @@ def index(
         int | None, typer.Option(help="Tokens per sub-window that longer passages are also matched by; 0: none.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Also remove what vanished from PATHS.")] = False,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Leave out, as in .gitignore; may be repeated.")
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Take these only, as in .gitignore; may be repeated.")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep in step with PATHS, as with --exact, until Ctrl-C.")
+    ] = False,
     text_field: Annotated[list[str] | None, typer.Option(help="JSONL/CSV: field with text; may be repeated.")] = None,
     title_field: Annotated[str | None, typer.Option(help="JSONL/CSV: field with the title.")] = None,
     id_field: Annotated[str | None, typer.Option(help="JSONL/CSV: field with the id.")] = None,
     metadata_field: Annotated[list[str] | None, typer.Option(help="JSONL/CSV: field to keep; may be repeated.")] = None,
     max_file_mb: Annotated[int | None, typer.Option(help="Larger files are left out and reported.")] = None,
+    allow_private_urls: Annotated[
+        bool | None, typer.Option("--allow-private-urls", help="Also fetch from private networks and this machine.")
+    ] = None,
+    other_hosts: Annotated[
+        bool | None, typer.Option("--other-hosts", help="Also fetch what a sitemap lists on other hosts.")
+    ] = None,
     wait: Annotated[
         float | None, typer.Option(help="Seconds to wait where another process writes to the collection; 0: none.")
     ] = None,
@@ -83,7 +98,7 @@ def index(
     index plan --passages 10M tells which vector index so many passages would get.
     """
     from embedsvc.cli import indexing
-    from embedsvc.readers import FieldChoice
+    from embedsvc.readers import FieldChoice, Selection
 
     settings = settings_of(
         data_dir=data_dir,
@@ -94,18 +109,27 @@ def index(
         overlap=overlap,
         finer_tokens=finer_tokens,
         max_file_mb=max_file_mb,
+        allow_private_urls=allow_private_urls,
+        sitemap_other_hosts=other_hosts,
         lock_timeout=wait,
     )
     fields = FieldChoice(
         tuple(text_field or ()), title_field, id_field, None if metadata_field is None else tuple(metadata_field)
     )
     asked = {key for key, value in locals().items() if key in indexing.FIXED and value is not None}
+    selection = Selection(tuple(exclude or ()), tuple(include or ()))
+    if watch:
+        from embedsvc.cli import watching
+
+        failed = watching.run(name, paths, settings, fields, asked, selection=selection, report=report, json_lines=json)
+        raise typer.Exit(1 if failed else 0)
     failed = indexing.run(
         name,
         paths,
         settings,
         fields,
         asked,
+        selection=selection,
         exact=exact,
         report=report,
         json_lines=json,

@@ -15,7 +15,8 @@ from urllib.parse import quote
 from embedsvc.config import Settings
 from embedsvc.errors import FileTooLarge, UsageError
 from embedsvc.ingest import Outcome, ingest_items, ingest_paths, open_or_create
-from embedsvc.readers import FieldChoice, FoundFile, Rejected, discover
+from embedsvc.readers import FieldChoice, FoundFile, Rejected, Selection, discover
+from embedsvc.readers.web import is_url
 from embedsvc.records import Source
 
 FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens"})
@@ -24,11 +25,12 @@ FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens"})
 
 def run(
     name: str,
-    paths: Sequence[Path],
+    paths: Sequence[str],
     settings: Settings,
     fields: FieldChoice,
     asked: Set[str],
     *,
+    selection: Selection,
     exact: bool,
     report: Path | None,
     json_lines: bool,
@@ -44,37 +46,43 @@ def run(
     from_stdin = _STDIN in paths
     if from_stdin and (len(paths) > 1 or exact):
         raise UsageError("Standard input (-) is indexed alone: not beside other paths, and not with --exact.")
-    # Walked once more than the ingest does, for its bytes: an ETA needs to know how much there is.
     limit = settings.max_file_mb * 1_000_000
     source = _standard_input(stdin_name, limit) if from_stdin else None
-    sizes = (
-        {source.uri: 0}
-        if source
-        else {
-            found.uri: found.bytes if isinstance(found, FoundFile) else 0
-            for found in discover(paths, max_file_bytes=limit)
-        }
-    )
-    if not sizes and not exact:
+    # Walked once more than the ingest does, for its bytes: an ETA needs to know how much there is.
+    files = [] if source else [path for path in paths if not is_url(path)]
+    sizes = {
+        found.uri: found.bytes if isinstance(found, FoundFile) else 0
+        for found in discover(files, max_file_bytes=limit, selection=selection)
+    }
+    if not sizes and not exact and not source and len(files) == len(paths):
         raise UsageError(
-            f"There is no file to index under {', '.join(map(str, paths))} (hidden and backup files are left out)."
+            f"There is no file to index under {', '.join(map(str, paths))} (hidden and backup files are left out, "
+            "and what the patterns of --exclude, --include and .embedsvcignore leave out)."
         )
     counts: Counter[str] = Counter()
     passages = tokens = encoded = 0
     mentioned: list[Outcome] = []
-    with _lines(report) as write, _progress(sizes, quiet=json_lines) as advance:
+    with lines_into(report) as write, _progress(sizes, quiet=json_lines) as advance:
         collection, encoder = open_or_create(name, settings, asked)
         outcomes = (
             ingest_items(collection, encoder, [source], fields)
             if source
-            else ingest_paths(collection, encoder, paths, fields=fields, max_file_mb=settings.max_file_mb, exact=exact)
+            else ingest_paths(
+                collection,
+                encoder,
+                paths,
+                fields=fields,
+                max_file_mb=settings.max_file_mb,
+                exact=exact,
+                selection=selection,
+            )
         )
         for outcome in outcomes:
             counts[outcome.status] += 1
             passages += outcome.passages
             tokens += outcome.tokens
             encoded += outcome.encoded_tokens
-            line = json.dumps(_line(outcome))
+            line = json.dumps(line_of(outcome))
             write(line)
             if json_lines:
                 print(line, flush=True)
@@ -82,25 +90,16 @@ def run(
                 mentioned.append(outcome)
             advance(outcome)
         store = collection.store()
-        summary = {
-            "collection": name,
-            "version": store.version,
-            "inputs": sum(counts.values()),
-            **{status: counts[status] for status in _STATUSES},
-            "passages": passages,
-            "tokens": tokens,
-            "encoded_tokens": encoded,
-            "seconds": round(time.monotonic() - started, 3),
-        }
+        summary = summary_of(name, store.version, counts, passages, tokens, encoded, started)
         write(json.dumps({"summary": summary}))
     if json_lines:
         print(json.dumps({"summary": summary}), flush=True)
     else:
-        _report(summary, mentioned, store.count())
+        show_report(summary, mentioned, store.count())
     return counts["quarantined"] > 0
 
 
-_STDIN = Path("-")
+_STDIN = "-"
 
 
 def _standard_input(name: str, limit: int) -> Source | Rejected:
@@ -118,10 +117,25 @@ def _standard_input(name: str, limit: int) -> Source | Rejected:
     return Source(uri, name, data)
 
 
-_STATUSES = ("indexed", "replaced", "unchanged", "removed", "empty", "quarantined")
+STATUSES = ("indexed", "replaced", "unchanged", "removed", "empty", "quarantined")
 
 
-def _line(outcome: Outcome) -> dict[str, Any]:
+def summary_of(
+    name: str, version: int, counts: Counter[str], passages: int, tokens: int, encoded: int, started: float
+) -> dict[str, Any]:
+    return {
+        "collection": name,
+        "version": version,
+        "inputs": sum(counts.values()),
+        **{status: counts[status] for status in STATUSES},
+        "passages": passages,
+        "tokens": tokens,
+        "encoded_tokens": encoded,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def line_of(outcome: Outcome) -> dict[str, Any]:
     return {
         "uri": outcome.uri,
         "status": outcome.status,
@@ -135,7 +149,7 @@ def _line(outcome: Outcome) -> dict[str, Any]:
 
 
 @contextmanager
-def _lines(file: Path | None) -> Iterator[Callable[[str], None]]:
+def lines_into(file: Path | None) -> Iterator[Callable[[str], None]]:
     """What writes a line to ``file``, where there is one; it is there at once, for whoever looks on."""
     if file is None:
         yield lambda line: None
@@ -148,7 +162,7 @@ def _lines(file: Path | None) -> Iterator[Callable[[str], None]]:
         yield lambda line: print(line, file=stream)
 
 
-def _report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: int) -> None:
+def show_report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -161,7 +175,7 @@ def _report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: int) 
         console.print(f"{outcome.status:<12}", style=style, end="")
         console.print(f"{shown_uri(outcome.uri)}  {printable(why)}", markup=False, highlight=False)
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
-    for status in _STATUSES:
+    for status in STATUSES:
         if summary[status]:
             table.add_row(status, f"{summary[status]:,}")
     console.print(table)

@@ -5,8 +5,21 @@ or a :class:`~embedsvc.errors.ReadError` of that one input: it never ends the ba
 The libraries behind the formats are imported when the first file of their format is read.
 """
 
-from embedsvc.readers.discovery import FoundFile, absolute, discover
+from embedsvc.readers.discovery import FoundFile, absolute, discover, discover_again, reach
 from embedsvc.readers.formats import read
+from embedsvc.readers.ignoring import ALL, IGNORE_FILE, Selection
 from embedsvc.readers.items import FieldChoice, Rejected
 
-__all__ = ["FieldChoice", "FoundFile", "Rejected", "absolute", "discover", "read"]
+__all__ = [
+    "ALL",
+    "IGNORE_FILE",
+    "FieldChoice",
+    "FoundFile",
+    "Rejected",
+    "Selection",
+    "absolute",
+    "discover",
+    "discover_again",
+    "reach",
+    "read",
+]

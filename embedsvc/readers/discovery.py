@@ -8,10 +8,11 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedsvc.errors import FileTooLarge, NotFound, ReadError, UnsupportedFormat
+from embedsvc.readers.ignoring import ALL, IGNORE_FILE, Rules, Selection, rules_of, rules_of_file
 from embedsvc.readers.items import Rejected
 from embedsvc.records import Source
 
@@ -31,6 +32,7 @@ _REMEDIES = {
     errno.ENOENT: "It vanished, or it is a symbolic link to nothing: restore its target or remove it",
 }
 _MEGABYTE = 1_000_000
+_IGNORE_FILE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,7 @@ class FoundFile:
             ReadError: it cannot be read (permission, vanished, no longer a regular file, disk error).
         """
         try:
-            # O_NONBLOCK: should a FIFO have taken the file's place meanwhile, opening it must not wait for a writer.
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor, not a path)
-                _check_regular(self.uri, os.fstat(descriptor).st_mode)
-                data = file.read(self.max_file_bytes + 1)
+            data = _start_of(self.path, self.uri, self.max_file_bytes + 1)
         except OSError as error:
             raise _unreadable(self.uri, error) from error
         if len(data) > self.max_file_bytes:
@@ -62,12 +60,64 @@ class FoundFile:
         return Source(uri=self.uri, name=self.path.name, data=data)
 
 
-def discover(paths: Sequence[str | Path], *, max_file_bytes: int) -> Iterator[FoundFile | Rejected]:
+def _start_of(path: Path, uri: str, count: int) -> bytes:
+    # O_NONBLOCK: should a FIFO have taken the file's place meanwhile, opening it must not wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor, not a path)
+        _check_regular(uri, os.fstat(descriptor).st_mode)
+        return file.read(count)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What is left out in a folder: the caller's selection, and the ignore files from its top down to it."""
+
+    top: Path
+    exclude: Rules
+    include: Rules
+    ignored: tuple[tuple[Path, Rules], ...] = ()
+    """Innermost first, with the folder that each lies in."""
+    never: frozenset[tuple[int, int]] = frozenset()
+
+    def entered(self, folder: Path) -> _Scope:
+        """Raises OSError, ReadError: the folder's ignore file cannot be read, so nobody knows what it leaves out."""
+        file = folder / IGNORE_FILE
+        try:
+            data = _start_of(file, file.as_uri(), _IGNORE_FILE_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            return self
+        if len(data) > _IGNORE_FILE_BYTES:
+            raise _too_large(file.as_uri(), len(data), _IGNORE_FILE_BYTES)
+        return replace(self, ignored=((folder, rules_of_file(data)), *self.ignored))
+
+    def excludes(self, path: Path, *, is_folder: bool) -> bool:
+        """Of a path whose folder is not excluded."""
+        for base, rules in ((self.top, self.exclude), *self.ignored):
+            if rules.rules:
+                verdict = rules.verdict(path.relative_to(base).parts, is_folder=is_folder)
+                if verdict is not None:
+                    return verdict
+        return False
+
+    def takes(self, path: Path) -> bool:
+        """Whether a file that is not excluded is among those that the run is restricted to: itself, or by a folder
+        that it lies in."""
+        if not self.include.rules:
+            return True
+        parts = path.relative_to(self.top).parts
+        return any(self.include.verdict(parts[:end], is_folder=end < len(parts)) for end in range(1, len(parts) + 1))
+
+
+def discover(
+    paths: Sequence[str | Path], *, max_file_bytes: int, selection: Selection = ALL
+) -> Iterator[FoundFile | Rejected]:
     """The files under ``paths`` in a fixed order: the paths as given, folders by name, depth first.
 
     Inside folders, hidden entries, version-control folders, editors' backup files and collections are left out; a
     file that is named itself is always taken. Symbolic links are followed; a folder is walked once however many links
     lead to it, under its own path where that lies in the same tree (linked folders come after the tree's own).
+    ``selection`` and the files :data:`IGNORE_FILE` in folders leave out more, as ``.gitignore`` does; nothing that they
+    leave out is opened. Of files that are named themselves only ``selection`` does, by their name.
     What cannot be a document (unreadable, too large, a FIFO, a link that loops) is an item of its own, and so is one of
     several ``paths`` that does not exist.
 
@@ -79,7 +129,69 @@ def discover(paths: Sequence[str | Path], *, max_file_bytes: int) -> Iterator[Fo
     if tops and len(missing) == len(set(tops)):
         raise NotFound(" ".join(missing.values()))
     rejected = (Rejected(path.as_uri(), ReadError(why)) for path, why in missing.items())
-    return itertools.chain(rejected, _walk([path for path in tops if path not in missing], max_file_bytes))
+    starts = [(path, _scope_of(path, selection)) for path in tops if path not in missing]
+    return itertools.chain(rejected, _walk(starts, max_file_bytes))
+
+
+def discover_again(
+    paths: Sequence[Path], tops: Sequence[Path], *, max_file_bytes: int, selection: Selection = ALL
+) -> Iterator[FoundFile | Rejected]:
+    """What :func:`discover` of ``tops`` would find at or below ``paths``, without walking the rest. What is not there,
+    or would not be reached, gives nothing."""
+    starts: list[tuple[Path, _Scope]] = []
+    rejected: list[Rejected] = []
+    for path in paths:
+        try:
+            scope = reach(path, tops, selection)
+        except (OSError, ReadError) as error:
+            rejected.append(Rejected(path.as_uri(), _as_read_error(path, error)))
+            continue
+        if scope is not None and os.path.lexists(path):
+            starts.append((path, scope))
+    return itertools.chain(rejected, _walk(starts, max_file_bytes))
+
+
+def reach(path: Path, tops: Sequence[Path], selection: Selection) -> _Scope | None:
+    """The scope in which a walk of ``tops`` comes to ``path``; None where it does not. What vanished counts as a file.
+
+    Raises OSError, ReadError: an ignore file on the way cannot be read.
+    """
+    for top in tops:
+        if path == top:
+            return _scope_of(top, selection)
+        if top not in path.parents:
+            continue
+        scope = _scope_of(top, selection)
+        folder = top
+        for name in path.relative_to(top).parts:
+            here = folder / name
+            is_folder = here.is_dir()
+            scope = scope.entered(folder)
+            if (
+                _is_skipped(name)
+                or (name in _SKIPPED_DIRECTORIES and (is_folder or here != path))
+                or (folder / _COLLECTION_MARK).exists()
+                or scope.excludes(here, is_folder=is_folder or here != path)
+            ):
+                break
+            folder = here
+        else:
+            if path.is_dir() or (scope.takes(path) and not _is_never(path, selection)):
+                return scope
+    return None
+
+
+def _is_never(path: Path, selection: Selection) -> bool:
+    if not selection.never or not path.exists():
+        return False
+    status = path.stat()
+    return (status.st_dev, status.st_ino) in selection.never
+
+
+def _scope_of(top: Path, selection: Selection) -> _Scope:
+    # Of a file that is named itself the patterns look at the name.
+    base = top if top.is_dir() else top.parent
+    return _Scope(base, rules_of(selection.exclude), rules_of(selection.include), never=selection.never)
 
 
 def absolute(path: str | Path) -> Path:
@@ -102,19 +214,24 @@ def _why_missing(path: Path) -> str | None:
     return None
 
 
-def _walk(tops: list[Path], max_file_bytes: int) -> Iterator[FoundFile | Rejected]:
+def _walk(starts: Sequence[tuple[Path, _Scope]], max_file_bytes: int) -> Iterator[FoundFile | Rejected]:
     seen_files: set[Path] = set()
     walked: set[tuple[int, int]] = set()
-    for top in tops:
-        linked: deque[Path] = deque([top])
+    for top, top_scope in starts:
+        linked: deque[tuple[Path, _Scope]] = deque([(top, top_scope)])
         while linked:
             stack = [linked.popleft()]
             while stack:
-                path = stack.pop()
+                path, scope = stack.pop()
                 try:
                     status = path.stat()
                     if not stat.S_ISDIR(status.st_mode):
-                        if path not in seen_files:
+                        # A file that is named itself was not looked at by its folder.
+                        if path == top and scope.excludes(path, is_folder=False):
+                            continue
+                        if (status.st_dev, status.st_ino) in scope.never:
+                            continue
+                        if path not in seen_files and scope.takes(path):
                             seen_files.add(path)
                             yield _file(path, status, max_file_bytes)
                         continue
@@ -124,20 +241,24 @@ def _walk(tops: list[Path], max_file_bytes: int) -> Iterator[FoundFile | Rejecte
                             yield Rejected(path.as_uri(), _loop(path))
                         continue
                     walked.add(identity)
-                    children = _children(path)
-                except OSError as error:
-                    yield Rejected(path.as_uri(), _unreadable(path.as_uri(), error))
+                    scope = scope.entered(path)
+                    children = _children(path, scope)
+                except (OSError, ReadError) as error:
+                    yield Rejected(path.as_uri(), _as_read_error(path, error))
                     continue
                 # A linked folder waits, so that a folder inside the tree keeps its own path as its uri.
-                linked += [child for child in children if child.is_symlink() and child.is_dir()]
-                stack += [child for child in reversed(children) if not (child.is_symlink() and child.is_dir())]
+                linked += [(child, scope) for child in children if child.is_symlink() and child.is_dir()]
+                stack += [(child, scope) for child in reversed(children) if not (child.is_symlink() and child.is_dir())]
 
 
-def _children(folder: Path) -> list[Path]:
+def _children(folder: Path, scope: _Scope) -> list[Path]:
     names = sorted(name for name in os.listdir(folder) if not _is_skipped(name))  # noqa: PTH208 (names only, no Path each)
     if _COLLECTION_MARK in names:
         return []
-    return [folder / name for name in names if not (name in _SKIPPED_DIRECTORIES and (folder / name).is_dir())]
+    children = [folder / name for name in names if not (name in _SKIPPED_DIRECTORIES and (folder / name).is_dir())]
+    if not scope.exclude.rules and not scope.ignored:
+        return children
+    return [child for child in children if not scope.excludes(child, is_folder=child.is_dir())]
 
 
 def _is_skipped(name: str) -> bool:
@@ -184,6 +305,10 @@ def _too_large(uri: str, size: int, limit: int) -> FileTooLarge:
 def _unreadable(uri: str, error: OSError) -> ReadError:
     remedy = _REMEDIES.get(error.errno or 0, "Check the file and its disk")
     return ReadError(f"{uri}: it cannot be read: {error.strerror or error}. {remedy}, then index it again.")
+
+
+def _as_read_error(path: Path, error: OSError | ReadError) -> ReadError:
+    return _unreadable(path.as_uri(), error) if isinstance(error, OSError) else error
 
 
 def _loop(path: Path) -> ReadError:
