@@ -95,7 +95,7 @@ def formats(folder: Path, scratch: Path, model: list[str]) -> tuple[list[Figure]
     figures = [
         Figure("formats: files", len(files), ""),
         at_most("formats: crashes of the main process", run.code not in (0, 1) or not run.summary, 0),
-        at_most("formats: files that came to no outcome (hidden ones aside)", missing(files, told), 0),
+        at_most("formats: files that came to no outcome (hidden ones aside)", missing(files, folder, told), 0),
         at_most("formats: hangs (readers stopped at their time limit)", timeouts, 0),
         at_most("formats: not indexed, without a reason", len(untyped), 0),
         at_least("formats: of the readable files, give text", 100 * len(gave) / max(1, len(readable)), 97, "%"),
@@ -112,8 +112,9 @@ def kind(line: dict[str, Any]) -> str:
     return line["reason"].partition(":")[0] if line["status"] == "quarantined" else ""
 
 
-def missing(files: list[Path], told: set[str]) -> int:
-    return sum(file.resolve().as_uri() not in told for file in files if not file.name.startswith("."))
+def missing(files: list[Path], folder: Path, told: set[str]) -> int:
+    seen = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    return sum(file.resolve().as_uri() not in told for file in seen)
 
 
 def peps(folder: Path, scratch: Path, model: list[str], sample: int) -> tuple[list[Figure], dict[str, Any]]:

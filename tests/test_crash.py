@@ -468,7 +468,7 @@ if __name__ == "__main__":
             outcome = run_kills(Path(folder), kills=options.kills, seed=options.seed, files=options.files)
     print(
         f"seed {outcome.seed}: {outcome.kills} kills, {outcome.during_work} of them amid work, "
-        f"{outcome.rounds} rounds, {outcome.acknowledged} documents acknowledged before them, {len(outcome.faults)} faults"
+        f"{outcome.rounds} rounds, {outcome.acknowledged} documents acknowledged, {len(outcome.faults)} faults"
     )
     print("\n".join(outcome.faults), end="")
     sys.exit(1 if outcome.faults else 0)
