@@ -313,7 +313,8 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 _PRELOADED = ["embedsvc.cli.commands", "embedsvc.cli.indexing", "embedsvc.search", "onnxruntime", "faiss"]
 """A run that is forked from a process with these is at work in a fraction of a second, not in seconds."""
 _MOST_SECONDS = 4.0
-"""That a run lives, at most: so many kills hit each stretch of a large folder, the end included."""
+"""That a run lives, at most, or that it works once it has told of a first new document, which three in four are waited
+for: so many kills hit each stretch of a large folder, the end included."""
 _SAME = 1e-5
 
 
@@ -351,7 +352,8 @@ def run_folder_kills(work: Path, folder: Path, *, kills: int, seed: int, seconds
     quiet = _Folder(folder, model, _rows(_open(work / "quiet").store()))
     data, acknowledged = work / "killed", set[str]()
     while result.kills < kills and not (seconds and time.monotonic() - started > seconds):
-        code, uris, ended = _forked_run(folder, data, model, chance.uniform(0, _MOST_SECONDS))
+        pause, at_work = chance.uniform(0, _MOST_SECONDS), chance.random() < 0.75
+        code, uris, ended = _forked_run(folder, data, model, pause, at_work=at_work)
         new = uris - acknowledged
         acknowledged |= uris
         result.acknowledged += len(new)
@@ -415,8 +417,10 @@ def _shallow(folder: Path) -> Path:
     return make_shallow(folder)
 
 
-def _forked_run(folder: Path, data: Path, model: str, seconds: float | None) -> tuple[int, set[str], bool]:
-    """``embedsvc index``, killed after ``seconds``: its exit code, the uris it acknowledged, whether it had ended."""
+def _forked_run(
+    folder: Path, data: Path, model: str, seconds: float | None, *, at_work: bool = False
+) -> tuple[int, set[str], bool]:
+    """``embedsvc index``, killed after ``seconds`` (``at_work``: counted from its first new document): its exit code, the uris it acknowledged, whether it had ended."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     data.mkdir(parents=True, exist_ok=True)
@@ -424,6 +428,8 @@ def _forked_run(folder: Path, data: Path, model: str, seconds: float | None) -> 
     arguments = ["index", str(folder), "-c", NAME, "--json", "--data-dir", str(data), "--model", model]
     process = context.Process(target=_index, args=([*arguments, "--dtype", "fp32"], str(lines), str(errors)))
     process.start()
+    while at_work and process.is_alive() and '"indexed"' not in (lines.read_text() if lines.exists() else ""):
+        time.sleep(0.01)
     process.join(seconds)
     if process.is_alive():
         process.kill()
