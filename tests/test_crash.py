@@ -1,11 +1,17 @@
-"""Kill -9 against a real ``embedsvc index``. ``python -m tests.test_crash --kills 20`` does it as often as you like."""
+"""Kill -9 against a real ``embedsvc index``.
+
+``python -m tests.test_crash --kills 20`` does it as often as you like to a made-up tree that changes in between, with
+``--folder FOLDER`` to the files there, again and again until they are all indexed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +62,9 @@ class Kills:
     """What a series of kills came to: ``faults`` is empty if every promise held."""
 
     seed: int
+    kills: int = 0
+    rounds: int = 0
+    """Of a folder that was indexed as it is: from nothing to the whole."""
     during_work: int = 0
     """Kills that hit a run with some of its documents acknowledged and some not."""
     acknowledged: int = 0
@@ -83,6 +92,7 @@ def run_kills(work: Path, *, kills: int, seed: int, files: int = 80) -> Kills:
             del editions[vanished]
             _path(tree, vanished).unlink()
         acknowledged, ended = _killed_run(tree, data, chance)
+        result.kills += 1
         result.acknowledged += len(acknowledged)
         result.during_work += bool(acknowledged) and not ended
         result.faults += _check_after_kill(tree, data, editions, acknowledged)
@@ -298,18 +308,173 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "embedsvc", *arguments], capture_output=True, text=True, check=True)
 
 
+# -- files as they are -------------------------------------------------------------------------------------------------
+
+_PRELOADED = ["embedsvc.cli.commands", "embedsvc.cli.indexing", "embedsvc.search", "onnxruntime", "faiss"]
+"""A run that is forked from a process with these is at work in a fraction of a second, not in seconds."""
+_MOST_SECONDS = 4.0
+"""That a run lives, at most, or that it works once it has told of a first new document, which three in four are waited
+for: so many kills hit each stretch of a large folder, the end included."""
+_SAME = 1e-5
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """Files that are indexed as they are, and what an undisturbed run makes of them."""
+
+    folder: Path
+    model: str
+    rows: dict[str, list[tuple[object, ...]]]
+
+    def check(self, data: Path, acknowledged: set[str]) -> list[str]:
+        """Nothing acknowledged is missing; what is there is whole."""
+        if NAME not in collection_names(data):
+            return [f"{uri} was acknowledged, there is no collection" for uri in acknowledged]
+        stored = _rows(_open(data).store())
+        return [f"{uri} was acknowledged, but is not there" for uri in sorted(acknowledged - stored.keys())] + [
+            f"{uri} is torn" for uri, rows in stored.items() if rows != self.rows.get(uri)
+        ]
+
+
+def run_folder_kills(work: Path, folder: Path, *, kills: int, seed: int, seconds: float = 0) -> Kills:
+    """Index ``folder``, killed at a random moment and run again until it is whole, compare with a quiet run, and
+    start anew: ``kills`` times, or as often as fits into ``seconds``. The model has the default's tokenizer and
+    dimension, but no layers: what is killed is reading, cutting and storing, not arithmetic.
+    """
+    chance = random.Random(seed)
+    result = Kills(seed)
+    model = str(_shallow(work / "model"))
+    started = time.monotonic()
+    code, _, ended = _forked_run(folder, work / "quiet", model, None)
+    if code or not ended:
+        raise RuntimeError(f"the quiet run left with {code}")
+    print(f"quiet run: {time.monotonic() - started:.1f} s", flush=True)
+    quiet = _Folder(folder, model, _rows(_open(work / "quiet").store()))
+    data, acknowledged = work / "killed", set[str]()
+    while result.kills < kills and not (seconds and time.monotonic() - started > seconds):
+        pause, at_work = chance.uniform(0, _MOST_SECONDS), chance.random() < 0.75
+        code, uris, ended = _forked_run(folder, data, model, pause, at_work=at_work)
+        new = uris - acknowledged
+        acknowledged |= uris
+        result.acknowledged += len(new)
+        if code == -signal.SIGKILL:
+            result.kills += 1
+            result.during_work += bool(new) and not ended
+            result.faults += quiet.check(data, acknowledged)
+        elif code:
+            result.faults.append(f"a run left with {code}")
+        if ended:
+            _finish(folder, data, model, result, work / "quiet")
+            acknowledged.clear()
+        if result.kills % 10 == 0:
+            print(f"{result.kills} kills, {result.rounds} rounds, {len(result.faults)} faults", flush=True)
+    if data.exists():
+        _finish(folder, data, model, result, work / "quiet")
+    return result
+
+
+def _finish(folder: Path, data: Path, model: str, result: Kills, quiet: Path) -> None:
+    """One run to the end, then the comparison."""
+    code, _, ended = _forked_run(folder, data, model, None)
+    if code or not ended:
+        result.faults.append(f"the last run of a round left with {code}")
+    result.faults += row_differences(data, quiet)
+    result.rounds += 1
+    shutil.rmtree(data)
+
+
+def row_differences(one: Path, other: Path) -> list[str]:
+    """How two collections differ, row by row; vectors by more than 1e-5 in any number."""
+    stores = [_open(data).store() for data in (one, other)]
+    rows = [_rows(store) for store in stores]
+    faults = [f"{uri}: other rows" for uri in rows[0].keys() | rows[1].keys() if rows[0].get(uri) != rows[1].get(uri)]
+    vectors = []
+    for store in stores:
+        table = store.dataset.to_table(columns=["id", "vector"]).sort_by("id")
+        vectors.append(np.stack(table["vector"].to_numpy(zero_copy_only=False)))
+    if vectors[0].shape != vectors[1].shape:
+        return [*faults, f"{len(vectors[0])} vectors, not {len(vectors[1])}"]
+    worst = float(np.abs(vectors[0] - vectors[1]).max(initial=0))
+    faults += [f"vectors differ by {worst:g}"] * (worst > _SAME)
+    snapshot = _open(one).snapshot()
+    faults += ["the index lacks rows"] * (len(snapshot.index) != snapshot.store.count())
+    return faults
+
+
+def _rows(store: Store) -> dict[str, list[tuple[object, ...]]]:
+    """By uri, the document's rows in order without their vectors."""
+    names = ["uri", "ordinal", "id", "document_id", "document_hash", "start", "end", "page", "heading", "title", "text"]
+    table = store.dataset.to_table(columns=names).sort_by([("uri", "ascending"), ("ordinal", "ascending")])
+    found: dict[str, list[tuple[object, ...]]] = {}
+    for row in zip(*(table[name].to_pylist() for name in names), strict=True):
+        found.setdefault(str(row[0]), []).append(row)
+    return found
+
+
+def _shallow(folder: Path) -> Path:
+    from tests.tiny_models import make_shallow
+
+    return make_shallow(folder)
+
+
+def _forked_run(
+    folder: Path, data: Path, model: str, seconds: float | None, *, at_work: bool = False
+) -> tuple[int, set[str], bool]:
+    """``embedsvc index``, killed after ``seconds`` (``at_work``: counted from its first new document): its exit code, the uris it acknowledged, whether it had ended."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    data.mkdir(parents=True, exist_ok=True)
+    lines, errors = data / "lines", data / "errors"
+    arguments = ["index", str(folder), "-c", NAME, "--json", "--data-dir", str(data), "--model", model]
+    process = context.Process(target=_index, args=([*arguments, "--dtype", "fp32"], str(lines), str(errors)))
+    process.start()
+    while at_work and process.is_alive() and '"indexed"' not in (lines.read_text() if lines.exists() else ""):
+        time.sleep(0.01)
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    printed = lines.read_text().splitlines(keepends=True) if lines.exists() else []
+    parsed = [json.loads(line) for line in printed if line.endswith("\n")]
+    if process.exitcode not in (0, -signal.SIGKILL):
+        print(errors.read_text()[-3000:], file=sys.stderr)
+    lines.unlink(missing_ok=True)
+    uris = {line["uri"] for line in parsed if line.get("status") in ("indexed", "unchanged", "replaced")}
+    return process.exitcode or 0, uris, any("summary" in line for line in parsed)
+
+
+def _index(arguments: list[str], lines: str, errors: str) -> None:
+    import embedsvc.cli
+
+    for descriptor, file in ((1, lines), (2, errors)):
+        os.dup2(os.open(file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), descriptor)
+    os.environ |= {"EMBEDSVC_COMMIT_TOKENS": "20000", "EMBEDSVC_RUNTIME": "onnx"}
+    sys.argv = ["embedsvc", *arguments]
+    embedsvc.cli.main()
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--files", type=int, default=80)
+    parser.add_argument("--folder", type=Path, help="index these files instead, as they are")
+    parser.add_argument("--seconds", type=float, default=0, help="with --folder: no new kill after so long")
     options = parser.parse_args()
     options.seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     with tempfile.TemporaryDirectory() as folder:
-        outcome = run_kills(Path(folder), kills=options.kills, seed=options.seed, files=options.files)
+        if options.folder and not options.folder.is_dir():
+            print(f"skipped: there is no {options.folder}")
+            sys.exit(0)
+        if options.folder:
+            outcome = run_folder_kills(
+                Path(folder), options.folder, kills=options.kills, seed=options.seed, seconds=options.seconds
+            )
+        else:
+            outcome = run_kills(Path(folder), kills=options.kills, seed=options.seed, files=options.files)
     print(
-        f"seed {outcome.seed}: {options.kills} kills, {outcome.during_work} of them amid work, "
-        f"{outcome.acknowledged} documents acknowledged before them, {len(outcome.faults)} faults"
+        f"seed {outcome.seed}: {outcome.kills} kills, {outcome.during_work} of them amid work, "
+        f"{outcome.rounds} rounds, {outcome.acknowledged} documents acknowledged, {len(outcome.faults)} faults"
     )
     print("\n".join(outcome.faults), end="")
     sys.exit(1 if outcome.faults else 0)

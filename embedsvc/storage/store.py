@@ -246,6 +246,8 @@ def vector_count(rows: pa.Table) -> int:
 _NO_SPACE = re.compile("no space left|disk quota|os error 28", re.IGNORECASE)
 _NOT_WRITABLE = re.compile("permission denied|read-only file system|os error (13|30)", re.IGNORECASE)
 _NOT_NOW = re.compile(r"permission denied|too many open files|input/output error|os error (5|12|13|23|24)\b", re.I)
+_COMMIT_FAILED = re.compile(r"commit handler: (?:\w+Error: )?(?:\[Errno \d+\] )?(?P<problem>.*?)(?:, src/|$)", re.S)
+"""What was raised in our commit lock comes back as an error of Lance's own, of another class."""
 _USERS_FAULT = re.compile("invalid user input|query execution error", re.IGNORECASE)
 _RUST_PLACE = re.compile(r",?\s*/[\w./-]+\.rs:\d+:\d+")
 
@@ -264,6 +266,11 @@ def writing(path: Path) -> Iterator[None]:
         if _NOT_WRITABLE.search(message):
             raise StorageFailure(
                 f"{path} cannot be written. Check its permissions, or choose another place with --data-dir."
+            ) from error
+        if failed := _COMMIT_FAILED.search(message):
+            raise StorageFailure(
+                f"Writing to {path} failed: {failed['problem']}. What was told before stands. "
+                "Check the disk and run again."
             ) from error
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise StorageFailure(f"Writing to {path} failed: {_RUST_PLACE.sub('', message)}.") from error

@@ -1,0 +1,214 @@
+"""Whether an ingest can be left alone: awkward files, what is indexed again, where the time goes, and memory.
+
+    python benchmarks/overnight.py [--peps FOLDER] [--formats FOLDER] [--sample 48] [--json FILE]
+
+Every ingest is an ``embedsvc index`` of its own, measured from outside, memory as the sum over its processes. But for
+the sample that is encoded, the model is the default one without its layers (``tests.tiny_models.make_shallow``): same
+tokenizer, window and dimension, and next to no time to encode. So such a run takes what reading, tokenising, cutting
+and storing take together, and the share of that in a real ingest is it / (it + encoding the same tokens): measured on
+``sample`` passages, in CPU seconds (what else runs on the machine does not count) and in wall time, as if nothing
+overlapped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # what tests use, too
+
+from common import Figure, at_least, at_most, report, resident_mb  # noqa: E402
+
+NAME = "overnight"
+NOT_READABLE = ("unsupported", "locked", "binary", "too_large")
+"""Reasons that are the answer to such a file, not a failure to read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One ``embedsvc index``. ``cpu``: seconds of it and its reading process; ``peak``: MB, of both together."""
+
+    code: int
+    outcomes: list[dict[str, Any]]
+    summary: dict[str, Any]
+    wall: float
+    cpu: float
+    peak: float
+
+
+def index(paths: list[Path], data: Path, model: list[str]) -> Run:
+    command = [sys.executable, "-m", "embedsvc", "index", *map(str, paths), "-c", NAME, "--json", *model]
+    before, started, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), 0.0
+    with tempfile.TemporaryFile("w+") as lines:
+        environment = {**os.environ, "EMBEDSVC_RUNTIME": "onnx"}
+        process = subprocess.Popen([*command, "--data-dir", str(data)], stdout=lines, env=environment)
+        while process.poll() is None:
+            peak = max(peak, tree_mb(process.pid))
+            time.sleep(0.02)
+        wall = time.monotonic() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        lines.seek(0)
+        parsed = [json.loads(line) for line in lines]
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    outcomes = [line for line in parsed if "uri" in line]
+    return Run(process.returncode, outcomes, parsed[-1].get("summary", {}) if parsed else {}, wall, cpu, peak)
+
+
+def tree_mb(pid: int) -> float:
+    """Resident memory of a process and of those that it started; shared pages count twice."""
+    try:
+        children = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))
+        return resident_mb(pid) + sum(map(tree_mb, map(int, children.split())))
+    except (OSError, StopIteration):  # it has just ended
+        return 0.0
+
+
+def formats(folder: Path, scratch: Path, model: list[str]) -> tuple[list[Figure], dict[str, Any]]:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    run = index([folder], scratch / "formats", model)
+    whole = [line for line in run.outcomes if "#" not in line["uri"]]
+    counts = Counter((line["status"], kind(line)) for line in run.outcomes)
+    told = {line["uri"].partition("#")[0] for line in run.outcomes}
+    untyped = [line["uri"] for line in run.outcomes if line["status"] != "indexed" and not line["reason"]]
+    readable = {line["uri"].partition("#")[0] for line in run.outcomes if kind(line) not in NOT_READABLE}
+    gave = {line["uri"].partition("#")[0] for line in run.outcomes if line["passages"]}
+    for (status, reason), count in sorted(counts.items()):
+        print(f"  {status:<12} {reason:<14} {count}")
+    for uri in sorted(readable - gave):
+        why = next(line["reason"] for line in run.outcomes if line["uri"].partition("#")[0] == uri)
+        print(f"  no text: {uri.removeprefix(folder.resolve().as_uri())[:70]}  {(why or '')[:110]}")
+    slowest = max(run.outcomes, key=lambda line: line["seconds"])
+    print(f"  slowest: {slowest['uri'][-60:]}  {slowest['seconds']:.1f} s")
+    timeouts = sum(reason == "timeout" for (_, reason), n in counts.items() for _ in range(n))
+    figures = [
+        Figure("formats: files", len(files), ""),
+        at_most("formats: crashes of the main process", run.code not in (0, 1) or not run.summary, 0),
+        at_most("formats: files that came to no outcome (hidden ones aside)", missing(files, folder, told), 0),
+        at_most("formats: hangs (readers stopped at their time limit)", timeouts, 0),
+        at_most("formats: not indexed, without a reason", len(untyped), 0),
+        at_least("formats: of the readable files, give text", 100 * len(gave) / max(1, len(readable)), 97, "%"),
+        Figure("formats: longest that one file took", slowest["seconds"], "s"),
+    ]
+    return figures, {
+        "formats": {f"{status} {reason}".strip(): count for (status, reason), count in sorted(counts.items())},
+        "whole_files": len(whole),
+    }
+
+
+def kind(line: dict[str, Any]) -> str:
+    """The typed reason of what was quarantined; of others none."""
+    return line["reason"].partition(":")[0] if line["status"] == "quarantined" else ""
+
+
+def missing(files: list[Path], folder: Path, told: set[str]) -> int:
+    seen = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    return sum(file.resolve().as_uri() not in told for file in seen)
+
+
+def peps(folder: Path, scratch: Path, model: list[str], sample: int) -> tuple[list[Figure], dict[str, Any]]:
+    one = scratch / "copies" / "0"
+    shutil.copytree(folder, one)
+    first = index([one], scratch / "data", model)
+    again = index([one], scratch / "data", model)
+    edited = max(one.rglob("*.rst"), key=lambda file: file.stat().st_size)
+    before = passages(scratch / "data", edited)
+    text = edited.read_text(encoding="utf-8")
+    at = text.index(". ", len(text) // 2)
+    edited.chmod(0o644)
+    edited.write_text(f"{text[:at]} indeed{text[at:]}", encoding="utf-8")
+    after_edit = index([one], scratch / "data", model)
+    changed = sum(tokens for text, tokens in passages(scratch / "data", edited).items() if text not in before)
+
+    for number in (1, 2, 3):
+        shutil.copytree(folder, one.with_name(str(number)))
+        for file in one.with_name(str(number)).rglob("*.rst"):
+            file.chmod(0o644)
+            file.write_text(f"Copy {number} of it.\n\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
+    copies = [one.with_name(str(number)) for number in range(4)]
+    runs = {count: index(copies[:count], scratch / f"data-{count}", model) for count in (1, 2, 4)}
+    wall, cpu = encoding(scratch / "data", sample)
+    tokens = first.summary["encoded_tokens"]
+    print(f"  {tokens:,} tokens; without encoding {first.wall:.1f} s, {first.cpu:.1f} s of CPU; encoding a million of")
+    print(f"  tokens {1e6 * wall:.0f} s, {1e6 * cpu:.0f} s of CPU ({sample} passages, default model)")
+    figures = [
+        at_most("unchanged files again: time", again.wall, 2, "s"),
+        at_most("unchanged files again: tokens encoded", again.summary["encoded_tokens"], 0),
+        Figure("one edited: tokens of the document", sum(before.values()), ""),
+        at_most("one edited: tokens encoded", after_edit.summary["encoded_tokens"], changed),
+        at_most("reading, tokenising, storing: share of CPU", 100 * first.cpu / (first.cpu + tokens * cpu), 10, "%"),
+        at_most("the same, share of wall time", 100 * first.wall / (first.wall + tokens * wall), 10, "%"),
+        *(at_most(f"memory, {count} x the folder: peak", run.peak, 1000, "MB") for count, run in runs.items()),
+        at_most("memory: 4 x over 1 x", runs[4].peak / runs[1].peak, 1.1, "x"),
+    ]
+    walls = {"first": first.wall, "again": again.wall, **{f"{count}x": run.wall for count, run in runs.items()}}
+    return figures, {"tokens": tokens, "wall": walls, "passages": first.summary["passages"]}
+
+
+def passages(data: Path, file: Path) -> dict[str, int]:
+    """Tokens of the document's passages, by their text."""
+    import lance
+
+    table = lance.dataset(str(data / NAME / "passages.lance")).to_table(columns=["uri", "text", "tokens"])
+    rows = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+    return {text: tokens for uri, text, tokens in rows if uri == file.resolve().as_uri()}
+
+
+def encoding(data: Path, sample: int) -> tuple[float, float]:
+    """Wall and CPU seconds that the default model takes for a token of passages out of the collection."""
+    import lance
+
+    from embedsvc.config import load_settings
+    from embedsvc.encoding import load_encoder
+
+    texts = lance.dataset(str(data / NAME / "passages.lance")).to_table(columns=["text"])["text"].to_pylist()
+    encoder = load_encoder(load_settings({"runtime": "onnx"}))
+    ids = [
+        encoder.tokenizer.encode(text, add_special_tokens=False).ids for text in random.Random(0).sample(texts, sample)
+    ]
+    encoder.encode(ids[:2], kind="passage")
+    started, cpu = time.perf_counter(), time.process_time()
+    encoder.encode(ids, kind="passage")
+    tokens = sum(map(len, ids))
+    return (time.perf_counter() - started) / tokens, (time.process_time() - cpu) / tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peps", type=Path, default=Path("../shared/data/long/peps"), metavar="FOLDER")
+    parser.add_argument("--formats", type=Path, default=Path("../shared/data/formats"), metavar="FOLDER")
+    parser.add_argument("--sample", type=int, default=48, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    given = parser.parse_args()
+    from tests.tiny_models import make_shallow
+
+    figures: list[Figure] = []
+    context: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        model = ["--model", str(make_shallow(Path(folder) / "model")), "--dtype", "fp32"]
+        measures = {given.formats: lambda: formats(given.formats, Path(folder), model)}
+        measures[given.peps] = lambda: peps(given.peps, Path(folder), model, given.sample)
+        for data, measure in measures.items():
+            if not data.is_dir():
+                print(f"skipped: there is no {data}")
+                continue
+            found, more = measure()
+            report(found, None)
+            figures += found
+            context |= more
+    report(figures, given.json, **context)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Fuzzes the readers and the chunker with atheris, each target in a process of its own.
+
+    python fuzz/run.py [TARGET …] [--seconds 1800] [--seeds FOLDER] [--limit 20] [--work FOLDER]
+
+A finding is an exception that is no ReadError, a crash, more than ``limit`` seconds or 2 GB for one input. The input is
+left in ``work``; to see it again: ``python fuzz/run.py TARGET --input FILE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="TARGET")
+    parser.add_argument("--seconds", type=int, default=1800)
+    parser.add_argument("--seeds", type=Path, default=Path("../shared/data/formats"))
+    parser.add_argument("--limit", type=int, default=20, help="seconds for one input")
+    parser.add_argument("--work", type=Path, help="where corpora and findings are kept")
+    parser.add_argument("--input", type=Path, help="runs the target on this file only")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    given, rest = parser.parse_known_args()
+    if given.one:
+        fuzz(given.targets[0], rest)
+    from fuzz.targets import TARGETS, seeds
+
+    if given.input:
+        TARGETS[given.targets[0]](given.input.read_bytes())
+        return 0
+    work = given.work or Path(tempfile.mkdtemp(prefix="embedsvc-fuzz-"))
+    failed = 0
+    for target in given.targets or TARGETS:
+        corpus = work / target / "corpus"
+        corpus.mkdir(parents=True, exist_ok=True)
+        for number, data in enumerate(seeds(target, given.seeds)):
+            (corpus / f"seed-{number}").write_bytes(data)
+        flags = [
+            f"-max_total_time={given.seconds}",
+            f"-timeout={given.limit}",
+            "-rss_limit_mb=2000",
+            "-max_len=200000",
+            f"-artifact_prefix={work / target}/",
+        ]
+        command = [sys.executable, __file__, "--one", target, *flags, str(corpus)]
+        log = work / target / "log"
+        with log.open("w") as said:
+            code = subprocess.run(command, stdout=said, stderr=said, check=False).returncode
+        text = log.read_text(errors="replace")
+        runs = re.findall(r"Done (\d+) runs|^#(\d+)\s", text, re.M)
+        slowest = max(map(int, re.findall(r"slowest_unit_time_sec: (\d+)", text)), default=0)
+        found = sorted(file.name for file in (work / target).glob("*-*") if file.is_file())
+        verdict = "nothing" if code == 0 else f"exit code {code}: {', '.join(found)} (see {log})"
+        print(f"{target:<14} {(runs[-1][0] or runs[-1][1]) if runs else 0:>9} runs  {slowest} s  {verdict}", flush=True)
+        failed += code != 0
+    return 1 if failed else 0
+
+
+def _readers() -> list[str]:
+    folder = Path(__file__).parents[1] / "embedsvc" / "readers"
+    return [f"embedsvc.readers.{file.stem}" for file in folder.glob("*.py") if file.stem != "__init__"]
+
+
+def fuzz(target: str, flags: list[str]) -> None:
+    """In this process, until the time is over or something is found; does not return."""
+    import logging
+
+    import atheris
+
+    # All at once, for a reader that is imported only when it is needed would be seen from outside.
+    with atheris.instrument_imports(include=["embedsvc.readers", "embedsvc.chunking"], enable_loader_override=False):
+        for name in [*_readers(), "embedsvc.chunking"]:
+            importlib.import_module(name)
+    from fuzz.targets import TARGETS
+
+    logging.disable(logging.CRITICAL)
+    atheris.Setup([sys.argv[0], *flags], TARGETS[target])
+    atheris.Fuzz()
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
