@@ -420,8 +420,8 @@ def _shallow(folder: Path) -> Path:
 def _forked_run(
     folder: Path, data: Path, model: str, seconds: float | None, *, at_work: bool = False
 ) -> tuple[int, set[str], bool]:
-    """``embedsvc index``, killed after ``seconds`` (``at_work``: counted from its first new document): its exit code, the
-    uris it acknowledged, whether it had ended."""
+    """``embedsvc index``, killed after ``seconds`` (``at_work``: counted from its first new
+    document): its exit code, the uris it acknowledged, whether it had ended."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     data.mkdir(parents=True, exist_ok=True)
