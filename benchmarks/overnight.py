@@ -80,14 +80,14 @@ def formats(folder: Path, scratch: Path, model: list[str]) -> tuple[list[Figure]
     run = index([folder], scratch / "formats", model)
     whole = [line for line in run.outcomes if "#" not in line["uri"]]
     counts = Counter((line["status"], kind(line)) for line in run.outcomes)
-    told = {line["uri"].partition("#")[0] for line in run.outcomes}
+    told = {file_of(line) for line in run.outcomes}
     untyped = [line["uri"] for line in run.outcomes if line["status"] != "indexed" and not line["reason"]]
-    readable = {line["uri"].partition("#")[0] for line in run.outcomes if kind(line) not in NOT_READABLE}
-    gave = {line["uri"].partition("#")[0] for line in run.outcomes if line["passages"]}
+    readable = {file_of(line) for line in run.outcomes if kind(line) not in NOT_READABLE}
+    gave = {file_of(line) for line in run.outcomes if line["passages"]}
     for (status, reason), count in sorted(counts.items()):
         print(f"  {status:<12} {reason:<14} {count}")
     for uri in sorted(readable - gave):
-        why = next(line["reason"] for line in run.outcomes if line["uri"].partition("#")[0] == uri)
+        why = next(line["reason"] for line in run.outcomes if file_of(line) == uri)
         print(f"  no text: {uri.removeprefix(folder.resolve().as_uri())[:70]}  {(why or '')[:110]}")
     slowest = max(run.outcomes, key=lambda line: line["seconds"])
     print(f"  slowest: {slowest['uri'][-60:]}  {slowest['seconds']:.1f} s")
@@ -105,6 +105,11 @@ def formats(folder: Path, scratch: Path, model: list[str]) -> tuple[list[Figure]
         "formats": {f"{status} {reason}".strip(): count for (status, reason), count in sorted(counts.items())},
         "whole_files": len(whole),
     }
+
+
+def file_of(line: dict[str, Any]) -> str:
+    """The uri of the file that an outcome's document lay in: of a record, an attachment, a file of an archive."""
+    return str(line["uri"]).partition("#")[0].partition("!/")[0]
 
 
 def kind(line: dict[str, Any]) -> str:

@@ -110,6 +110,7 @@ class Machine(RuleBasedStateMachine):
         def crash(*_: Any, **__: Any) -> None:
             raise Crash
 
+        upkeep._background.submit(lambda: None).result(60)  # what an earlier step left to the background holds the lock
         with pytest.MonkeyPatch.context() as patch:
             if where == "rename":
                 patch.setattr(building, "load_segment", crash)
