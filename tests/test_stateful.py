@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,10 +47,21 @@ def document(name: int, seed: int) -> Any:
     return made, [Passage(at, at, at + 1, np.zeros(1, np.int32)) for at in range(count)], vectors
 
 
+class Here:
+    """In the place of the background: at once, so that the same steps have the same course."""
+
+    def submit(self, work: Callable[[], None]) -> Future[None]:
+        work()
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
 class Machine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.data = Path(tempfile.mkdtemp())
+        self.background, upkeep._background = upkeep._background, Here()  # type: ignore[assignment]
         self.settings = Settings(data_dir=self.data, exact_passages=EXACT, durability="os", recall_sample=0.0)
         self.model: dict[str, Any] = {}
         self.collection = Collection.create("c", CONTRACT, Chunking(64, 8), self.settings)
@@ -110,7 +123,6 @@ class Machine(RuleBasedStateMachine):
         def crash(*_: Any, **__: Any) -> None:
             raise Crash
 
-        upkeep._background.submit(lambda: None).result(60)  # what an earlier step left to the background holds the lock
         with pytest.MonkeyPatch.context() as patch:
             if where == "rename":
                 patch.setattr(building, "load_segment", crash)
@@ -119,7 +131,7 @@ class Machine(RuleBasedStateMachine):
             try:
                 with self.collection.writer(fold=False) as writer:
                     self.write(writer, set(range(start, start + 60)), set(), seed)
-                    self.collection.upkeep._fold(0, carry_on)
+                    self.collection.upkeep._fold(60, carry_on)
             except Crash:
                 pass
         self.collection = Collection.open("c", self.settings)
@@ -172,7 +184,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "data"):
-            upkeep._background.submit(lambda: None).result(60)
+            upkeep._background = self.background
             shutil.rmtree(self.data, ignore_errors=True)
 
 
