@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from embedsvc.collection import Collection, Writer
 from embedsvc.config import Settings
 from embedsvc.records import Chunking, Passage, make_document
 from embedsvc.upkeep import Snapshot
-from embedsvc.vectors import building, carry_on
 from tests.fakes import FakeEncoder
 
 D = 8
@@ -47,21 +44,10 @@ def document(name: int, seed: int) -> Any:
     return made, [Passage(at, at, at + 1, np.zeros(1, np.int32)) for at in range(count)], vectors
 
 
-class Here:
-    """In the place of the background: at once, so that the same steps have the same course."""
-
-    def submit(self, work: Callable[[], None]) -> Future[None]:
-        work()
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
-
-
 class Machine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.data = Path(tempfile.mkdtemp())
-        self.background, upkeep._background = upkeep._background, Here()  # type: ignore[assignment]
         self.settings = Settings(data_dir=self.data, exact_passages=EXACT, durability="os", recall_sample=0.0)
         self.model: dict[str, Any] = {}
         self.collection = Collection.create("c", CONTRACT, Chunking(64, 8), self.settings)
@@ -116,26 +102,6 @@ class Machine(RuleBasedStateMachine):
         """Which has what is there built anew by the next writer."""
         self.collection = Collection.open("c", replace(self.settings, target_recall=raised))
 
-    @rule(start=NAMES, seed=SEEDS, where=st.sampled_from(["build_segment", "save_index", "rename"]))
-    def crash_while_folding(self, start: int, seed: int, where: str) -> None:
-        """What was committed is there when somebody opens the collection again; the fold is not."""
-
-        def crash(*_: Any, **__: Any) -> None:
-            raise Crash
-
-        with pytest.MonkeyPatch.context() as patch:
-            if where == "rename":
-                patch.setattr(building, "load_segment", crash)
-            else:
-                patch.setattr(upkeep, "fold" if where == "build_segment" else where, crash)
-            try:
-                with self.collection.writer(fold=False) as writer:
-                    self.write(writer, set(range(start, start + 60)), set(), seed)
-                    self.collection.upkeep._fold(60, carry_on)
-            except Crash:
-                pass
-        self.collection = Collection.open("c", self.settings)
-
     @rule(which=st.integers(0, 1000), half=st.booleans())
     def damage(self, which: int, half: bool) -> None:
         """A file of the index is cut in half, or gone."""
@@ -184,7 +150,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "data"):
-            upkeep._background = self.background
+            upkeep._background.submit(lambda: None).result(60)
             shutil.rmtree(self.data, ignore_errors=True)
 
 
