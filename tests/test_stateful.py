@@ -19,6 +19,7 @@ from embedsvc.collection import Collection, Writer
 from embedsvc.config import Settings
 from embedsvc.records import Chunking, Passage, make_document
 from embedsvc.upkeep import Snapshot
+from embedsvc.vectors import building, carry_on
 from tests.fakes import FakeEncoder
 
 D = 8
@@ -101,6 +102,28 @@ class Machine(RuleBasedStateMachine):
     def ask_for_another_recall(self, raised: float) -> None:
         """Which has what is there built anew by the next writer."""
         self.collection = Collection.open("c", replace(self.settings, target_recall=raised))
+
+    @rule(start=NAMES, seed=SEEDS, where=st.sampled_from(["build_segment", "save_index", "rename"]))
+    def crash_while_folding(self, start: int, seed: int, where: str) -> None:
+        """What was committed is there when somebody opens the collection again; the fold is not."""
+
+        def crash(*_: Any, **__: Any) -> None:
+            raise Crash
+
+        upkeep._background.submit(lambda: None).result(60)  # what an earlier step left to the background holds the lock
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.collection.upkeep, "tend", lambda: None)
+            if where == "rename":
+                patch.setattr(building, "load_segment", crash)
+            else:
+                patch.setattr(upkeep, "fold" if where == "build_segment" else where, crash)
+            try:
+                with self.collection.writer(fold=False) as writer:
+                    self.write(writer, set(range(start, start + 60)), set(), seed)
+                    self.collection.upkeep._fold(0, carry_on)
+            except Crash:
+                pass
+        self.collection = Collection.open("c", self.settings)
 
     @rule(which=st.integers(0, 1000), half=st.booleans())
     def damage(self, which: int, half: bool) -> None:
