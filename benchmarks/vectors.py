@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -77,9 +79,9 @@ def more(vectors: Floats, count: int, block: int = 100_000) -> Iterator[Floats]:
     """``count`` vectors of unit length, ``block`` at a time: those there are, then points between two that follow
     each other in the text, with noise as long as ``_NOISE`` of the vector; in each block in the order of the text, as
     documents come. Not real, and said so in the output. Another ``block`` gives others."""
-    rng = np.random.default_rng(7)
-    for start in range(0, count, block):
-        here = min(block, count - start)
+
+    def made(start: int) -> Floats:
+        rng, here = np.random.default_rng([7, start]), min(block, count - start)
         real = vectors[start : start + here]
         at = np.sort(rng.integers(0, len(vectors) - 1, here - len(real)))
         share = rng.random((len(at), 1), dtype=np.float32)
@@ -87,7 +89,17 @@ def more(vectors: Floats, count: int, block: int = 100_000) -> Iterator[Floats]:
         noise = rng.standard_normal(between.shape, dtype=np.float32)
         between += noise * (_NOISE / np.sqrt(vectors.shape[1]))
         between /= np.linalg.norm(between, axis=1, keepdims=True)
-        yield np.concatenate([real, between]).astype(np.float32, copy=False)
+        joined: Floats = np.concatenate([real, between]).astype(np.float32, copy=False)
+        return joined
+
+    with ThreadPoolExecutor() as pool:
+        ahead: deque[Future[Floats]] = deque()
+        for start in range(0, count, block):
+            ahead.append(pool.submit(made, start))
+            if len(ahead) > (os.cpu_count() or 1):
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 if __name__ == "__main__":

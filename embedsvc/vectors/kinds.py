@@ -210,7 +210,9 @@ _DEPTHS = (16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 
 
 
 def _hnsw_efforts(_: Any) -> tuple[Effort, ...]:
-    return tuple(Effort(depth, 2) for depth in _DEPTHS)
+    """What a deep search finds is lost again where codes alone choose twenty of it: of 180,000 vectors, depth 96 found
+    .983 with two candidates per hit, .985 with three and with four, in the same time."""
+    return tuple(Effort(depth, 2 if depth < 48 else 3) for depth in _DEPTHS)
 
 
 def _ivf_efforts(codes: Any) -> tuple[Effort, ...]:
