@@ -1,4 +1,4 @@
-"""What the benchmarks share: their arguments, the SciFact folder, a collection of it, and the printing of figures."""
+"""What the benchmarks share: their arguments, the SciFact folder, a collection of it, and servers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import itertools
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -24,7 +21,6 @@ import httpx
 from embedsvc.collection import Collection, collection_names
 from embedsvc.config import load_settings
 from embedsvc.encoding import load_encoder
-from embedsvc.encoding.machine import processor
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, make_document
@@ -32,25 +28,6 @@ from embedsvc.records import Chunking, Document, make_document
 SCIFACT = Path("../shared/data/scifact")
 WINDOW = 256
 """Tokens of a document that its vector sees, special tokens counted: as in the published figures."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the issue's table: what was asked for, and what was measured. ``ok`` None: nothing was asked."""
-
-    name: str
-    value: float
-    unit: str
-    ask: str = ""
-    ok: bool | None = None
-
-
-def at_least(name: str, value: float, least: float, unit: str = "") -> Figure:
-    return Figure(name, value, unit, f">= {least:g}", value >= least)
-
-
-def at_most(name: str, value: float, most: float, unit: str = "") -> Figure:
-    return Figure(name, value, unit, f"<= {most:g}", value <= most)
 
 
 def arguments(
@@ -75,55 +52,6 @@ def arguments(
         print(f"skipped: there is no {parsed.data / 'corpus.jsonl'}; name a BEIR folder with --data")
         sys.exit(0)
     return parsed
-
-
-def report(figures: Sequence[Figure], file: Path | None, **context: Any) -> None:
-    """Prints the figures; with ``file`` also writes them with the command, the machine and ``context``."""
-    for figure in figures:
-        verdict = "" if figure.ok is None else f"asked {figure.ask}: {'met' if figure.ok else 'MISSED'}"
-        print(f"{figure.name:<58} {figure.value:>10,.5g} {figure.unit:<12} {verdict}".rstrip(), flush=True)
-    if file is not None:
-        machine = {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "load_1m": round(os.getloadavg()[0], 2)}
-        record = {
-            "command": " ".join(["python", *sys.argv]),
-            "date": time.strftime("%Y-%m-%d"),
-            "machine": machine,
-            **context,
-            "figures": [asdict(figure) for figure in figures],
-        }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-# -- timing ----------------------------------------------------------------------------------------------------------
-
-
-def interleaved(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every contestant in every round. All take part in each round, so a busy spell hits all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            started = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """Median over rounds of the quotient within each round."""
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
-
-
-def resident_mb(pid: int | str = "self") -> float:
-    """Resident memory of a process in MB (10**6 bytes; Linux)."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024 / 1e6
 
 
 # -- data ------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import numpy.typing as npt
 import vectors as made
-from common import interleaved
+from figures import interleaved
 from index import K, batches, exact, held_out, hnswlib_graph, recall, recall_of
 
 from embedsvc.vectors import Goal, build, plan

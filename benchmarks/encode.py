@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-from common import Figure, arguments, at_least, at_most, documents, interleaved, queries, ratio, report
+from common import arguments, documents, queries
+from figures import Figure, at_least, at_most, interleaved, ratio, report
 
 from embedsvc.config import load_settings, usable_cores
 from embedsvc.encoding import Encoder, load_encoder, resolve_model

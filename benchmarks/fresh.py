@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import numpy.typing as npt
 import vectors as made
-from common import Figure, at_most, percentile, report
+from figures import Figure, at_most, percentile, report
 
 from embedsvc.collection import Collection, EncodedDocument
 from embedsvc.config import Settings

@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-from common import Figure, at_least, interleaved, ratio, report
+from figures import Figure, at_least, interleaved, ratio, report
 
 from embedsvc.config import load_settings
 from embedsvc.encoding import load_encoder

@@ -1,20 +1,24 @@
 """The vector index on a GPU against the same index on all cores: queries/s at equal recall, and build time.
 
-    python benchmarks/gpu_index.py [--size 10000000] [--rounds 5] [--json FILE] [--vectors FILE]
+    python benchmarks/gpu_index.py [--size 10000000] [--card-only] [--rounds 5] [--json FILE] [--vectors FILE]
 
 Vectors as those of benchmarks/index.py: above about 210,000 they are made up. The CPU's index is that of the default
 plan with all the memory it wants; each kind on the card is used with the least effort that finds as many of the same
-questions. Queries come 1,024 at a time. Prints a line and ends where FAISS sees no card.
+questions. Queries come 1,024 at a time. --card-only: the CPU's index gets its graph from the card alone, where the
+cores would take too long. Prints a line and ends where FAISS sees no card.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
+import os
 import sys
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -22,12 +26,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import vectors as made
-from common import Figure, at_least, interleaved, ratio, report
-from index import Floats, batches, exact, recall
+from figures import Figure, at_least, interleaved, ratio, report
+from index import Floats, exact, recall
 
-from embedsvc.vectors import Goal, build, gpu, has_card
+from embedsvc.vectors import gpu, has_card
+from embedsvc.vectors.building import _tried
 from embedsvc.vectors.cards import Cards
-from embedsvc.vectors.owner import CAGRA8, FLAT16, IVFPQ8
+from embedsvc.vectors.kinds import HNSW8, Effort, carry_on
+from embedsvc.vectors.measuring import asked_of
+from embedsvc.vectors.owner import CAGRA8, FLAT16, IVFPQ8, CardKind
+from embedsvc.vectors.recall import EXACT
+from embedsvc.vectors.segment import Segment
 
 K = 10
 BATCH = 1024
@@ -37,6 +46,7 @@ TARGET = 0.95
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=10_000_000, help="vectors (default 10,000,000)")
+    parser.add_argument("--card-only", action="store_true", help="no build on the CPU")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--vectors", type=Path, help="an .npy made by benchmarks/vectors.py")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -44,71 +54,106 @@ def main() -> None:
     if not has_card():
         print("skipped: no card")
         return
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # also where the CPU had to build
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")  # also where the CPU had to build
     real = made.load(given.vectors)
     held = np.zeros(len(real), bool)
     held[50 :: len(real) // BATCH] = True
     queries, real = np.ascontiguousarray(real[held][:BATCH]), real[~held]
+    figures: list[Figure] = []
+
+    def add(*some: Figure) -> None:
+        figures.extend(some)
+        report(list(some), None)
+        if given.json:
+            facts = {"size": given.size, "real": min(given.size, len(real)), "cores": os.cpu_count()}
+            with Path(os.devnull).open("w") as nowhere, mock.patch.object(sys, "stdout", nowhere):
+                report(figures, given.json, queries=len(queries), **facts)  # each time: a lease may end in between
+
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "vectors.npy"
-        base = np.lib.format.open_memmap(file, "w+", np.float32, (given.size, real.shape[1]))
-        at = 0
-        for block in made.more(real, given.size):
-            base[at : at + len(block)] = block
-            at += len(block)
-        base.flush()
-        # Only what is measured goes onto the card.
-        with closing(Cards()) as cards, mock.patch.object(gpu, "_ASKED", sys.maxsize):
-            figures = measure(np.load(file, mmap_mode="r"), queries, given.rounds, Path(scratch), cards)
-    report(figures, given.json, size=given.size, real=min(given.size, len(real)), queries=len(queries))
+        with file.open("wb") as stream:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (given.size, real.shape[1])}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for block in made.more(real, given.size):
+                stream.write(block.tobytes())
+        base = np.load(file, mmap_mode="r")
+        log = logging.getLogger("gpu_index")
+        log.info("vectors written")
+        # Only what is measured goes onto the card, and what is measured there is measured with all cores.
+        with (
+            closing(Cards()) as cards,
+            mock.patch.object(gpu, "_ASKED", sys.maxsize),
+            mock.patch.object(gpu, "gently", nullcontext),
+        ):
+            measure(base, queries, given.rounds, gpu.OnCards(cards), not given.card_only, add)
 
 
-def measure(base: Floats, queries: Floats, rounds: int, scratch: Path, cards: Cards) -> list[Figure]:
+def measure(
+    base: Floats, queries: Floats, rounds: int, there: gpu.OnCards, on_cpu: bool, add: Callable[..., None]
+) -> None:
     truth = exact(queries, base)
-    there = gpu.OnCards(cards)
+    ids = np.arange(len(base))
+    bare = Segment("segment", "flat", ids, None, 1, base, None, Effort(0, 1), EXACT, 0.0)
+    asked = asked_of(bare, np.empty((0, base.shape[1]), np.float32))
     segments, seconds = {}, {}
-    for name, builder in (("CPU", None), ("GPU", there)):
+    builders = {"CPU": None, "card": there} if on_cpu else {"card": there}
+    for name, builder in builders.items():
         with mock.patch.object(gpu, "on_cards", lambda builder=builder: builder):
             started = time.perf_counter()
-            goal = Goal(TARGET, memory=10**12)
-            segments[name] = build(batches(base), len(base), base.shape[1], goal, scratch)
+            segment = _tried(bare, HNSW8.name, TARGET, asked, carry_on)
             seconds[name] = time.perf_counter() - started
-    segment = segments["CPU"]
-    figures = [Figure(f"{name}: build", spent, "s") for name, spent in seconds.items()]
-    figures += [
-        at_least("build on the card over that on the CPU", seconds["CPU"] / seconds["GPU"], 1.0, "x"),
-        *(
-            Figure(f"built on the {name}, on the CPU: recall@10", recall(each.search(queries, K, None)[1], truth), "")
-            for name, each in segments.items()
-        ),
-    ]
+        assert segment is not None
+        segments[name] = segment
+        found = recall(segment.search(queries, K, None)[1], truth)
+        cpu = min(interleaved({"": lambda segment=segment: segment.search(queries, K, None)}, rounds)[""])
+        add(
+            Figure(f"graph of the {name}: made, its effort chosen", seconds[name], "s"),
+            Figure(f"graph of the {name}, depth {segment.effort.depth}, on the CPU: recall@10", found, ""),
+            Figure(f"graph of the {name}, on the CPU: queries/s, {BATCH:,} at a time", BATCH / cpu, "1/s"),
+        )
+    if on_cpu:
+        add(at_least("made on the CPU over made on the card", seconds["CPU"] / seconds["card"], 1.0, "x"))
+    segment = segments.get("CPU", segments["card"])
+    with mock.patch.object(gpu, "questions", functools.cache(lambda *_: asked[0])):
+        for kind in (FLAT16, CAGRA8, IVFPQ8):
+            of_kind(kind, segment, queries, truth, rounds, there, add)
+
+
+def of_kind(
+    kind: CardKind,
+    segment: Segment,
+    queries: Floats,
+    truth: Floats,
+    rounds: int,
+    there: gpu.OnCards,
+    add: Callable[..., None],
+) -> None:
+    started = time.perf_counter()
+    there.put(segment, [kind])
+    took = time.perf_counter() - started
+    if not there.holds(segment):
+        print(f"{kind.name}: not on this card")
+        return
+    effort = there._places[segment.name].effort
+    count = K * effort.widen
+    about = {"do": "search", "segment": segment.name, "depth": effort.depth, "count": count}
+    found = recall(there.search(segment, queries, K, None)[1], truth)
     spent = interleaved(
-        {name: lambda each=each: each.search(queries, K, None) for name, each in segments.items()}, rounds
-    )  # type: ignore[misc]
-    figures += [
-        Figure(f"built on the {name}, on the CPU: queries/s", BATCH / min(spent[name]), "1/s") for name in spent
-    ]
-    for kind in (FLAT16, CAGRA8, IVFPQ8):
-        started = time.perf_counter()
-        there.put(segment, [kind])
-        took = time.perf_counter() - started
-        if not there.holds(segment):
-            print(f"{kind.name}: not on this card")
-            continue
-        found = recall(there.search(segment, queries, K, None)[1], truth)
-        both = {
+        {
             "CPU": lambda: segment.search(queries, K, None),
             "card": lambda: there.search(segment, queries, K, None),
-        }
-        spent = interleaved(both, rounds)
-        figures += [
-            Figure(f"{kind.name}: put on the card and measured", took, "s"),
-            at_least(f"{kind.name}: recall@10", found, TARGET),
-            Figure(f"{kind.name}: queries/s, {BATCH:,} at a time", BATCH / min(spent["card"]), "1/s"),
-            at_least(f"{kind.name} over all cores", ratio(spent["CPU"], spent["card"]), 1.0, "x"),
-        ]
-        there.drop(segment.name)
-    return figures
+            "candidates": lambda: there._cards.ask(queries, **about).result(),
+        },
+        rounds,
+    )
+    add(
+        Figure(f"{kind.name}: put on the card, its effort chosen", took, "s"),
+        at_least(f"{kind.name}, depth {effort.depth}, {count} candidates: recall@10", found, TARGET),
+        Figure(f"{kind.name}: queries/s, {BATCH:,} at a time", BATCH / min(spent["card"]), "1/s"),
+        Figure(f"{kind.name}: candidates alone", BATCH / min(spent["candidates"]), "1/s"),
+        at_least(f"{kind.name} over all cores", ratio(spent["CPU"], spent["card"]), 10.0, "x"),
+    )
+    there.drop(segment.name)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import numpy.typing as npt
 import vectors as made
-from common import Figure, at_least, at_most, interleaved, percentile, ratio, report
+from figures import Figure, at_least, at_most, interleaved, percentile, ratio, report
 
 from embedsvc.vectors import Goal, VectorIndex, build, of_segment, plan
 from embedsvc.vectors.filtering import fitted

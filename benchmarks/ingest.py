@@ -17,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import WINDOW, Figure, arguments, at_least, at_most, documents, interleaved, ratio, report
+from common import WINDOW, arguments, documents
+from figures import Figure, at_least, at_most, interleaved, ratio, report
 
 from embedsvc.chunking import chunk
 from embedsvc.collection import Collection

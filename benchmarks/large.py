@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import vectors as made
-from common import Figure, at_least, at_most, percentile, report, served
+from common import served
+from figures import Figure, at_least, at_most, percentile, report
 from index import exact, held_out, recall
 
 from embedsvc.collection import Collection

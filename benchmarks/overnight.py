@@ -29,7 +29,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # what tests use, too
 
-from common import Figure, at_least, at_most, report, resident_mb  # noqa: E402
+from figures import Figure, at_least, at_most, report, resident_mb  # noqa: E402
 
 NAME = "overnight"
 NOT_READABLE = ("unsupported", "locked", "binary", "too_large")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import Figure, arguments, at_least, report
+from common import arguments
+from figures import Figure, at_least, report
 
 from embedsvc.config import load_settings
 from embedsvc.encoding import load_encoder

@@ -19,19 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-from common import (
-    WINDOW,
-    Figure,
-    arguments,
-    at_most,
-    documents,
-    open_or_make,
-    percentile,
-    queries,
-    report,
-    resident_mb,
-    served,
-)
+from common import WINDOW, arguments, documents, open_or_make, queries, served
+from figures import Figure, at_most, percentile, report, resident_mb
 
 from embedsvc.encoding import encoder_for
 from embedsvc.search import Query, search

@@ -22,22 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import httpx
-from common import (
-    Figure,
-    arguments,
-    at_least,
-    at_most,
-    documents,
-    free_port,
-    open_or_make,
-    percentile,
-    queries,
-    ratio,
-    report,
-    resident_mb,
-    running,
-    served,
-)
+from common import arguments, documents, free_port, open_or_make, queries, running, served
+from figures import Figure, at_least, at_most, percentile, ratio, report, resident_mb
 
 from embedsvc.config import load_settings
 from embedsvc.encoding import resolve_model

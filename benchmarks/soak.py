@@ -20,7 +20,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import httpx
-from common import Figure, arguments, at_most, documents, open_or_make, queries, report, resident_mb, served
+from common import arguments, documents, open_or_make, queries, served
+from figures import Figure, at_most, report, resident_mb
 
 MODEL = "all-MiniLM-L6-v2"
 

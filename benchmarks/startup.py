@@ -13,7 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import arguments, at_most, interleaved, open_or_make, report
+from common import arguments, open_or_make
+from figures import at_most, interleaved, report
 
 PROGRAM = [sys.executable, "-m", "embedsvc"]
 
