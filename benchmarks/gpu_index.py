@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_index.py [--size 10000000] [--card-only] [--rounds 5] [--json FILE] [--vectors FILE]
 
-Vectors as those of benchmarks/index.py: above about 210,000 they are made up. The CPU's index is the graph that the plan
+Vectors as those of benchmarks/index.py: above about 210,000 they are made up. On the CPU it is the graph that the plan
 chooses with all the memory it wants. Efforts are chosen with other held-out windows than those that are asked then, and
 each kind on the card gets the least effort that finds as many of these as the CPU's index does. Queries come 1,024 at a
 time. --card-only: the CPU's index gets its graph from the card, where the cores would take too long. Prints a line and
