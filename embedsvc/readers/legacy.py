@@ -95,10 +95,11 @@ def _converted(program: str, source: Source, kind: str, target: str) -> bytes:
             str(folder / "out"),
             str(folder / f"in.{kind}"),
         ]
-        # In a process group of its own: soffice is a script, and what it starts would outlive it.
+        # In a process group of its own: soffice is a script, and what it starts would outlive it. But in this session,
+        # which ends as one: out of another, no reader may end a process.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            process_group=0,
         )  # fmt: skip
         try:
             process.wait(_SECONDS)
