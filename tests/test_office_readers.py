@@ -618,6 +618,9 @@ def test_a_converter_that_fails_or_hangs_is_ended_with_all_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, monkeypatch, "sys.exit(1)")
+    with pytest.raises(UnsupportedFormat, match=r"LibreOffice ended with code 1.*--convert-to docx"):
+        document("a.doc", DOC)
+    install(tmp_path, monkeypatch, "sys.exit(0)")
     with pytest.raises(DamagedFile, match="LibreOffice cannot read it"):
         document("a.doc", DOC)
     child = f"child = subprocess.Popen([{sys.executable!r}, '-c', 'import time; time.sleep(60)'])\n"

@@ -34,7 +34,7 @@ def read_legacy(source: Source, fields: FieldChoice) -> Iterator[Document | Reje
     """What the converted file gives, under the uri and the hash of the original.
 
     Raises:
-        UnsupportedFormat: LibreOffice is not on the PATH.
+        UnsupportedFormat: LibreOffice is not on the PATH, or does not start.
         LockedFile: encrypted with a password.
         DamagedFile: LibreOffice cannot read it, or takes more than a minute.
     """
@@ -110,6 +110,12 @@ def _converted(program: str, source: Source, kind: str, target: str) -> bytes:
             ) from None
         finally:
             _kill(process)
+        if process.returncode:  # 0 also where it cannot read the file
+            raise UnsupportedFormat(
+                f"{source.uri}: LibreOffice ended with code {process.returncode} before it had converted it. It does "
+                "not start where readers are kept from /tmp, where it makes a socket (docs/formats.md, Old formats). "
+                f"Convert it yourself, soffice --headless --convert-to {target} FILE, then index that."
+            )
         result = folder / "out" / f"in.{target}"
         if not result.is_file() or not 0 < result.stat().st_size <= _MOST_BYTES:
             raise DamagedFile(
