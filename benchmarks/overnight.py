@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ from figures import Figure, at_least, at_most, report, resident_mb  # noqa: E402
 NAME = "overnight"
 NOT_READABLE = ("unsupported", "locked", "binary", "too_large")
 """Reasons that are the answer to such a file, not a failure to read it."""
+WITHOUT_TEXT = (
+    "*_cal.xml", "*_def.xml", "*_pre.xml", "imagemagick-ASCII85Decode.pdf", "imagemagick-CCITTFaxDecode.pdf",
+    "imagemagick-lzw.pdf", "grayscale-image.pdf", "cmyk-image.pdf",
+)  # fmt: skip
+"""Of ``formats``, by their names: XBRL linkbases, which only refer to what others name, and pictures without a letter.
+Each was looked at. Two more give no text, a logo and a diagram, but there are words in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +91,11 @@ def formats(folder: Path, scratch: Path, model: list[str]) -> tuple[list[Figure]
     untyped = [line["uri"] for line in run.outcomes if line["status"] != "indexed" and not line["reason"]]
     readable = {file_of(line) for line in run.outcomes if kind(line) not in NOT_READABLE}
     gave = {file_of(line) for line in run.outcomes if line["passages"]}
+    with_text = {uri for uri in readable if not any(fnmatch(uri.rpartition("/")[2], name) for name in WITHOUT_TEXT)}
     for (status, reason), count in sorted(counts.items()):
         print(f"  {status:<12} {reason:<14} {count}")
+    for suffix, fates in sorted(by_suffix(run.outcomes).items()):
+        print(f"  {suffix:<12} {fates.total():>3} files: {', '.join(f'{n} {fate}' for fate, n in fates.most_common())}")
     for uri in sorted(readable - gave):
         why = next(line["reason"] for line in run.outcomes if file_of(line) == uri)
         print(f"  no text: {uri.removeprefix(folder.resolve().as_uri())[:70]}  {(why or '')[:110]}")
@@ -98,7 +108,10 @@ def formats(folder: Path, scratch: Path, model: list[str]) -> tuple[list[Figure]
         at_most("formats: files that came to no outcome (hidden ones aside)", missing(files, folder, told), 0),
         at_most("formats: hangs (readers stopped at their time limit)", timeouts, 0),
         at_most("formats: not indexed, without a reason", len(untyped), 0),
-        at_least("formats: of the readable files, give text", 100 * len(gave) / max(1, len(readable)), 97, "%"),
+        Figure("formats: neither unsupported nor locked", len(readable), ""),
+        Figure("formats: of those, there is text in", len(with_text), ""),
+        at_least("formats: of those, give text", 100 * len(gave & with_text) / max(1, len(with_text)), 97, "%"),
+        Figure("formats: without text in them, yet give some", len(gave - with_text), ""),
         Figure("formats: longest that one file took", slowest["seconds"], "s"),
     ]
     return figures, {
@@ -110,6 +123,19 @@ def formats(folder: Path, scratch: Path, model: list[str]) -> tuple[list[Figure]
 def file_of(line: dict[str, Any]) -> str:
     """The uri of the file that an outcome's document lay in: of a record, an attachment, a file of an archive."""
     return str(line["uri"]).partition("#")[0].partition("!/")[0]
+
+
+def by_suffix(outcomes: list[dict[str, Any]]) -> dict[str, Counter[str]]:
+    """How many files of each suffix gave text, and what became of the others."""
+    fates: dict[str, str] = {}
+    for line in outcomes:
+        fate = "text" if line["passages"] else kind(line) or line["status"]
+        if fates.get(file_of(line)) != "text":
+            fates[file_of(line)] = fate
+    counts: dict[str, Counter[str]] = {}
+    for uri, fate in fates.items():
+        counts.setdefault(uri.rpartition(".")[2].lower(), Counter())[fate] += 1
+    return counts
 
 
 def kind(line: dict[str, Any]) -> str:

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from embedsvc.readers import FieldChoice, read
+from embedsvc.readers.items import Means
 from embedsvc.records import Document, Source
 
 
 def embedsvc(suffix: str) -> Callable[[bytes], str]:
     def extract(data: bytes) -> str:
-        items = read(Source("file:///x", f"x.{suffix}", data), FieldChoice())
+        items = read(Source("file:///x", f"x.{suffix}", data), FieldChoice(), Means(ocr_languages=None))
         return "\n".join(item.text for item in items if isinstance(item, Document))
 
     return extract

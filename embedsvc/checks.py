@@ -17,7 +17,9 @@ from embedsvc.disk_index import DiskIndex
 from embedsvc.encoding import encoder_for, load_encoder, parity
 from embedsvc.encoding.choices import recorded
 from embedsvc.errors import EmbedsvcError
-from embedsvc.readers.sandbox import Limits, Sandbox, described
+from embedsvc.readers import ocr
+from embedsvc.readers.items import Limits
+from embedsvc.readers.sandbox import Sandbox, described
 from embedsvc.records import Contract
 from embedsvc.storage import Store, audit, text_index_faults
 from embedsvc.upkeep import INDEX_FOLDER
@@ -47,6 +49,7 @@ def check_environment(settings: Settings) -> Iterator[Check]:
     except EmbedsvcError as error:
         yield Check("faiss", False, str(error))
     yield check_sandbox(settings)
+    yield _recognition(settings)
     yield _writable("data directory", settings.data_dir)
     yield _writable("cache directory", settings.cache)
     try:
@@ -78,6 +81,16 @@ def check_sandbox(settings: Settings) -> Check:
             return Check("sandbox", True, described(sandbox.held()))
     except EmbedsvcError as error:
         return Check("sandbox", False, str(error))
+
+
+def _recognition(settings: Settings) -> Check:
+    """Whether scans and pictures are read. That they are not is no fault: who has some is told by each."""
+    if settings.recognised_languages is None:
+        return Check("ocr", True, "off")
+    program = ocr.program()
+    if program is None:
+        return Check("ocr", True, "scanned pages and pictures are not read: there is no tesseract on the PATH")
+    return Check("ocr", True, f"scanned pages and pictures are read by {program}, in {settings.recognised_languages}")
 
 
 def _writable(name: str, folder: Path) -> Check:

@@ -57,7 +57,7 @@ class Settings:
     """Tokens of the sub-windows that a longer passage is also represented by in new collections, counted as
     ``chunk_tokens`` are: it scores as the best of its vectors. 0: none, each passage has one vector."""
     max_file_mb: int = 100
-    """Larger input files are quarantined (reason ``too_large``)."""
+    """Larger input files, and larger files in archives, are quarantined (reason ``too_large``)."""
     url_timeout_s: int = 30
     """Seconds that fetching one page may take, redirects included; then it is quarantined (reason ``timeout``)."""
     allow_private_urls: bool = False
@@ -69,6 +69,14 @@ class Settings:
     input that takes more is quarantined (reason ``out_of_memory``). 0: no limit."""
     reader_timeout_s: int = 120
     """Seconds that reading one file may take; then it is quarantined (reason ``timeout``). 0: no limit."""
+    ocr: Literal["auto", "off"] = "auto"
+    """``auto``: scanned pages and pictures are read by tesseract; without it, they are quarantined (reason
+    ``needs_ocr``). ``off``: pages that have no text stay without, pictures are refused."""
+    ocr_languages: str = "eng"
+    """Languages of the text in them, in tesseract's codes: ``deu``, ``deu+eng``."""
+    ocr_timeout_s: int = 1800
+    """Seconds that the scanned pages of one file may take, beside ``reader_timeout_s``; a page takes one to three
+    seconds of a core. 0: no limit."""
     on_overflow: Literal["error", "split", "truncate"] = "error"
     """A query or API text longer than the model's window: refuse it, take the mean of several windows, or cut it and
     say so."""
@@ -103,6 +111,11 @@ class Settings:
     max_body_mb: int = 100
     """Larger request bodies are refused with 413."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def recognised_languages(self) -> str | None:
+        """``ocr_languages``; None where ``ocr`` is off."""
+        return self.ocr_languages if self.ocr == "auto" else None
 
     @property
     def cache(self) -> Path:

@@ -73,6 +73,12 @@ class UnsupportedFormat(ReadError):
     reason = "unsupported"
 
 
+class NeedsOcr(ReadError):
+    """A picture of text, and the program that would recognise it, or its data of a language, is not there."""
+
+    reason = "needs_ocr"
+
+
 class BinaryJunk(ReadError):
     reason = "binary"
 

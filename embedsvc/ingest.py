@@ -27,7 +27,8 @@ from embedsvc.encoding.scheduler import Ticket
 from embedsvc.encoding.tokens import Ids
 from embedsvc.errors import Conflict, ReadError, UsageError
 from embedsvc.readers import ALL, FieldChoice, FoundFile, Rejected, Selection, absolute, discover, discover_again
-from embedsvc.readers.sandbox import Limits, Sandbox
+from embedsvc.readers.items import Limits
+from embedsvc.readers.sandbox import Sandbox
 from embedsvc.readers.sitemaps import pages
 from embedsvc.readers.web import Fetching, is_url
 from embedsvc.records import Chunking, Contract, Document, Source, document_id
@@ -218,7 +219,7 @@ def ingest_paths(
         how = Fetching(max_file_mb * _MEGABYTE, set_up.url_timeout_s, set_up.allow_private_urls)
         found = chain(found, pages(urls, how, other_hosts=set_up.sitemap_other_hosts))
     within = tuple(absolute(path).as_uri() for path in files) if exact else ()
-    return _ingest(collection, encoder, found, fields, within, fold=True)
+    return _ingest(collection, encoder, found, fields, within, max_file_mb, fold=True)
 
 
 def ingest_changed(
@@ -234,7 +235,7 @@ def ingest_changed(
     """As :func:`ingest_paths` of ``tops`` with ``exact``, where only what is at or below ``changed`` can have changed:
     nothing else is looked at. All paths from the root (:func:`~embedsvc.readers.absolute`)."""
     found = discover_again(changed, tops, max_file_bytes=max_file_mb * _MEGABYTE, selection=selection)
-    return _ingest(collection, encoder, found, fields, tuple(path.as_uri() for path in changed), fold=True)
+    return _ingest(collection, encoder, found, fields, tuple(path.as_uri() for path in changed), max_file_mb, fold=True)
 
 
 def ingest_items(
@@ -247,7 +248,7 @@ def ingest_items(
 ) -> Iterator[Outcome]:
     """As :func:`ingest_paths` for inputs that are in memory: uploads and ready-made documents. ``fold``: as in
     :meth:`Collection.writer`."""
-    return _ingest(collection, encoder, items, fields, (), fold)
+    return _ingest(collection, encoder, items, fields, (), collection.settings.max_file_mb, fold)
 
 
 def _ingest(
@@ -256,6 +257,7 @@ def _ingest(
     items: Iterable[Input],
     fields: FieldChoice,
     within: Sequence[str],
+    max_file_mb: int,
     fold: bool,
 ) -> Iterator[Outcome]:
     check_contract(encoder, collection.contract)
@@ -265,7 +267,7 @@ def _ingest(
         ahead: queue.Queue[_Read | Outcome | BaseException | None] = queue.Queue(maxsize=256)
         room = _Room(2 * commit_tokens * _CHARACTERS_PER_TOKEN)
         stop = threading.Event()
-        sandbox = Sandbox(Limits(collection.settings.reader_memory_mb, collection.settings.reader_timeout_s))
+        sandbox = Sandbox(_limits(collection.settings, max_file_mb))
         chunkers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="chunker")
         reserved = encoder.reserved("passage")
 
@@ -300,6 +302,16 @@ def _ingest(
             reader.join(_READER_SECONDS)
             chunkers.shutdown(wait=False, cancel_futures=True)
             committer.shutdown()
+
+
+def _limits(settings: Settings, max_file_mb: int) -> Limits:
+    return Limits(
+        settings.reader_memory_mb,
+        settings.reader_timeout_s,
+        settings.ocr_timeout_s,
+        settings.recognised_languages,
+        max_file_mb,
+    )
 
 
 def _read_all(

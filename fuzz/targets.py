@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from embedsvc.chunking import chunk
 from embedsvc.errors import ReadError
 from embedsvc.readers import formats
-from embedsvc.readers.items import FieldChoice
+from embedsvc.readers.items import FieldChoice, Means
 from embedsvc.records import Chunking, Source, make_document
 
 SUFFIXES = {
@@ -54,11 +54,15 @@ SEEDS = {
 }
 
 
+_MEANS = Means(ocr_languages=None)
+"""tesseract is not ours to fuzz."""
+
+
 def read(target: str, data: bytes) -> None:
     """Raises what no file may cause: anything but a ReadError, and one that only says that a reader failed."""
     suffix = next(iter(SUFFIXES[target]), "")
     try:
-        for item in formats.read(Source(f"memory:fuzzed{suffix}", f"fuzzed{suffix}", data), FieldChoice()):
+        for item in formats.read(Source(f"memory:fuzzed{suffix}", f"fuzzed{suffix}", data), FieldChoice(), _MEANS):
             str(item)[:100].encode()
     except ReadError as error:
         if error.__cause__ is not None and "its reader failed" in str(error):

@@ -1,10 +1,13 @@
-"""Builders of small PDF and DOCX files."""
+"""Builders of small PDF and DOCX files, scans and pictures."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import zipfile
+import zlib
+from collections.abc import Collection
 
 _PAD = bytes.fromhex("28BF4E5E4E758A4164004E56FFFA01082E2E00B6D0683E802F0CA9FE6453697A")
 
@@ -110,3 +113,64 @@ def make_docx(body: str, *, strict: bool = False) -> bytes:
         archive.writestr("word/styles.xml", f"<w:styles {w}>{styles}</w:styles>")
         archive.writestr("word/footnotes.xml", f"<w:footnotes {w}>{separator}{notes}</w:footnotes>")
     return buffer.getvalue()
+
+
+def make_scan(pages: list[str], scanned: Collection[int]) -> bytes:
+    """As :func:`make_pdf`, but those of ``pages`` that ``scanned`` counts (from 1) are pictures of themselves."""
+    import pypdfium2
+
+    source, scan = pypdfium2.PdfDocument(make_pdf(pages)), pypdfium2.PdfDocument.new()
+    for number, original in enumerate(source, start=1):
+        if number not in scanned:
+            scan.import_pages(source, [number - 1])
+            continue
+        image = pypdfium2.PdfImage.new(scan)
+        image.set_bitmap(original.render(scale=200 / 72, grayscale=True))
+        image.set_matrix(pypdfium2.PdfMatrix().scale(*original.get_size()))
+        page = scan.new_page(*original.get_size())
+        page.insert_obj(image)
+        page.gen_content()
+    buffer = io.BytesIO()
+    scan.save(buffer)
+    scan.close()
+    source.close()
+    return buffer.getvalue()
+
+
+def make_png(text: str) -> bytes:
+    width, height, pixels = _drawn(text)
+    rows = b"".join(b"\0" + pixels[at : at + width] for at in range(0, len(pixels), width))
+    png = b"\x89PNG\r\n\x1a\n"
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        png += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return png
+
+
+def make_tiff(*pages: str) -> bytes:
+    """Grey, not compressed, a page for each text."""
+    tiff = bytearray(b"II*\0\0\0\0\0")
+    link = 4
+    for text in pages:
+        width, height, pixels = _drawn(text)
+        start = len(tiff)
+        tiff += pixels + b"\0" * (len(pixels) % 2)
+        tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: start, 277: 1, 278: height, 279: len(pixels)}
+        tiff[link : link + 4] = struct.pack("<I", len(tiff))
+        tiff += struct.pack("<H", len(tags))
+        tiff += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+        link = len(tiff)
+        tiff += bytes(4)
+    return bytes(tiff)
+
+
+def _drawn(text: str) -> tuple[int, int, bytes]:
+    import pypdfium2
+
+    pdf = pypdfium2.PdfDocument(make_pdf([text]))
+    bitmap = pdf[0].render(scale=200 / 72, grayscale=True)
+    pixels = bytes(bitmap.buffer)
+    size = bitmap.width, bitmap.height
+    assert bitmap.stride == bitmap.width
+    pdf.close()
+    return *size, pixels

@@ -435,7 +435,7 @@ def test_eml_subject_people_date_and_attachments() -> None:
     mail.add_attachment(
         make_docx("<w:p><w:r><w:t>In Word</w:t></w:r></w:p>"), maintype="application", subtype="x", filename="w.docx"
     )
-    mail.add_attachment(b"\x89PNG\r\n\x1a\n", maintype="image", subtype="png", filename="logo.png")
+    mail.add_attachment(b"8BPS", maintype="image", subtype="x", filename="logo.psd")
     first, row, note, again, word, image = items("m.eml", mail.as_bytes())
     assert isinstance(first, Document)
     assert (first.text.rstrip(), first.title, outline(first)) == ("Grüße\nHello", "Grüße", [(1, "Grüße")])
@@ -447,7 +447,7 @@ def test_eml_subject_people_date_and_attachments() -> None:
     }
     base = "file:///m.eml!/"
     assert [item.uri for item in (row, note, again, word, image)] == [
-        f"{base}%C3%BC%201.csv#1", f"{base}note.txt", f"{base}note-2.txt", f"{base}w.docx", f"{base}logo.png",
+        f"{base}%C3%BC%201.csv#1", f"{base}note.txt", f"{base}note-2.txt", f"{base}w.docx", f"{base}logo.psd",
     ]  # fmt: skip
     assert isinstance(word, Document)
     assert word.text.startswith("In Word")
@@ -618,6 +618,9 @@ def test_a_converter_that_fails_or_hangs_is_ended_with_all_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, monkeypatch, "sys.exit(1)")
+    with pytest.raises(UnsupportedFormat, match=r"LibreOffice ended with code 1.*--convert-to docx"):
+        document("a.doc", DOC)
+    install(tmp_path, monkeypatch, "sys.exit(0)")
     with pytest.raises(DamagedFile, match="LibreOffice cannot read it"):
         document("a.doc", DOC)
     child = f"child = subprocess.Popen([{sys.executable!r}, '-c', 'import time; time.sleep(60)'])\n"

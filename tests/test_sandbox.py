@@ -36,9 +36,11 @@ from embedsvc.errors import (
 from embedsvc.ingest import Outcome, ingest_items, ingest_paths
 from embedsvc.readers import FieldChoice, Rejected, read
 from embedsvc.readers.frames import Malformed, document_from
-from embedsvc.readers.sandbox import Limits, Sandbox, described
+from embedsvc.readers.items import Limits
+from embedsvc.readers.sandbox import Sandbox, described
 from embedsvc.records import Chunking, Document, Source, document_id, make_document
 from tests.conftest import write_tree
+from tests.data_office import make_ole
 from tests.data_readers import make_docx, make_pdf
 from tests.fakes import FakeEncoder
 
@@ -287,6 +289,24 @@ def test_processor_time_is_limited_too() -> None:
     assert (items, type(error)) == ([], ReaderTimeout)
 
 
+RECOGNISES = "raw(worker.pack({'kind': 'recognising'}))\n"
+
+
+def test_recognising_text_has_time_of_its_own_but_once() -> None:
+    source = bad(RECOGNISES + "time.sleep(3)\nyield make_document(source.uri, 'x')")
+    with Sandbox(Limits(600, 2, ocr_timeout_s=60), COMMAND) as box:
+        assert len(given_by(box, source)[0]) == 1
+    endless = bad(f"while True:\n    {RECOGNISES}    time.sleep(0.1)\n")
+    with Sandbox(Limits(600, 1, ocr_timeout_s=1), COMMAND) as box:
+        _, error = given_by(box, endless)
+        assert isinstance(error, ReaderTimeout)
+        assert "ocr_timeout_s" in str(error)
+    with Sandbox(Limits(600, 1, ocr_languages=None), COMMAND) as box:
+        _, error = given_by(box, endless)
+        assert isinstance(error, ReaderTimeout)
+        assert "reader_timeout_s" in str(error)
+
+
 def test_a_slow_caller_costs_no_time_and_is_waited_for() -> None:
     with Sandbox(Limits(600, 1), COMMAND) as box:
         box.held()
@@ -475,6 +495,32 @@ def test_no_process_survives(box: Sandbox) -> None:
     assert wait_until(lambda: not any(of_session(session)))
 
 
+@linux
+def test_a_converter_with_a_group_of_its_own_does_not_survive(box: Sandbox) -> None:
+    session = pid_of(box)
+    given_by(box, bad("subprocess.Popen(['sleep', '600'], process_group=0)\nos._exit(5)"))
+    assert wait_until(lambda: not any(of_session(session)))
+
+
+def test_a_converter_that_hangs_is_ended_and_the_process_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "soffice"
+    program.write_text("#!/bin/sh\nsleep 600 &\nsleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    change = "from embedsvc.readers import legacy\nlegacy._SECONDS = 0.5\n"
+    command = MISBEHAVIOUR.replace("worker.main()", f"{change}worker.main()")
+    old = Source("file:///a.doc", "a.doc", make_ole({"WordDocument": bytes(64)}))
+    with Sandbox(BOX, (sys.executable, "-c", command)) as box:
+        _, error = given_by(box, old)
+        assert type(error) is DamagedFile
+        assert "within" in str(error)
+        assert said(box, "1") == "done: 1"
+        if sys.platform == "linux":
+            assert wait_until(lambda: len(list(of_session(pid_of(box)))) == 1)
+
+
 def of_session(session: int) -> Iterator[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -562,7 +608,8 @@ def test_with_too_little_memory_for_anything_the_setting_is_named() -> None:
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_the_process_ends_with_its_parent_and_without_a_word(end: signal.Signals, tmp_path: Path) -> None:
     program = (
-        "import sys\nfrom embedsvc.readers.sandbox import Sandbox, Limits\nfrom embedsvc.readers import FieldChoice\n"
+        "import sys\nfrom embedsvc.readers.items import FieldChoice, Limits\n"
+        "from embedsvc.readers.sandbox import Sandbox\n"
         "from embedsvc.records import Source\n"
         f"box = Sandbox(Limits(600, 60), (sys.executable, '-c', {MISBEHAVIOUR!r}))\n"
         "box.held()\n"

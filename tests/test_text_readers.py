@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from embedsvc.errors import DamagedFile, FileTooLarge, LockedFile, MissingField, ReadError, UnsupportedFormat
 from embedsvc.readers import FieldChoice, Rejected, archive, read
+from embedsvc.readers.items import Means
 from embedsvc.records import Document, Source
 
 
@@ -635,7 +636,7 @@ def test_a_link_in_a_zip_is_rejected() -> None:
 
 
 def test_encrypted_members_and_those_that_are_not_read_are_rejected() -> None:
-    data = bytearray(make_zip({"a.txt": "secret", "b.png": "x", "c.txt": "good"}))
+    data = bytearray(make_zip({"a.txt": "secret", "b.psd": "x", "c.txt": "good"}))
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         data[data.index(mark) + offset] |= 1
     result = items("x.zip", bytes(data))
@@ -689,10 +690,71 @@ def test_members_are_bounded_in_number_and_size(monkeypatch: pytest.MonkeyPatch)
     result = items("x.zip", make_zip({f"{n}.txt": "x" for n in range(9)}))
     assert len(result) == 6
     assert "members" in str(rejected(result).error)
-    monkeypatch.setattr(archive, "_MOST_MEMBER_BYTES", 1000)
-    result = items("x.zip", make_zip({"big.txt": "x" * 1001, "a.txt": "good"}))
-    assert "max-file-mb" in str(rejected(result).error)
-    assert any(isinstance(item, Document) for item in result)
+
+
+SIZES = {"a.txt": "good", "big.txt": "x" * 1001, "z.txt": "fine"}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "big"),
+    [
+        ("x.zip", make_zip({**SIZES}), "x.zip!/big.txt"),
+        ("x.tar", make_tar({**SIZES}), "x.tar!/big.txt"),
+        ("x.tgz", gzip.compress(make_tar({**SIZES})), "x.tgz!/big.txt"),
+        ("x.zip", make_zip({"y.tgz": gzip.compress(make_tar({**SIZES}))}), "x.zip!/y.tgz!/big.txt"),
+    ],
+)
+def test_a_member_that_is_too_large_costs_itself_only(name: str, data: bytes, big: str) -> None:
+    result = list(read(Source(f"file:///{name}", name, data), FieldChoice(), Means(member_bytes=1000)))
+    assert [item.text for item in result if isinstance(item, Document)] == ["good", "fine"]
+    error = rejected(result).error
+    assert (rejected(result).uri, type(error)) == (f"file:///{big}", FileTooLarge)
+    assert "max-file-mb" in str(error)
+
+
+def test_what_is_said_to_be_too_large_is_not_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "_ALWAYS", 1_000_000)
+    data = make_zip({**{f"{n}.txt": bytes(900_000) for n in range(20)}, "z.txt": "fine"})
+    result = list(read(Source("file:///x.zip", "x.zip", data), FieldChoice(), Means(member_bytes=1000)))
+    assert [item.text for item in result if isinstance(item, Document)] == ["fine"]
+    assert len(result) == 21
+
+
+def test_what_lies_about_its_size_is_bounded_as_it_inflates() -> None:
+    data = gzip.compress(b"x" * 5000)
+    result = list(read(Source("file:///x.txt.gz", "x.txt.gz", data), FieldChoice(), Means(member_bytes=1000)))
+    assert isinstance(rejected(result).error, FileTooLarge)
+
+
+@pytest.mark.parametrize("name", ["x", "x.2024", "backup.old", "x.dat"])
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda tar: make_zip({"a.txt": "found"}),
+        lambda tar: tar,
+        gzip.compress,
+        bz2.compress,
+        lzma.compress,
+    ],
+)
+def test_archives_are_told_by_content_where_the_suffix_tells_nothing(name: str, pack: Callable[[bytes], bytes]) -> None:
+    doc = document(name, pack(make_tar({"a.txt": "found"})))
+    assert (doc.uri, doc.text) == (f"file:///{name}!/a.txt", "found")
+
+
+def test_one_compressed_file_without_a_suffix_keeps_its_name() -> None:
+    doc = document("notes", gzip.compress(b"# Heading\n"))
+    assert (doc.uri, doc.text) == ("file:///notes!/notes", "# Heading\n")
+
+
+def test_content_beats_an_archives_suffix() -> None:
+    assert document("x.zip", gzip.compress(make_tar({"a.txt": "found"}))).uri == "file:///x.zip!/a.txt"
+    assert document("x.tgz", make_zip({"a.txt": "found"})).uri == "file:///x.tgz!/a.txt"
+
+
+def test_text_that_begins_like_an_archive_is_text() -> None:
+    for text in ("BZh is how bzip2 begins", "PK is a pair of letters", "ustar" * 60):
+        assert document("x", text).text == text
 
 
 @pytest.mark.parametrize("cut", [100, 700, 1100, 1600])

@@ -25,7 +25,8 @@ from urllib.parse import quote
 from embedsvc.errors import DamagedFile, FileTooLarge, LockedFile, ReadError, UnsupportedFormat
 from embedsvc.readers import formats
 from embedsvc.readers.discovery import is_left_out
-from embedsvc.readers.items import FieldChoice, Rejected
+from embedsvc.readers.items import FieldChoice, Means, Rejected
+from embedsvc.readers.sniffing import archive_kind
 from embedsvc.records import Document, Source
 
 _DEEPEST = 4
@@ -37,12 +38,13 @@ _MOST_TIMES = 200
 """What an archive may inflate to, as a multiple of its size. Logs reach 20, deflate ends at 1,030, bombs nest."""
 _ALWAYS = 10_000_000
 """Bytes that even the smallest archive may inflate to."""
-_MOST_MEMBER_BYTES = 100_000_000
-"""Of one member: what ``max_file_mb`` is by default for a file of its own."""
 _PIECE = 1 << 20
-_OPEN: dict[str, Callable[[Any], Any]] = {"gz": gzip.open, "tgz": gzip.open, "xz": lzma.open, "txz": lzma.open}
-_OPEN |= dict.fromkeys(("bz2", "tbz", "tbz2"), bz2.open)
-_OF_TARS = frozenset({"tgz", "tbz", "tbz2", "txz"})
+_OPEN: dict[str, Callable[[Any], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+_OF_TARS = {"tgz": "gz", "tbz": "bz2", "tbz2": "bz2", "txz": "xz"}
+"""What tars are called that are compressed, and by what."""
+_SUFFIXES = frozenset({"zip", "tar", *_OPEN, *_OF_TARS})
+_HEAD = 512
+"""Bytes of a tar's first header."""
 _CENTRAL = b"PK\x01\x02"
 _DRIVE = re.compile(r"[A-Za-z]:")
 _FAILURES = (
@@ -89,11 +91,13 @@ class _Member:
     open: Callable[[], Any] | None = None
     error: type[ReadError] | None = None
     why: str = ""
+    size: int = 0
+    """Bytes that it is said to have."""
     counted: bool = False
     """Whether the bytes that it gives are counted already where they come from."""
 
 
-def read_archive(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
+def read_archive(source: Source, fields: FieldChoice, means: Means) -> Iterator[Document | Rejected]:
     """The documents of all files in it, but hidden and backup files. A member that gives none is a Rejected.
 
     So is the archive itself, behind the documents before that point, where it inflates to too much.
@@ -103,12 +107,14 @@ def read_archive(source: Source, fields: FieldChoice) -> Iterator[Document | Rej
     """
     allowance = _Allowance(source.uri, min(_MOST_BYTES, max(_ALWAYS, _MOST_TIMES * len(source.data))), _MOST_MEMBERS)
     try:
-        yield from _documents(source, fields, allowance, 1)
+        yield from _documents(source, fields, means, allowance, 1)
     except _TooMuch as error:
         yield Rejected(source.uri, error)
 
 
-def _documents(source: Source, fields: FieldChoice, allowance: _Allowance, depth: int) -> Iterator[Document | Rejected]:
+def _documents(
+    source: Source, fields: FieldChoice, means: Means, allowance: _Allowance, depth: int
+) -> Iterator[Document | Rejected]:
     seen: set[str] = set()
     members = _members(source, allowance)
     while True:
@@ -136,7 +142,7 @@ def _documents(source: Source, fields: FieldChoice, allowance: _Allowance, depth
         if is_left_out(path) or member.open is None:
             continue
         try:
-            yield from _read(uri, member, fields, allowance, depth)
+            yield from _read(uri, member, fields, means, allowance, depth)
         except _TooMuch:
             raise
         except ReadError as error:
@@ -144,18 +150,18 @@ def _documents(source: Source, fields: FieldChoice, allowance: _Allowance, depth
 
 
 def _read(
-    uri: str, member: _Member, fields: FieldChoice, allowance: _Allowance, depth: int
+    uri: str, member: _Member, fields: FieldChoice, means: Means, allowance: _Allowance, depth: int
 ) -> Iterator[Document | Rejected]:
     name = member.path.rpartition("/")[2].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     refused = formats.refusal(uri, name)
     if refused:  # before it is inflated for nothing
         raise refused
-    data = _inflated(uri, member, allowance)
+    data = _inflated(uri, member, means.member_bytes, allowance)
     source = Source(uri, name, data)
     if formats.module_of(source) != "archive" or not data.strip():
-        yield from formats.read(source, fields)
+        yield from formats.read(source, fields, means)
     elif depth < _DEEPEST:
-        yield from _documents(source, fields, allowance, depth + 1)
+        yield from _documents(source, fields, means, allowance, depth + 1)
     else:
         raise UnsupportedFormat(
             f"{uri}: it is an archive more than {_DEEPEST} archives deep. If you trust it, unpack it and index the "
@@ -163,7 +169,12 @@ def _read(
         )
 
 
-def _inflated(uri: str, member: _Member, allowance: _Allowance) -> bytes:
+def _inflated(uri: str, member: _Member, most: int, allowance: _Allowance) -> bytes:
+    too_large = FileTooLarge(
+        f"{uri}: it has more than {most / 1e6:,.0f} MB. Raise --max-file-mb (setting max_file_mb), or split the file."
+    )
+    if member.size > most:  # before it is inflated for nothing
+        raise too_large
     pieces: list[bytes] = []
     length = 0
     assert member.open is not None
@@ -173,11 +184,8 @@ def _inflated(uri: str, member: _Member, allowance: _Allowance) -> bytes:
                 length += len(piece)
                 if not member.counted:
                     allowance.take(len(piece))
-                if length > _MOST_MEMBER_BYTES:
-                    raise FileTooLarge(
-                        f"{uri}: it has more than {_MOST_MEMBER_BYTES / 1e6:,.0f} MB. Unpack the archive, and raise "
-                        "--max-file-mb (setting max_file_mb) for the folder."
-                    )
+                if length > most:
+                    raise too_large
                 pieces.append(piece)
     except _FAILURES as error:
         if isinstance(error, NotImplementedError):
@@ -198,18 +206,21 @@ def _outside(path: str) -> str:
 
 
 def _members(source: Source, allowance: _Allowance) -> Iterator[_Member]:
-    suffix = source.name.rpartition(".")[2].lower()
-    if suffix == "zip":
+    stem, _, suffix = source.name.rpartition(".")
+    suffix = suffix.lower()
+    if suffix not in _SUFFIXES:
+        stem, suffix = source.name, ""
+    kind = archive_kind(source.data) or _OF_TARS.get(suffix, suffix)
+    if kind == "zip":
         yield from _of_zip(source)
         return
     file = io.BytesIO(source.data)
-    if suffix == "tar":
+    if kind == "tar":
         yield from _of_tar(file)
         return
-    stream = _Counted(_OPEN[suffix](file), allowance)
+    stream = _Counted(_OPEN[kind](file), allowance)
     buffered = io.BufferedReader(stream, _PIECE)
-    stem = source.name[: -len(suffix) - 1]
-    if suffix in _OF_TARS or stem.lower().endswith(".tar") or buffered.peek(512)[257:262] == b"ustar":
+    if suffix in _OF_TARS or stem.lower().endswith(".tar") or archive_kind(buffered.peek(_HEAD)) == "tar":
         yield from _of_tar(buffered)
     else:
         yield _Member(stem or "content", lambda: buffered, counted=True)
@@ -245,7 +256,7 @@ def _of_zip(source: Source) -> Iterator[_Member]:
             elif kind not in (0, stat.S_IFREG):
                 yield _Member(path, error=UnsupportedFormat, why=_NO_FILE)
             else:
-                yield _Member(path, partial(archive.open, info))
+                yield _Member(path, partial(archive.open, info), size=info.file_size)
 
 
 _NO_FILE = "it is a link or device, not a file. Links in archives are not followed."
@@ -275,7 +286,7 @@ def _of_tar(file: Any) -> Iterator[_Member]:
                 why = "it is a sparse file. Unpack the archive." if info.issparse() else _NO_FILE
                 yield _Member(path, error=UnsupportedFormat, why=why)
             else:
-                yield _Member(path, partial(archive.extractfile, info), counted=True)
+                yield _Member(path, partial(archive.extractfile, info), size=info.size, counted=True)
     if not ended or ended[-1] is not tarfile.EOFHeaderError:  # type: ignore[attr-defined]
         raise tarfile.ReadError("it ends without its end mark: it is cut short or damaged there")
     with contextlib.suppress(EOFError):

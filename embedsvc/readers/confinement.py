@@ -62,14 +62,15 @@ def confine(folder: str, memory_mb: int) -> dict[str, str]:
     return held
 
 
-def cpu_seconds(seconds: int) -> None:
-    """Lets this process go on for ``seconds`` more of processor time; then the kernel ends it."""
+def cpu_seconds(seconds: int | None) -> None:
+    """Lets this process go on for ``seconds`` more of processor time, None: for ever; then the kernel ends it."""
     with suppress(ImportError, ValueError, OSError):
         import resource
 
         used = resource.getrusage(resource.RUSAGE_SELF)
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + seconds + 1, hard))
+        soft = hard if seconds is None else int(used.ru_utime + used.ru_stime) + seconds + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
 def _limit(memory_mb: int, held: dict[str, str], *, own_space: bool) -> None:

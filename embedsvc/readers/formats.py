@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
-from io import BytesIO
 
 from embedsvc.errors import DamagedFile, EmbedsvcError, UnsupportedFormat
-from embedsvc.readers.items import FieldChoice, Rejected
-from embedsvc.readers.sniffing import sniff
+from embedsvc.readers.items import FieldChoice, Means, Rejected
+from embedsvc.readers.sniffing import archive_kind, is_picture, sniff
 from embedsvc.records import Document, Source, make_document
 
 log = logging.getLogger(__name__)
@@ -48,24 +48,26 @@ _READERS = {  # module of this package, the suffixes that its function ``read_<m
         "rs swift php rb lua sh bash zsh sql r pl pm ps1 jl ex exs"
     ),
     "archive": "zip tar tgz tbz tbz2 txz gz bz2 xz",
+    "image": "png jpg jpeg tif tiff bmp gif webp",
 }
 _BY_SUFFIX = {f".{suffix}": module for module, suffixes in _READERS.items() for suffix in suffixes.split()}
 _SNIFFED = frozenset({"docx", "pptx", "xlsx", "xls", "odf", "rtf", "epub", "mail", "msg", "mbox", "legacy"})
 """Whose suffixes are not believed: a .doc may well be RTF, HTML or a DOCX."""
+_WITH_MEANS = frozenset({"archive", "image", "mail", "mbox", "msg", "pdf"})
+"""Readers that are also told what they may use: they hold other files, or pictures of text."""
 _NOT_READ = (
-    "mobi pages numbers key zst 7z rar jar whl png jpg jpeg gif bmp tif tiff webp heic ico psd mp3 mp4 m4a wav flac "
-    "ogg avi mkv mov webm exe dll so dylib o a class pyc pyd bin iso dmg ttf otf woff woff2 "
-    "npy npz safetensors onnx pt pkl pickle sqlite db"
+    "mobi pages numbers key zst 7z rar jar whl heic ico psd mp3 mp4 m4a wav flac ogg avi mkv mov webm exe dll so dylib "
+    "o a class pyc pyd bin iso dmg ttf otf woff woff2 npy npz safetensors onnx pt pkl pickle sqlite db"
 )
 _REFUSED = frozenset(f".{suffix}" for suffix in _NOT_READ.split())
 _READABLE = (
     "plain text and source code, Markdown, reStructuredText, AsciiDoc, LaTeX, HTML, XML, PDF, Office and OpenDocument "
-    "files, RTF, EPUB, mail (EML, MSG, MBOX), notebooks, subtitles, JSON, JSONL, CSV, TSV, Parquet and Arrow, and "
-    "archives of these"
+    "files, RTF, EPUB, mail (EML, MSG, MBOX), notebooks, subtitles, JSON, JSONL, CSV, TSV, Parquet and Arrow, pictures "
+    "of text, and archives of these"
 )
 
 
-def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
+def read(source: Source, fields: FieldChoice, means: Means = Means()) -> Iterator[Document | Rejected]:
     """The documents of ``source``: one, or one per record of a file of records, or those of the files in an archive.
 
     A record that gives none is a :class:`Rejected` in the stream. An input without any content gives one Document
@@ -77,7 +79,7 @@ def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
     count = 0
     if source.data.strip():
         try:
-            for item in _reader(source)(source, fields):
+            for item in _reader(source, means)(source, fields):
                 count += 1
                 yield item if isinstance(item, Rejected) else replace(item, source=source.uri)
         except EmbedsvcError:
@@ -94,13 +96,13 @@ def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
         yield replace(empty, source=source.uri)
 
 
-def _reader(source: Source) -> Reader:
+def _reader(source: Source, means: Means) -> Reader:
     refused = refusal(source.uri, source.name)
     if refused:
         raise refused
     module = module_of(source)
-    reader: Reader = getattr(import_module(f"embedsvc.readers.{module}"), f"read_{module}")
-    return reader
+    reader = getattr(import_module(f"embedsvc.readers.{module}"), f"read_{module}")
+    return partial(reader, means=means) if module in _WITH_MEANS else reader
 
 
 def refusal(uri: str, name: str) -> UnsupportedFormat | None:
@@ -132,8 +134,10 @@ def _by_content(source: Source) -> str:
         return "pdf"
     if (module := sniff(source)) is not None:
         return module
-    if head.startswith(b"PK\x03\x04"):
-        raise _zip_error(source)
+    if archive_kind(head):
+        return "archive"
+    if is_picture(head):
+        return "image"
     if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
         from embedsvc.readers.packages import ole_error
 
@@ -157,15 +161,3 @@ def _sniffed(source: Source, module: str) -> str:
     head = source.data[:4096]
     is_text = module in ("legacy", "xls") and not head.startswith(b"\xd0\xcf") and b"\0" not in head
     return "plain" if is_text else module
-
-
-def _zip_error(source: Source) -> DamagedFile | UnsupportedFormat:
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(BytesIO(source.data)):
-            return UnsupportedFormat(
-                f"{source.uri}: it is a zip archive. Unpack it; the formats that are read are: {_READABLE}."
-            )
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        return DamagedFile(f"{source.uri}: it is a damaged zip archive ({error}). Get it anew.")

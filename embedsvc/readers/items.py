@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from embedsvc.errors import ReadError
@@ -26,3 +27,27 @@ class FieldChoice:
     title: str | None = None
     id: str | None = None
     metadata: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """For the reading of one file; 0 is none, of the first three.
+
+    ``ocr_timeout_s``: seconds that it may take besides, once text in pictures is being recognised. ``ocr_languages``:
+    which, in tesseract's words (``deu+eng``); None: pictures are not read. ``member_mb``: of a file in an archive.
+    """
+
+    memory_mb: int = 2000
+    timeout_s: int = 120
+    ocr_timeout_s: int = 1800
+    ocr_languages: str | None = "eng"
+    member_mb: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a reader may use. ``recognising`` is called before text in pictures is recognised, since that takes long."""
+
+    member_bytes: int = 100_000_000
+    ocr_languages: str | None = "eng"
+    recognising: Callable[[], None] = lambda: None

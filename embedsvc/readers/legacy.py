@@ -34,7 +34,7 @@ def read_legacy(source: Source, fields: FieldChoice) -> Iterator[Document | Reje
     """What the converted file gives, under the uri and the hash of the original.
 
     Raises:
-        UnsupportedFormat: LibreOffice is not on the PATH.
+        UnsupportedFormat: LibreOffice is not on the PATH, or does not start.
         LockedFile: encrypted with a password.
         DamagedFile: LibreOffice cannot read it, or takes more than a minute.
     """
@@ -95,10 +95,11 @@ def _converted(program: str, source: Source, kind: str, target: str) -> bytes:
             str(folder / "out"),
             str(folder / f"in.{kind}"),
         ]
-        # In a process group of its own: soffice is a script, and what it starts would outlive it.
+        # In a process group of its own: soffice is a script, and what it starts would outlive it. But in this session,
+        # which ends as one: out of another, no reader may end a process.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            process_group=0,
         )  # fmt: skip
         try:
             process.wait(_SECONDS)
@@ -109,6 +110,12 @@ def _converted(program: str, source: Source, kind: str, target: str) -> bytes:
             ) from None
         finally:
             _kill(process)
+        if process.returncode:  # 0 also where it cannot read the file
+            raise UnsupportedFormat(
+                f"{source.uri}: LibreOffice ended with code {process.returncode} before it had converted it. It does "
+                "not start where readers are kept from /tmp, where it makes a socket (docs/formats.md, Old formats). "
+                f"Convert it yourself, soffice --headless --convert-to {target} FILE, then index that."
+            )
         result = folder / "out" / f"in.{target}"
         if not result.is_file() or not 0 < result.stat().st_size <= _MOST_BYTES:
             raise DamagedFile(

@@ -16,7 +16,7 @@ from typing import Any
 
 from embedsvc.errors import DamagedFile, ReadError
 from embedsvc.readers.decoding import decode
-from embedsvc.readers.items import FieldChoice, Rejected
+from embedsvc.readers.items import FieldChoice, Means, Rejected
 from embedsvc.readers.messages import Attachment, Message, Piece, documents, suffix_of
 from embedsvc.records import Document, Source
 
@@ -28,7 +28,7 @@ _LONGEST_HEADER = 100_000
 _SEALED = frozenset({"multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime"})
 
 
-def read_mail(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
+def read_mail(source: Source, fields: FieldChoice, means: Means) -> Iterator[Document | Rejected]:
     """The mail, its subject as title and heading, then its attachments. Of a text in several forms the plain
     one is read.
 
@@ -43,7 +43,7 @@ def read_mail(source: Source, fields: FieldChoice) -> Iterator[Document | Reject
         raise DamagedFile(
             f"{source.uri}: this mail is damaged ({type(error).__name__}: {error}). Save it anew from the mail program."
         ) from error
-    yield from documents(source, message, fields)
+    yield from documents(source, message, fields, means)
 
 
 def parse(data: bytes, uri: str) -> Message:

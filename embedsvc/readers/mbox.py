@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from embedsvc.errors import DamagedFile, ReadError
-from embedsvc.readers.items import FieldChoice, Rejected
+from embedsvc.readers.items import FieldChoice, Means, Rejected
 from embedsvc.readers.mail import read_mail
 from embedsvc.records import Document, Source
 
@@ -15,7 +15,7 @@ _QUOTED = re.compile(rb"^>(>*From )", re.MULTILINE)
 """How a line of a mail that begins so is kept apart from one that begins a mail."""
 
 
-def read_mbox(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
+def read_mbox(source: Source, fields: FieldChoice, means: Means) -> Iterator[Document | Rejected]:
     """A Document per mail, under ``{uri}#{number}``, each followed by its attachments. The number, not the Message-ID,
     names it: copies of one mail in several folders have the same. A mail that cannot be read costs itself only.
 
@@ -33,6 +33,6 @@ def read_mbox(source: Source, fields: FieldChoice) -> Iterator[Document | Reject
         data = _QUOTED.sub(rb"\1", source.data[start.end() : end])
         mail = Source(f"{source.uri}#{number}", f"{source.name}#{number}", data)
         try:
-            yield from read_mail(mail, fields)
+            yield from read_mail(mail, fields, means)
         except ReadError as error:
             yield Rejected(mail.uri, error)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from embedsvc.errors import ReadError, UnsupportedFormat
 from embedsvc.readers.drafts import Draft
 from embedsvc.readers.html import read_html
-from embedsvc.readers.items import FieldChoice, Rejected
+from embedsvc.readers.items import FieldChoice, Means, Rejected
 from embedsvc.records import Document, Source
 
 MOST_DEPTH = 4
@@ -51,7 +51,7 @@ class Message:
     notes: tuple[str, ...] = ()
 
 
-def documents(source: Source, message: Message, fields: FieldChoice) -> Iterator[Document | Rejected]:
+def documents(source: Source, message: Message, fields: FieldChoice, means: Means) -> Iterator[Document | Rejected]:
     """The mail under its subject, then each attachment, read as a file of its name would be.
 
     An attachment that gives no document is an item of its own.
@@ -68,7 +68,7 @@ def documents(source: Source, message: Message, fields: FieldChoice) -> Iterator
             reason = f"{uri}: mails within mails are read {MOST_DEPTH} deep. Save this one as a file of its own."
             yield Rejected(uri, UnsupportedFormat(reason))
         else:
-            yield from _attached(Source(uri, name, attachment.data), attachment.message, fields)
+            yield from _attached(Source(uri, name, attachment.data), attachment.message, fields, means)
 
 
 def _mail(source: Source, message: Message) -> Document:
@@ -90,11 +90,13 @@ def _mail(source: Source, message: Message) -> Document:
     return draft.document(title=subject, metadata=metadata, notes=notes, hash=hash)
 
 
-def _attached(source: Source, message: Message | None, fields: FieldChoice) -> Iterator[Document | Rejected]:
+def _attached(
+    source: Source, message: Message | None, fields: FieldChoice, means: Means
+) -> Iterator[Document | Rejected]:
     from embedsvc.readers.formats import read  # the table of formats knows this module
 
     try:
-        yield from read(source, fields) if message is None else documents(source, message, fields)
+        yield from read(source, fields, means) if message is None else documents(source, message, fields, means)
     except ReadError as error:
         yield Rejected(source.uri, error)
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from embedsvc.readers.decoding import decode
-from embedsvc.readers.items import FieldChoice, Rejected
+from embedsvc.readers.items import FieldChoice, Means, Rejected
 from embedsvc.readers.mail import parse, shown_person
 from embedsvc.readers.messages import MOST_DEPTH, Attachment, Message, Piece, documents
 from embedsvc.readers.ole import opened, stream
@@ -38,7 +38,7 @@ _DICTIONARY = (
 """What the compression of RTF takes as written before the text."""
 
 
-def read_msg(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
+def read_msg(source: Source, fields: FieldChoice, means: Means) -> Iterator[Document | Rejected]:
     """The mail, its subject as title and heading, then its attachments, as of an EML.
 
     Raises:
@@ -48,7 +48,7 @@ def read_msg(source: Source, fields: FieldChoice) -> Iterator[Document | Rejecte
         if stream(container, "__properties_version1.0") is None:
             raise ValueError("it has no properties")
         message = _message(container, (), source)
-    yield from documents(source, message, fields)
+    yield from documents(source, message, fields, means)
 
 
 def _message(container: OleFileIO, place: tuple[str, ...], source: Source) -> Message:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import json
 import logging
 import math
 import os
@@ -22,7 +23,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import embedsvc
@@ -37,7 +38,7 @@ from embedsvc.readers.frames import (
     rejected_from,
     request,
 )
-from embedsvc.readers.items import FieldChoice, Rejected
+from embedsvc.readers.items import FieldChoice, Limits, Rejected
 from embedsvc.records import Document, Source
 
 log = logging.getLogger(__name__)
@@ -66,14 +67,6 @@ _LOGGED = 20
 _LONGEST_LINE = 20_000
 _LAST_WORDS = 2000
 _CLOSED = "the sandbox is closed"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """For the reading of one file; 0 is none."""
-
-    memory_mb: int = 2000
-    timeout_s: int = 120
 
 
 class Sandbox:
@@ -167,7 +160,7 @@ class _Worker:
         self._folder = tempfile.TemporaryDirectory(prefix="embedsvc-reader-", ignore_cleanup_errors=True)
         # Ctrl-C is for us: the process has a session of its own.
         self._process = subprocess.Popen(
-            [*command, str(limits.memory_mb), str(limits.timeout_s), self._folder.name],
+            [*command, json.dumps(asdict(limits)), self._folder.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -187,7 +180,7 @@ class _Worker:
             with suppress(AttributeError, OSError):
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
         self._lock = threading.Lock()
-        self._ended = self._reading = False
+        self._ended = self._reading = self._recognising = False
         self._largest = 0
         self._last_words = b""
         self._buffer, self._at = b"", 0
@@ -232,6 +225,9 @@ class _Worker:
             for kill in (os.killpg, os.kill):
                 with suppress(OSError):
                     kill(self._process.pid, signal.SIGKILL)
+            for pid in _of_session(self._process.pid):  # a converter has a group of its own
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
             self._process.wait()
             if not self._reading:
                 self._close_pipes()
@@ -280,6 +276,7 @@ class _Worker:
     def read(self, source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
         self.idle, self._reading = False, True
         self._left = self._limits.timeout_s or math.inf
+        self._recognising = False
         self._allowed = (self._limits.memory_mb * _MEGABYTE or math.inf) + _PER_BYTE * len(source.data)
         self._logged = self._largest = 0
         self._last_words = b""
@@ -289,7 +286,7 @@ class _Worker:
                 yield item
         except _Late:
             self.end()
-            raise _timeout(source, self._limits) from None
+            raise self._timeout(source) from None
         except _TooMuch:
             raise _out_of_memory(source, self._limits) from None
         except Malformed as error:
@@ -307,7 +304,7 @@ class _Worker:
         self._listen()
         self.end()
         if self._process.returncode == -signal.SIGXCPU:
-            return _timeout(source, self._limits)
+            return self._timeout(source)
         # A library that gets no memory seldom says so: it crashes.
         large = self._limits.memory_mb and self._largest > _NEARLY * self._limits.memory_mb * _MEGABYTE
         if large or _NO_MEMORY.search(self._last_words):
@@ -329,6 +326,8 @@ class _Worker:
                     return document_from(about, texts[0] if len(texts) == 1 else "".join(texts), source)
                 case "rejected":
                     return rejected_from(about, source)
+                case "recognising":
+                    self._give_time()
                 case "log":
                     self._log(about)
                 case "end":
@@ -339,6 +338,17 @@ class _Worker:
                     return None
                 case _:
                     raise Malformed("a message of no known kind")
+
+    def _give_time(self) -> None:
+        """Once for a source, however many pictures it has: it is the worker that says so, which is not trusted."""
+        if self._limits.ocr_languages is not None and not self._recognising:
+            self._recognising = True
+            self._left += self._limits.ocr_timeout_s or math.inf
+
+    def _timeout(self, source: Source) -> ReaderTimeout:
+        if not self._recognising:
+            return _timeout(source, self._limits.timeout_s, "reader_timeout_s")
+        return _timeout(source, self._limits.ocr_timeout_s, "ocr_timeout_s")
 
     def _error(self, about: About, source: Source) -> ReadError:
         """What the source ended with."""
@@ -437,6 +447,14 @@ class _Worker:
                 log.debug("worker: %s", line)
 
 
+def _of_session(leader: int) -> Iterator[int]:
+    """The processes of a session; none where the system does not tell (no Linux)."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):  # it has just ended
+            if int(stat.read_bytes().rpartition(b")")[2].split()[3]) == leader:
+                yield int(stat.parent.name)
+
+
 def _parts(about: About) -> int:
     parts = about.get("parts")
     if type(parts) is not int or parts < 1:
@@ -490,10 +508,10 @@ def described(held: Mapping[str, str]) -> str:
     )
 
 
-def _timeout(source: Source, limits: Limits) -> ReaderTimeout:
+def _timeout(source: Source, seconds: int, setting: str) -> ReaderTimeout:
     return ReaderTimeout(
-        f"{source.uri}: reading it takes longer than {limits.timeout_s} s. Raise reader_timeout_s, or convert the file "
-        "to text or PDF with another program."
+        f"{source.uri}: reading it takes longer than {seconds} s. Raise {setting}, or split the file, or convert it to "
+        "text with another program."
     )
 
 

@@ -1,4 +1,5 @@
-"""Which format of the office, book and mail family a file is in, by its first bytes and the names of its parts."""
+"""Which format of the office, book and mail family a file is in, by its first bytes and the names of its parts; which
+archive, and whether a picture."""
 
 from __future__ import annotations
 
@@ -18,6 +19,14 @@ _FOLDERS = {"word/": "docx", "ppt/": "pptx", "xl/": "xlsx"}
 """Where the main part has another name."""
 _HEADER = re.compile(rb"(?:[!-9;-~]+:[^\n]*\n(?:[ \t]+[^\n]*\n)*)+", re.MULTILINE)
 _MAILBOX = re.compile(rb"From [^\r\n]* \d?\d:\d\d[^\r\n]*\r?\n[!-9;-~]+:")
+_ARCHIVES = {
+    "zip": re.compile(rb"PK\x03\x04|PK\x05\x06"),
+    "gz": re.compile(rb"\x1f\x8b\x08"),
+    "bz2": re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"),
+    "xz": re.compile(rb"\xfd7zXZ\x00"),
+    "tar": re.compile(rb".{257}ustar(?:\x00|  \x00)", re.DOTALL),
+}
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"GIF87a", b"GIF89a")
 _FLAT = re.compile(rb"<office:document[\s>][^>]*office:mimetype", re.DOTALL)
 
 
@@ -39,6 +48,16 @@ def sniff(source: Source) -> str | None:
     if head.startswith((b"<?xml", b"<office:document")):
         return "odf" if _FLAT.search(head) else None
     return "mbox" if _MAILBOX.match(head) else "mail" if _is_mail(head) else None
+
+
+def archive_kind(data: bytes) -> str | None:
+    """``zip``, ``tar``, ``gz``, ``bz2`` or ``xz``; a zip may yet be an office file."""
+    return next((kind for kind, pattern in _ARCHIVES.items() if pattern.match(data)), None)
+
+
+def is_picture(data: bytes) -> bool:
+    """Whether it is a PNG, JPEG, TIFF or GIF."""
+    return data.startswith(_PICTURES)
 
 
 def _package(source: Source) -> str | None:

@@ -1,4 +1,4 @@
-"""The process in which files are parsed: ``python -m embedsvc.readers.worker MEMORY_MB TIMEOUT_S FOLDER``.
+"""The process in which files are parsed: ``python -m embedsvc.readers.worker LIMITS FOLDER``.
 
 It confines itself (:mod:`.confinement`), says so, then reads one file after the other as it is asked to on its standard
 input, and answers on its standard output. :mod:`.sandbox` is the other end.
@@ -7,6 +7,7 @@ input, and answers on its standard output. :mod:`.sandbox` is the other end.
 from __future__ import annotations
 
 import faulthandler
+import json
 import logging
 import os
 import signal
@@ -18,13 +19,15 @@ from embedsvc.errors import EmbedsvcError, ReaderOutOfMemory, ReadError
 from embedsvc.readers import formats
 from embedsvc.readers.confinement import confine, cpu_seconds
 from embedsvc.readers.frames import error_about, item_messages, pack, receive, requested
-from embedsvc.readers.items import FieldChoice
+from embedsvc.readers.items import FieldChoice, Limits, Means
 from embedsvc.records import Source
+
+_MEGABYTE = 1_000_000
 
 
 def main() -> None:
-    """Answers until its input ends. Arguments: see the module; 0 is no limit."""
-    memory_mb, timeout_s, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    """Answers until its input ends. Arguments: see the module; the limits as JSON."""
+    limits, folder = Limits(**json.loads(sys.argv[1])), sys.argv[2]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, replies = _take_pipes()
     faulthandler.enable()
@@ -33,7 +36,13 @@ def main() -> None:
         replies.write(message)
         replies.flush()  # what is read before a crash is not lost in it
 
-    held = confine(folder, memory_mb)
+    def recognising() -> None:
+        send(pack({"kind": "recognising"}))
+        if limits.timeout_s:
+            cpu_seconds(limits.timeout_s + limits.ocr_timeout_s if limits.ocr_timeout_s else None)
+
+    means = Means(limits.member_mb * _MEGABYTE, limits.ocr_languages, recognising)
+    held = confine(folder, limits.memory_mb)
     logging.getLogger("embedsvc").addHandler(_ToParent(send))
     send(pack({"kind": "ready", "held": held}))
     while True:
@@ -41,17 +50,17 @@ def main() -> None:
             about, data = receive(lambda size: _exactly(requests, size))
         except EOFError:
             return
-        if timeout_s:
-            cpu_seconds(timeout_s)
+        if limits.timeout_s:
+            cpu_seconds(limits.timeout_s)
         source, fields = requested(about, data)
         del about, data
-        send(pack({"kind": "end"} | _answer(source, fields, send)))
+        send(pack({"kind": "end"} | _answer(source, fields, means, send)))
 
 
-def _answer(source: Source, fields: FieldChoice, send: Callable[[bytes], None]) -> dict[str, str]:
+def _answer(source: Source, fields: FieldChoice, means: Means, send: Callable[[bytes], None]) -> dict[str, str]:
     """Sends what ``source`` gives, as it comes; returns the error that it ended with, if any."""
     try:
-        for item in formats.read(source, fields):
+        for item in formats.read(source, fields, means):
             for message in item_messages(item):
                 send(message)
         return {}
