@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
 import time
@@ -91,6 +92,8 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
         started.append(fake)
         monkeypatch.setattr(gpu, "_LEAST", 1000)
         monkeypatch.setattr(gpu, "on_cards", lambda: fake.there)
+        monkeypatch.setattr(gpu, "_cpu_seconds", lambda *_: math.inf)  # the fake one is never quicker
+        monkeypatch.setattr(gpu, "_KINDS", (FLAT16, CAGRA8, IVFPQ8))  # an exact one, to compare with
         return fake
 
     yield begin
@@ -123,20 +126,20 @@ def recall(scores: np.ndarray, wanted: np.ndarray) -> float:
 
 EVERYTHING = np.arange(COUNT)
 KINDS = {
-    # free memory, and vectors above which a graph is tried first
-    "flat16": (ROOMY, 10**6),
-    "cagra8": (ROOMY, 0),
-    "ivfpq8": (int(COUNT * FLAT16.bytes_per_vector(COUNT, DIMENSION)), 10**6),  # 0.9 of it is not enough
+    "cagra8": (ROOMY, (CAGRA8, FLAT16, IVFPQ8)),
+    "flat16": (ROOMY, (FLAT16, IVFPQ8)),
+    "ivfpq8": (int(COUNT * FLAT16.bytes_per_vector(COUNT, DIMENSION)), (CAGRA8, FLAT16, IVFPQ8)),  # 0.9 of it fits none
 }
+"""Free memory, and the kinds that are tried."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_segment_that_is_asked_for_often_is_searched_on_a_card(
     index: VectorIndex, start: Start, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    free, graph = KINDS[kind]
-    monkeypatch.setattr(gpu, "_GRAPH", graph)
+    free, tried = KINDS[kind]
     fake = start(free=free)
+    monkeypatch.setattr(gpu, "_KINDS", tried)
     index.search_many(QUERIES[:199], 10)
     assert not fake.requests("place")  # one search from the command line is not worth it
     assert place(index, fake) == kind
@@ -156,11 +159,23 @@ def test_what_finds_less_on_the_card_stays_on_the_cpu(
     with caplog.at_level(logging.INFO):
         fake.there.put(segment, [FLAT16, replace(IVFPQ8, efforts=(Effort(1, 1),))])
     assert "flat16: 0 MB are needed, and 0 MB of each card can be taken" in caplog.text
-    assert "ivfpq8: recall@10 is" in caplog.text
+    assert "ivfpq8: recall@10 of" in caplog.text
     assert not fake.there.holds(segment)
     wait_for(lambda: fake.requests("drop"))
     assert not fake.cards.failed
     assert recall(index.search_many(QUERIES, 10)[1], truth(EVERYTHING)) >= 0.95
+
+
+def test_what_is_slower_on_the_card_stays_on_the_cpu(
+    index: VectorIndex, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    segment = index.parts[0].segment
+    fake = start()
+    monkeypatch.setattr(gpu, "_cpu_seconds", lambda *_: 0.0)
+    with caplog.at_level(logging.INFO):
+        fake.there.put(segment, [FLAT16])
+    assert re.search(r"flat16: recall@10 of 1\.000 in \d+ ms, on the CPU [.\d]+ in 0 ms", caplog.text)
+    assert not fake.there.holds(segment)
 
 
 def test_it_is_cut_where_no_card_can_hold_it_and_copied_where_all_can() -> None:
@@ -344,6 +359,7 @@ def many() -> np.ndarray:
 @pytest.mark.parametrize("kind", [FLAT16, IVFPQ8, pytest.param(CAGRA8, marks=has_cagra)], ids=lambda kind: kind.name)
 def test_every_kind_on_a_card(many: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
     monkeypatch.setattr("embedsvc.vectors.building.build_on_card", lambda *_: None)
+    monkeypatch.setattr(gpu, "_cpu_seconds", lambda *_: math.inf)
     index = made(tmp_path, many)
     with closing(Cards()) as real:
         there = OnCards(real)
