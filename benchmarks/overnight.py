@@ -30,7 +30,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # what tests use, too
 
-from figures import Figure, at_least, at_most, report, resident_mb  # noqa: E402
+from figures import Figure, at_least, at_most, report  # noqa: E402
 
 NAME = "overnight"
 NOT_READABLE = ("unsupported", "locked", "binary", "too_large")
@@ -45,7 +45,8 @@ Each was looked at. Two more give no text, a logo and a diagram, but there are w
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One ``embedsvc index``. ``cpu``: seconds of it and its reading process; ``peak``: MB, of both together."""
+    """One ``embedsvc index``. ``cpu``: seconds of it and its reading process; ``peak``: MB, of both together;
+    ``private``: of these, at most so many at a time were not pages of files, which the system may take back."""
 
     code: int
     outcomes: list[dict[str, Any]]
@@ -53,16 +54,17 @@ class Run:
     wall: float
     cpu: float
     peak: float
+    private: float
 
 
 def index(paths: list[Path], data: Path, model: list[str]) -> Run:
     command = [sys.executable, "-m", "embedsvc", "index", *map(str, paths), "-c", NAME, "--json", *model]
-    before, started, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), 0.0
+    before, started, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), (0.0, 0.0)
     with tempfile.TemporaryFile("w+") as lines:
         environment = {**os.environ, "EMBEDSVC_RUNTIME": "onnx"}
         process = subprocess.Popen([*command, "--data-dir", str(data)], stdout=lines, env=environment)
         while process.poll() is None:
-            peak = max(peak, tree_mb(process.pid))
+            peak = tuple(map(max, peak, tree_mb(process.pid)))
             time.sleep(0.02)
         wall = time.monotonic() - started
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -70,16 +72,20 @@ def index(paths: list[Path], data: Path, model: list[str]) -> Run:
         parsed = [json.loads(line) for line in lines]
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     outcomes = [line for line in parsed if "uri" in line]
-    return Run(process.returncode, outcomes, parsed[-1].get("summary", {}) if parsed else {}, wall, cpu, peak)
+    return Run(process.returncode, outcomes, parsed[-1].get("summary", {}) if parsed else {}, wall, cpu, *peak)
 
 
-def tree_mb(pid: int) -> float:
-    """Resident memory of a process and of those that it started; shared pages count twice."""
+def tree_mb(pid: int) -> tuple[float, float]:
+    """Resident memory of a process and of those that it started, and how much of it is not pages of files; shared
+    pages count twice."""
     try:
         children = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))
-        return resident_mb(pid) + sum(map(tree_mb, map(int, children.split())))
-    except (OSError, StopIteration):  # it has just ended
-        return 0.0
+        fields = dict(line.split(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        own = [int(fields[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "RssAnon")]
+        rss, private = map(sum, zip(own, *(tree_mb(int(child)) for child in children.split()), strict=True))
+        return rss, private
+    except (OSError, KeyError):  # it has just ended
+        return 0.0, 0.0
 
 
 def formats(folder: Path, scratch: Path, model: list[str]) -> tuple[list[Figure], dict[str, Any]]:
@@ -175,6 +181,7 @@ def peps(folder: Path, scratch: Path, model: list[str], sample: int) -> tuple[li
     print(f"  tokens {1e6 * wall:.0f} s, {1e6 * cpu:.0f} s of CPU ({sample} passages, default model)")
     figures = [
         at_most("unchanged files again: time", again.wall, 2, "s"),
+        at_most("unchanged files again: CPU time", again.cpu, 2, "s"),
         at_most("unchanged files again: tokens encoded", again.summary["encoded_tokens"], 0),
         Figure("one edited: tokens of the document", sum(before.values()), ""),
         at_most("one edited: tokens encoded", after_edit.summary["encoded_tokens"], changed),
@@ -182,6 +189,7 @@ def peps(folder: Path, scratch: Path, model: list[str], sample: int) -> tuple[li
         at_most("the same, share of wall time", 100 * first.wall / (first.wall + tokens * wall), 10, "%"),
         *(at_most(f"memory, {count} x the folder: peak", run.peak, 1000, "MB") for count, run in runs.items()),
         at_most("memory: 4 x over 1 x", runs[4].peak / runs[1].peak, 1.1, "x"),
+        *(Figure(f"not pages of files, {count} x: peak", run.private, "MB") for count, run in runs.items()),
     ]
     walls = {"first": first.wall, "again": again.wall, **{f"{count}x": run.wall for count, run in runs.items()}}
     return figures, {"tokens": tokens, "wall": walls, "passages": first.summary["passages"]}

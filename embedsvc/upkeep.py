@@ -136,6 +136,8 @@ class Upkeep:
         self._newest = store
         self._snapshot: Snapshot | None = None
         """None until somebody searches: much of what is done with a collection needs no vector index."""
+        self._wanted = False
+        """Whether somebody searches, or may come to: then the snapshot stays once it is there."""
         self._refreshing = threading.Lock()
         """Held by the one who loads or builds an index."""
         self._swapping = threading.Lock()
@@ -179,6 +181,7 @@ class Upkeep:
         before it acknowledges a commit: searches neither ask the disk nor wait for that. Of what other processes
         commit, the search that finds it first brings the index up to date; those beside it go on with what there is.
         """
+        self._wanted = True
         current = self._snapshot
         if current is not None and (self._writing or self._refreshing.locked()):
             return current
@@ -200,7 +203,7 @@ class Upkeep:
     def look_after(self) -> None:
         """From now on has the index folded in the background whenever it should be, whoever committed the rows, and
         built anew where it was built for a lower target or could not be built. For a process that stays."""
-        self._looked_after = True
+        self._looked_after = self._wanted = True
         self._tend_if_due()
 
     def _tend_if_due(self) -> None:
@@ -434,6 +437,8 @@ class Upkeep:
 
     def _fold(self, timeout: float, go_on: Callable[[], None]) -> None:
         with index_lock(self._directory, timeout):
+            if self._snapshot is None and self._is_folded(self.store()):
+                return
             snapshot = self._refreshed(locked=True)
             if self._is_past_memory(snapshot.store):
                 return
@@ -445,6 +450,16 @@ class Upkeep:
                 raise
             if made is not None:
                 self._put(made)
+            # An ingest that goes on for long has no use for it, and would keep it up to date with every commit.
+            self._swap(lambda now: now if self._wanted else None)
+
+    def _is_folded(self, store: Store) -> bool:
+        """Whether the saved index is that of this very version and as good as it should be, or there are so few vectors
+        that there is none. Told without reading vectors or codes, for a run that found nothing new."""
+        if not self._folder.exists():
+            return store.count_vectors() <= self.goal.exact
+        saved = self._saved_of(store, None, check=False)
+        return saved is not None and saved.version == store.version and not needs_fold(saved, self.goal)
 
     def _folded(self, snapshot: Snapshot, go_on: Callable[[], None], raised: bool) -> VectorIndex | None:
         """Another index for the snapshot, which is saved; None: there is nothing to be changed. ``raised``: its efforts

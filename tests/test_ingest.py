@@ -27,6 +27,7 @@ from embedsvc.ingest import Outcome, ingest_changed, ingest_items, ingest_paths,
 from embedsvc.readers import FieldChoice, Selection, discover
 from embedsvc.readers.sandbox import Sandbox
 from embedsvc.records import Chunking, Document, Source, make_document
+from embedsvc.storage import Store
 from tests.conftest import write_tree
 from tests.fakes import FakeEncoder
 from tests.tiny_models import make_bert
@@ -100,6 +101,29 @@ def test_an_unchanged_file_is_not_read_into_text_again(
     monkeypatch.setattr(Sandbox, "read", reading)
     run(collection, fake, tree)
     assert names == ["records.jsonl"]  # what is known by its hash there are the records
+
+
+@pytest.mark.parametrize("exact_passages", [1, 1000])  # with a saved index, and without
+def test_a_run_that_finds_nothing_new_starts_no_reader_and_reads_no_vectors(
+    here: Settings, fake: FakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact_passages: int
+) -> None:
+    files = write_tree(tmp_path / "tree", {f"{at}.txt": f"red {at}" for at in range(5)})
+    collection = Collection.create(
+        "c", fake.contract, Chunking(64, 8), replace(here, exact_passages=exact_passages, target_recall=0.5)
+    )
+    run(collection, fake, files)
+    fake.encoded = 0
+    for name in ("vectors", "vector_batches", "changes_since"):
+        monkeypatch.setattr(Store, name, _fails)
+    monkeypatch.setattr("embedsvc.readers.sandbox._Worker", _fails)
+    reopened = Collection.open("c", collection.settings)
+    assert set(statuses(run(reopened, fake, files, exact=True)).values()) == {"unchanged"}
+    assert fake.encoded == 0
+    assert reopened.upkeep.loaded is None
+
+
+def _fails(*_: Any, **__: Any) -> Any:
+    raise AssertionError("this is not needed")
 
 
 def test_the_vectors_of_sub_windows_stay_with_a_passage_that_did_not_change(here: Settings, fake: FakeEncoder) -> None:

@@ -16,7 +16,7 @@ import embedsvc
 
 PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = (
-    {"records", "errors", "config", "logs"},
+    {"records", "errors", "config", "logs", "allocator"},
     {"readers", "chunking", "duplicates", "encoding", "vectors", "storage"},
     {"disk_index"},
     {"upkeep"},

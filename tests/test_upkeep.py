@@ -347,6 +347,15 @@ def test_a_collection_that_is_closed_while_somebody_writes_keeps_no_rows_in_memo
     assert len(Collection.open("c", here).snapshot().index.parts) >= 1
 
 
+def test_where_nobody_searches_a_fold_leaves_no_index_in_memory(here: Settings) -> None:
+    collection = filled(here, 700)
+    assert collection.upkeep.loaded is None
+    assert len(collection.snapshot().index.parts) == 1
+    with collection.writer() as writer:
+        writer.replace(documents(700, 1400))
+    assert collection.upkeep.loaded is not None
+
+
 def test_after_everything_was_deleted_no_version_is_kept(here: Settings) -> None:
     collection = filled(here, 800)
     assert collection.store()._kept()

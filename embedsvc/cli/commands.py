@@ -97,9 +97,11 @@ def index(
 
     index plan --passages 10M tells which vector index so many passages would get.
     """
+    from embedsvc.allocator import give_back_memory
     from embedsvc.cli import indexing
     from embedsvc.readers import FieldChoice, Selection
 
+    give_back_memory()
     settings = settings_of(
         data_dir=data_dir,
         model=model,

@@ -193,19 +193,21 @@ def show_report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: i
 @contextmanager
 def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[Any]:
     """A progress bar on stderr, by bytes of the files that are done, with tokens/s and ETA; none into a pipe."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if quiet or not sys.stderr.isatty():
         yield lambda outcome: None
         return
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     left = dict(sizes)
     started = time.monotonic()
     tokens = inputs = passages = 0
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
     ) as bar:
         task = bar.add_task("reading and encoding", total=max(1, sum(sizes.values())))
 

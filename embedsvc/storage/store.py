@@ -47,6 +47,8 @@ from 18 fragments, 1.5 ms from one; and no row is rewritten more than about ten 
 _KEEP_VERSIONS = timedelta(hours=1)
 _VECTOR_INDEX = "vectors"
 """Name of Lance's own vector index, which only collections past memory have."""
+_READ_AHEAD = 64_000_000
+"""Bytes of vectors; Lance's own bound is 2 GB, which is a whole collection in memory."""
 _KEPT = "vector-index"
 """Lance's tags on the versions that saved vector indexes stand at: what came since is told by the difference to one."""
 _SNAPSHOT = "snapshot-"
@@ -794,11 +796,11 @@ class Store:
         own vector first."""
         return _vectors(self._scan(self._vector_columns, None, with_row_id=True))
 
-    def vector_batches(self, vectors: int = 50_000, *, finer: bool = True) -> Iterator[tuple[RowIds, Floats]]:
+    def vector_batches(self, vectors: int = 10_000, *, finer: bool = True) -> Iterator[tuple[RowIds, Floats]]:
         """As :meth:`vectors`, about ``vectors`` of them at a time; without ``finer``, the passages' own only."""
         columns = self._vector_columns if finer else ["vector"]
         rows = max(1, vectors * self.count() // max(1, self.count_vectors())) if finer else vectors
-        scanner = self.dataset.scanner(columns=columns, with_row_id=True, batch_size=rows)
+        scanner = self.dataset.scanner(columns=columns, with_row_id=True, batch_size=rows, io_buffer_size=_READ_AHEAD)
         with _reading(self.path):
             for batch in scanner.to_batches():
                 yield _vectors(pa.Table.from_batches([batch]))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from embedsvc.vectors.faiss_module import faiss_module
 from embedsvc.vectors.gpu import build_on_card
-from embedsvc.vectors.kinds import HNSW8, KINDS, Effort
+from embedsvc.vectors.kinds import HNSW8, KINDS, Effort, blocks
 from embedsvc.vectors.measuring import Questions, asked_of, tuned
 from embedsvc.vectors.recall import EXACT, Floats, Recall
 from embedsvc.vectors.segment import FLAT, RowIds, Segment
@@ -115,8 +115,9 @@ def _lay_down(rows: Iterable[tuple[RowIds, Floats]], count: int, dimension: int,
         np.lib.format.write_array_header_1_0(file, header)
         for some_ids, some in rows:
             ids[at : at + len(some_ids)] = some_ids
-            file.write(np.nan_to_num(some, nan=0, posinf=0, neginf=0).astype("<f4", copy=False).tobytes())
             at += len(some_ids)
+            for block in blocks(some):
+                file.write(np.nan_to_num(block, nan=0, posinf=0, neginf=0).astype("<f4", copy=False).data)
     if at != count:
         raise ValueError(f"{at} rows came where {count} were announced")
     np.save(folder / LAYOUT.row_ids, ids, allow_pickle=False)

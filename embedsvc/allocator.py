@@ -1,0 +1,23 @@
+"""How the C library hands memory back to the system, for processes that work through the night."""
+
+from __future__ import annotations
+
+import ctypes
+
+# Of glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGE = 1_000_000
+_UNUSED = 8_000_000
+
+
+def give_back_memory() -> None:
+    """From now on, what a large block took goes back to the system when it is freed. Nothing happens without glibc.
+
+    By itself glibc maps blocks apart from one another only where they are larger than any that was freed before, up to
+    32 MB. So after the first large one the buffers of every commit come from its heaps, lie between small things that
+    stay, and leave holes: 10,000 passages left 200 MB of them beside the 80 that were in use.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _LARGE)
+        mallopt(_TRIM_THRESHOLD, _UNUSED)
