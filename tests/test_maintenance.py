@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from embedsvc.checks import Check, check_collection
@@ -615,8 +617,22 @@ def test_over_rest(library: Path) -> None:
         assert job("compact")["snapshots"] == []
         assert holding(library / "library", b"apple trees") == []
         assert job("verify")["ok"]
+        assert job("repair") == {"version": http.get(path).json()["version"], "done": [], "lost": []}
+        assert "asked for" in job("repair", {"index": True})["done"][0]
+        assert job("duplicates") == {"groups": [], "dropped": 0}
+        twins = [{"id": id, "text": "The same is said by two of them, to the letter."} for id in ("one", "two")]
+        finished(http, http.post(f"{path}/documents", json={"documents": twins}).json())
+        assert job("duplicates", {"threshold": 1.0, "drop": True}) == {"groups": [["one", "two"]], "dropped": 1}
+        assert http.get(f"{path}/documents/two").status_code == 404
+        exported = http.get(f"{path}/export")
+        assert exported.headers["content-disposition"] == 'attachment; filename="library.parquet"'
+        assert len(pq.read_table(io.BytesIO(exported.content))) == http.get(path).json()["passages"]
+        assert not [*library.glob(".library.*.tmp")]
         for route, body, status in (
             ("restore", {}, 400),
+            ("repair", {"version": 1}, 422),
+            ("repair", {"to_version": 0}, 422),
+            ("duplicates", {"threshold": 0}, 422),
             ("restore", {"version": 1, "label": "a"}, 400),
             ("restore", {"version": "x"}, 422),
             ("migrate", {}, 400),
@@ -628,6 +644,8 @@ def test_over_rest(library: Path) -> None:
         failed = finished(http, http.post(f"{path}/restore", json={"label": "none"}).json())
         assert (failed["status"], failed["result"]) == ("failed", None)
         assert "There is no snapshot 'none'" in failed["error"]
+        failed = finished(http, http.post(f"{path}/repair", json={"to_version": 1}).json())
+        assert "nothing to mend by going back" in failed["error"]
         assert job("migrate", {"dtype": "fp32"})["new_dtype"] == "fp32"
         assert http.get(path).json()["contract"]["dtype"] == "fp32"
         assert http.post(f"{path}/search", json={"query": "restart after power failure"}).json()["hits"]

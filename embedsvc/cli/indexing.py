@@ -213,36 +213,59 @@ def show_report(summary: dict[str, Any], mentioned: Sequence[Outcome], alike: Se
     )
 
 
+_TELL_SECONDS = 60.0
+"""Between two lines of progress where nobody looks on: a log of a night has a few hundred."""
+
+
 @contextmanager
-def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[Any]:
-    """A progress bar on stderr, by bytes of the files that are done, with tokens/s and ETA; none into a pipe."""
+def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[Callable[[Outcome], None]]:
+    """Progress on stderr, by bytes of the files that are done: documents, passages, tokens/s, ETA. A bar, or a line a
+    minute where stderr is no terminal."""
+    if quiet:
+        yield lambda outcome: None
+        return
     from rich.console import Console
 
+    left = dict(sizes)
+    all = max(1, sum(sizes.values()))
+    tally = Tally()
+
+    def taken(outcome: Outcome) -> tuple[int, str]:
+        """Bytes that are done with it, and how it goes."""
+        tally.take(outcome)
+        seconds = max(1e-9, time.monotonic() - tally.started)
+        text = (
+            f"{tally.counts.total():,} documents  {tally.passages:,} passages  "
+            f"{tally.encoded_tokens / seconds:,.0f} tokens/s"
+        )
+        return left.pop(outcome.uri.partition("#")[0].partition("!/")[0], 0), text
+
     console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda outcome: None
+    if not console.is_terminal:
+        done, told = 0, tally.started
+
+        def tell(outcome: Outcome) -> None:
+            nonlocal done, told
+            more, text = taken(outcome)
+            done += more
+            now = time.monotonic()
+            if now - told >= _TELL_SECONDS:
+                told = now
+                eta = f", about {(now - tally.started) * (all - done) / done / 60:,.0f} min left" if done else ""
+                print(f"{time.strftime('%H:%M:%S')}  {done / all:.0%}  {text}{eta}", file=sys.stderr, flush=True)
+
+        yield tell
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    left = dict(sizes)
-    started = time.monotonic()
-    tokens = inputs = passages = 0
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console
     ) as bar:
-        task = bar.add_task("reading and encoding", total=max(1, sum(sizes.values())))
+        task = bar.add_task("reading and encoding", total=all)
 
         def advance(outcome: Outcome) -> None:
-            nonlocal tokens, inputs, passages
-            tokens += outcome.encoded_tokens
-            inputs += 1
-            passages += outcome.passages
-            rate = tokens / max(1e-9, time.monotonic() - started)
-            bar.update(
-                task,
-                advance=left.pop(outcome.uri.partition("#")[0].partition("!/")[0], 0),
-                description=f"{inputs:,} inputs  {passages:,} passages  {rate:,.0f} tokens/s",
-            )
+            more, text = taken(outcome)
+            bar.update(task, advance=more, description=text)
 
         yield advance
     sys.stderr.flush()
