@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -33,6 +32,7 @@ from embedsvc.service.encoders import Encoders
 from embedsvc.service.opened import Collections, Hold, Opened
 from embedsvc.storage import Store
 from tests.fakes import FakeEncoder
+from tests.kills import killed
 from tests.server import server
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
 from tests.test_collection import FAKE
@@ -394,29 +394,16 @@ def test_nothing_is_done_to_what_is_well(indexed: Settings) -> None:
 
 # Does one thing to the collection `c`, and dies when the Nth of its commits or renames is due.
 _KILLED = """
-import os, signal, sys
-from dataclasses import replace
+import sys
 from pathlib import Path
-import numpy as np
-from embedsvc import collection, maintenance, upkeep
+from embedsvc import collection, maintenance
 from embedsvc.config import Settings
 from embedsvc.storage import durability, store
 from embedsvc.vectors import files
+from tests.kills import kill_at
 
-left = int(sys.argv[3])
-
-def counted(work):
-    def wrapped(*arguments, **options):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return work(*arguments, **options)
-    return wrapped
-
-for owner, name in ((durability.DurableCommits, "sync"), (Path, "rename"), (store.Store, "clean_up"),
-                    (store.Store, "keep_only"), (files.shutil, "rmtree"), (maintenance, "exchange")):
-    setattr(owner, name, counted(getattr(owner, name)))
+kill_at(int(sys.argv[3]), (durability.DurableCommits, "sync"), (Path, "rename"), (store.Store, "clean_up"),
+        (store.Store, "keep_only"), (files.shutil, "rmtree"), (maintenance, "exchange"))
 settings = Settings(data_dir=Path(sys.argv[1]), exact_passages=50)
 if sys.argv[2] == "repair":
     maintenance.repair("c", settings, to_version=int(sys.argv[4]))
@@ -429,14 +416,6 @@ else:
 """
 
 
-def killed(settings: Settings, what: str, step: int, *more: object) -> bool:
-    """Whether it was; else it came to its end."""
-    arguments = [str(settings.data_dir), what, str(step), *map(str, more)]
-    done = subprocess.run([sys.executable, "-c", _KILLED, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
-
-
 @pytest.mark.parametrize("what", ["compact", "restore"])
 def test_a_kill_at_any_step_leaves_a_whole_collection(indexed: Settings, what: str) -> None:
     collection = made(indexed)
@@ -447,7 +426,7 @@ def test_a_kill_at_any_step_leaves_a_whole_collection(indexed: Settings, what: s
     changed = contents(collection.store())
     step, was_killed = 0, True
     while was_killed:
-        was_killed = killed(indexed, what, step)
+        was_killed, _ = killed(_KILLED, indexed.data_dir, what, step)
         store = Collection.open("c", indexed).store()
         assert contents(store) in ([changed] if what == "compact" else [changed, monday])
         assert wrong(indexed) == [], f"step {step}"
@@ -472,7 +451,7 @@ def test_a_kill_while_going_back_leaves_the_one_or_the_other(indexed: Settings) 
         try:
             Store.open(indexed.data_dir / "c")
         except DamagedCollection:
-            was_killed = killed(indexed, "repair", step, version)
+            was_killed, _ = killed(_KILLED, indexed.data_dir, "repair", step, version)
         else:
             was_killed = False
         step += 1
