@@ -131,7 +131,7 @@ def beside_a_job(client: httpx.Client, data: Path, texts: list[str], passages: i
     job = client.post("/v1/collections/bulk/documents", json={"documents": sent}).raise_for_status().json()["job"]
     times: dict[str, list[float]] = {"embedded": [], "searched for": []}
     for at in range(10**9):
-        if client.get(f"/v1/jobs/{job}").json()["status"] not in ("queued", "running") or at > 3000:
+        if client.get(f"/v1/jobs/{job}").json()["status"] not in ("queued", "waiting", "running") or at > 3000:
             break
         text = texts[at % len(texts)]
         asked = (

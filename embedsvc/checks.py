@@ -25,8 +25,8 @@ from embedsvc.storage import Store, audit, text_index_faults
 from embedsvc.upkeep import INDEX_FOLDER
 from embedsvc.vectors import VectorIndex, faiss_module, index_faults
 from embedsvc.vectors.measuring import stand_ins
-from embedsvc.vectors.recall import Floats, K, estimate, nearest, shares
-from embedsvc.vectors.segment import RowIds, best
+from embedsvc.vectors.recall import Floats, K, estimate, shares
+from embedsvc.vectors.segment import RowIds, nearer, none_found
 
 _PACKAGES = ("torch", "sentence-transformers", "onnxruntime", "pylance", "pyarrow", "fastapi")
 _SAMPLE = 1000
@@ -205,13 +205,11 @@ class _Seen:
 def _seen(store: Store, queries: Floats, *, finer: bool) -> _Seen:
     vectors = off = 0
     row_ids: list[RowIds] = []
-    ids, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+    found = none_found(queries)
     for some_ids, some in store.vector_batches(finer=finer):
         vectors += len(some)
         off += int((~(np.abs(np.linalg.norm(some, axis=1) - 1) < 1e-3)).sum())
         rows, copies = np.unique(some_ids, return_counts=True)
         row_ids.append(rows)
-        near, at = nearest(queries, some, K * int(copies.max()))
-        ids, scores = np.concatenate([ids, some_ids[at]], axis=1), np.concatenate([scores, near], axis=1)
-        ids, scores = best(ids, scores, K, distinct=not finer)  # of each passage, its best vector
-    return _Seen(vectors, off, np.concatenate([*row_ids, np.empty(0, np.int64)]), scores)
+        found = nearer(found, queries, some_ids, some, K, int(copies.max()))  # of each passage, its best vector
+    return _Seen(vectors, off, np.concatenate([*row_ids, np.empty(0, np.int64)]), found[1])

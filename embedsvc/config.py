@@ -20,6 +20,8 @@ Dtype = Literal["fp32", "int8", "int8-g64", "fp16", "bf16"]
 """Arithmetic of an encoder. ``int8`` is onnxruntime's, ``int8-g64`` (a scale for every 64 activations) OpenVINO's: they
 differ as int8 from fp32, so a collection says which it has."""
 
+Duplicates = Literal["report", "drop", "ignore"]
+
 
 def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embedsvc"
@@ -56,6 +58,9 @@ class Settings:
     finer_tokens: int = 0
     """Tokens of the sub-windows that a longer passage is also represented by in new collections, counted as
     ``chunk_tokens`` are: it scores as the best of its vectors. 0: none, each passage has one vector."""
+    duplicates: Duplicates = "report"
+    """New and changed documents that say what another one of the collection says, or nearly: tell which it is, leave
+    them out (``drop``), or do not look (``ignore``)."""
     max_file_mb: int = 100
     """Larger input files, and larger files in archives, are quarantined (reason ``too_large``)."""
     url_timeout_s: int = 30

@@ -8,8 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from embedsvc.collection import Collection
+from embedsvc.ingest import Outcome
 from embedsvc.search import Answer, Hit
 from embedsvc.vectors import Recall, has_card
+
+
+def outcome_dict(outcome: Outcome) -> dict[str, Any]:
+    """A line of a report."""
+    like = outcome.like
+    return {
+        "uri": outcome.uri,
+        "status": outcome.status,
+        "passages": outcome.passages,
+        "tokens": outcome.tokens,
+        "encoded_tokens": outcome.encoded_tokens,
+        "seconds": round(outcome.seconds, 4),
+        "reason": outcome.reason,
+        "notes": list(outcome.notes),
+        "like": None if like is None else {"uri": like.uri, "similarity": like.similarity},
+    }
 
 
 def describe(collection: Collection) -> dict[str, Any]:

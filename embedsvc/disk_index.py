@@ -22,8 +22,8 @@ from embedsvc.storage import Store
 from embedsvc.storage.store import Floats, RowIds
 from embedsvc.vectors import DISK, Recall, carry_on, disk_lists
 from embedsvc.vectors.measuring import FEWEST, stand_ins
-from embedsvc.vectors.recall import EXACT, K, estimate, nearest, shares
-from embedsvc.vectors.segment import FLAT, best
+from embedsvc.vectors.recall import EXACT, K, estimate, shares
+from embedsvc.vectors.segment import FLAT, nearer, none_found
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +96,11 @@ class DiskIndex:
         """As :meth:`search_many`, by all vectors: one pass over the disk, with a filter one for each query."""
         if among is not None:
             return _lined_up([self.store.nearest(query, k, lists=0, refine=1, where=among) for query in queries])
-        ids, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+        found = none_found(queries)
         for row_ids, vectors in self.store.vector_batches(finer=False):
             go_on()
-            near, at = nearest(queries, vectors, k)
-            ids, scores = np.concatenate([ids, row_ids[at]], axis=1), np.concatenate([scores, near], axis=1)
-            ids, scores = best(ids, scores, k, distinct=True)
-        return ids, scores
+            found = nearer(found, queries, row_ids, vectors, k)
+        return found
 
     def scores(self, query: Floats, row_ids: RowIds) -> Floats:
         """Exact cosines of these rows (n,) with ``query`` (dimension,)."""

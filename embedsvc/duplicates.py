@@ -1,96 +1,104 @@
-"""Texts that are the same, or nearly: MinHash over runs of characters, so that any script will do.
+"""Texts that are the same, or nearly: signatures of runs of characters, so that any script will do, and where they are
+looked up.
 
-A group is led by its first text in the order given, and holds what is like that one: no chain of small changes joins
-two texts that are not alike. Nothing is random: the same texts in the same order give the same groups.
+A signature is made by one pass over the text's features, not by one for each of its hashes (Dahlgaard, Knudsen and
+Thorup, "Fast Similarity Sketching", FOCS 2017); the share of places at which two agree estimates, as with MinHash, the
+Jaccard index of the features. Nothing is random: the same texts in the same order give the same answers.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Iterator
+import logging
+import sqlite3
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-Hashes = npt.NDArray[np.uint32]
+from embedsvc.errors import StorageFailure
+
+log = logging.getLogger(__name__)
+
+_Bytes = npt.NDArray[np.uint8]
 _Wide = npt.NDArray[np.uint64]
 _Id = TypeVar("_Id", bound=Hashable)
 
-SHINGLE = 9  # characters that make one feature: about two words, or a clause of Chinese
-HASHES = 128  # of a signature; an estimate of similarity strays by 0.04 then
-_AT_ONCE = 4_096  # features that are hashed together: 2 MB
-_CERTAIN = 0.99  # probability with which two texts just alike enough come to be compared
+ALIKE = 0.8
+"""Share of what either of two documents says that both say, from which on they count as nearly the same."""
+SHINGLE = 9
+"""Characters that make one feature: about two words, or a clause of Chinese."""
+PLACES = 128
+"""Of a signature, a byte each; an estimate of similarity strays by 0.04 then."""
+_CERTAIN = 0.99
+"""Probability with which two texts just alike enough come to be compared."""
+_NEARLY = 0.99
+"""The most that is said of two texts which are not the same to the letter."""
+_COMPARED = 64
+"""Texts with one band in common that are compared at most: what very many have in common tells none apart."""
+_CACHE_KB = 64_000
+_NONE = np.uint64(2**64 - 1)
+
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS documents (
+    number INTEGER PRIMARY KEY, id TEXT UNIQUE, uri TEXT, hash TEXT, digest BLOB, places BLOB
+);
+CREATE INDEX IF NOT EXISTS digests ON documents (digest);
+CREATE TABLE IF NOT EXISTS bands (key INTEGER, number INTEGER, PRIMARY KEY (key, number)) WITHOUT ROWID;
+PRAGMA cache_size = -{_CACHE_KB};
+"""
+_VERSION = 1
+"""Of the file; one of another version is made anew."""
 
 
-def exact_duplicates(texts: Iterable[tuple[_Id, str]]) -> list[tuple[_Id, ...]]:
-    """Groups of two or more ids whose texts are the same to the letter; texts of white space alone are in none."""
-    groups: dict[bytes, list[_Id]] = {}
-    for id, text in texts:
-        if text and not text.isspace():
-            groups.setdefault(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), []).append(id)
-    return [tuple(ids) for ids in groups.values() if len(ids) > 1]
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Of a text: ``digest`` tells whether another is the same to the letter (but for white space at the ends),
+    ``places`` (PLACES,) how like they are."""
+
+    digest: bytes
+    places: _Bytes
 
 
-def near_duplicates(texts: Iterable[tuple[_Id, str]], threshold: float = 0.8) -> list[tuple[_Id, ...]]:
-    """Groups of two or more ids whose texts share, with the first of the group, at least about ``threshold`` of all
-    that either says (the Jaccard index of their runs of characters). Case and white space make no difference.
+@dataclass(frozen=True, slots=True)
+class Like:
+    """A document that says the same, or nearly. ``similarity`` is 1 where it does to the letter, else an estimate of
+    the Jaccard index, 0.99 at most."""
 
-    Raises:
-        ValueError: ``threshold`` is not above 0 and at most 1.
-    """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold is {threshold}; it must be above 0 and at most 1")
-    rows = _rows_per_band(threshold)
-    groups: list[list[_Id]] = []
-    leaders: list[Hashes] = []
-    buckets: dict[bytes, list[int]] = {}
-    for id, text in texts:
-        signature = _signature(text)
-        if signature is None:
-            continue
-        keys = list(_keys(signature, rows))
-        candidates = sorted({leader for key in keys for leader in buckets.get(key, ())})
-        if candidates:
-            alike = np.count_nonzero(np.stack([leaders[at] for at in candidates]) == signature, axis=1)
-            best = int(np.argmax(alike))
-            if alike[best] >= threshold * HASHES:
-                groups[candidates[best]].append(id)
-                continue
-        for key in keys:
-            buckets.setdefault(key, []).append(len(groups))
-        groups.append([id])
-        leaders.append(signature)
-    return [tuple(group) for group in groups if len(group) > 1]
+    id: str
+    uri: str
+    similarity: float
 
 
-def _rows_per_band(threshold: float) -> int:
-    """The most hashes that must agree in one band for two texts to be compared: the more, the fewer are in vain."""
-    fits = [rows for rows in (1, 2, 4, 8, 16, 32) if 1 - (1 - threshold**rows) ** (HASHES // rows) >= _CERTAIN]
-    return max(fits, default=1)
-
-
-def _keys(signature: Hashes, rows: int) -> Iterator[bytes]:
-    for band, part in enumerate(signature.reshape(-1, rows)):
-        yield bytes([band]) + part.tobytes()
-
-
-def _signature(text: str) -> Hashes | None:
-    """``HASHES`` minima (shape ``(HASHES,)``) over the features of ``text``; None for white space alone."""
-    text = " ".join(text.casefold().split())
-    if not text:
+def sign(text: str) -> Signature | None:
+    """The signature of ``text``, for which case and white space make no difference; None: it is white space alone."""
+    plain = " ".join(text.casefold().split())
+    if not plain:
         return None
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    codes = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     width = min(SHINGLE, len(codes))
     features = np.zeros(len(codes) - width + 1, np.uint64)
     for at in range(width):
         features = features * np.uint64(0x100000001B3) + codes[at : at + len(features)]
-    features_32 = _short(_mixed(np.unique(features)))
-    signature = np.full(HASHES, np.iinfo(np.uint32).max, np.uint32)
-    for start in range(0, len(features_32), _AT_ONCE):
-        hashed = features_32[start : start + _AT_ONCE, None] * _MULTIPLIERS
-        np.minimum(signature, hashed.min(axis=0), out=signature)
-    return signature
+    found = np.full(PLACES, _NONE)
+    # Each round throws every feature into one of the places, where the least stays. Most texts fill them in the first.
+    for seed in _SEEDS[:PLACES]:
+        hashes = _mixed(features ^ seed)
+        least = np.full(PLACES, _NONE)
+        np.minimum.at(least, (hashes % PLACES).astype(np.intp), hashes // PLACES)
+        empty = found == _NONE
+        found[empty] = least[empty]
+        if not (found == _NONE).any():
+            break
+    for place in np.flatnonzero(found == _NONE):
+        found[place] = _mixed(features ^ _SEEDS[PLACES + place]).min() // PLACES
+    # White space at the ends does not count: of what is stored, that at the very end is not known any more.
+    digest = hashlib.blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return Signature(digest, (found % 256).astype(np.uint8))
 
 
 def _mixed(values: _Wide) -> _Wide:
@@ -100,8 +108,155 @@ def _mixed(values: _Wide) -> _Wide:
     return values ^ (values >> np.uint64(31))
 
 
-def _short(values: _Wide) -> Hashes:
-    return (values >> np.uint64(32)).astype(np.uint32)
+_SEEDS = _mixed(np.arange(1, 2 * PLACES + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 
 
-_MULTIPLIERS = _short(_mixed(np.arange(1, HASHES + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))) | np.uint32(1)
+class Signatures:
+    """The signatures of a collection's documents, in a file of their own: derived, so made anew where it is damaged or
+    missing, and what was not kept of it when a process was killed is made again. It takes 64 MB of memory, however many
+    there are. For one thread."""
+
+    def __init__(self, file: Path | None, threshold: float = ALIKE) -> None:
+        """``file`` None: for this process alone, past its memory on the disk.
+
+        Raises:
+            ValueError: ``threshold`` is not above 0 and at most 1. StorageFailure: the file cannot be read or written.
+        """
+        if not 0 < threshold <= 1:
+            raise ValueError(f"threshold is {threshold}; it must be above 0 and at most 1")
+        self._threshold = threshold
+        self._rows = _rows_per_band(threshold)
+        self._file = file
+        with self._working():
+            try:
+                self._data = self._opened()
+            except sqlite3.DatabaseError as error:
+                if file is None or isinstance(error, sqlite3.OperationalError):
+                    raise
+                log.warning("%s is not usable (%s); it is made again", file, error)
+                file.unlink()
+                self._data = self._opened()
+
+    def _opened(self) -> sqlite3.Connection:
+        data = sqlite3.connect(self._file or "")
+        try:
+            version = data.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _VERSION):
+                raise sqlite3.DatabaseError(f"it is of version {version}")
+            data.executescript(_TABLES + f"PRAGMA user_version = {_VERSION};")
+        except BaseException:
+            data.close()
+            raise
+        return data
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StorageFailure(
+                f"{self._file or 'A temporary file'} cannot be used: {error}. It may be removed: it is made again."
+            ) from error
+
+    def keep_only(self, known: Mapping[str, str]) -> list[str]:
+        """Forgets all but the documents ``known``, hash by id; the ids of those whose signatures are not there."""
+        with self._working():
+            there = dict(self._data.execute("SELECT id, hash FROM documents"))
+            self.forget([id for id, hash in there.items() if known.get(id) != hash])
+        return [id for id, hash in known.items() if there.get(id) != hash]
+
+    def like(self, signature: Signature) -> Like | None:
+        """The document that is most like it, the earlier one of two; None: none is like it enough."""
+        with self._working():
+            same = self._data.execute(
+                "SELECT id, uri FROM documents WHERE digest = ? ORDER BY number LIMIT 1", (signature.digest,)
+            ).fetchone()
+            if same is not None:
+                return Like(same[0], same[1], 1.0)
+            numbers: set[int] = set()
+            for key in self._keys(signature):
+                rows = self._data.execute(f"SELECT number FROM bands WHERE key = ? LIMIT {_COMPARED}", (key,))
+                numbers.update(number for (number,) in rows)
+            if not numbers:
+                return None
+            among = ", ".join(map(str, sorted(numbers)))
+            found = self._data.execute(
+                f"SELECT id, uri, places FROM documents WHERE number IN ({among}) ORDER BY number"
+            ).fetchall()
+        places = np.frombuffer(b"".join(row[2] for row in found), np.uint8).reshape(-1, PLACES)
+        shares = np.count_nonzero(places == signature.places, axis=1) / PLACES
+        best = int(np.argmax(shares))
+        if shares[best] < self._threshold:
+            return None
+        id, uri, _ = found[best]
+        return Like(id, uri, min(_NEARLY, round(float(shares[best]), 2)))
+
+    def add(self, id: str, uri: str, hash: str, signature: Signature) -> None:
+        """``hash``: the document's, by which :meth:`keep_only` tells whether it has changed."""
+        with self._working():
+            self.forget([id])
+            row = id, uri, hash, signature.digest, signature.places.tobytes()
+            number = self._data.execute(
+                "INSERT INTO documents (id, uri, hash, digest, places) VALUES (?, ?, ?, ?, ?)", row
+            ).lastrowid
+            bands = [(key, number) for key in self._keys(signature)]
+            self._data.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", bands)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        with self._working():
+            for id in ids:
+                row = self._data.execute("SELECT number, digest, places FROM documents WHERE id = ?", (id,)).fetchone()
+                if row is not None:
+                    number, digest, places = row
+                    keys = self._keys(Signature(digest, np.frombuffer(places, np.uint8)))
+                    self._data.executemany(
+                        "DELETE FROM bands WHERE key = ? AND number = ?", [(k, number) for k in keys]
+                    )
+                    self._data.execute("DELETE FROM documents WHERE number = ?", (number,))
+
+    def close(self) -> None:
+        """Keeps what was added and forgotten."""
+        with self._working():
+            try:
+                self._data.commit()
+            finally:
+                self._data.close()
+
+    def _keys(self, signature: Signature) -> list[int]:
+        """One for each band: what texts that are alike have in common, most likely."""
+        bands = PLACES // self._rows
+        parts = signature.places[: bands * self._rows].reshape(bands, self._rows)
+        digests = (hashlib.blake2b(bytes([band]) + part.tobytes(), digest_size=8) for band, part in enumerate(parts))
+        return [int.from_bytes(digest.digest(), "little", signed=True) for digest in digests]
+
+
+def _rows_per_band(threshold: float) -> int:
+    """The most places that must agree in one band for two texts to be compared: the more, the fewer are in vain."""
+    fits = [rows for rows in range(1, 33) if 1 - (1 - threshold**rows) ** (PLACES // rows) >= _CERTAIN]
+    return max(fits, default=1)
+
+
+def near_duplicates(texts: Iterable[tuple[_Id, str]], threshold: float = ALIKE) -> list[tuple[_Id, ...]]:
+    """Groups of two or more ids whose texts share, with the first of the group, at least about ``threshold`` of all
+    that either says (the Jaccard index of their runs of characters). Case and white space make no difference.
+
+    A group is led by its first text in the order given, and holds what is like that one: no chain of small changes
+    joins two texts that are not alike.
+
+    Raises:
+        ValueError: ``threshold`` is not above 0 and at most 1.
+    """
+    leaders = Signatures(None, threshold)
+    groups: list[list[_Id]] = []
+    for id, text in texts:
+        signature = sign(text)
+        if signature is None:
+            continue
+        like = leaders.like(signature)
+        if like is None:
+            leaders.add(str(len(groups)), "", "", signature)
+            groups.append([id])
+        else:
+            groups[int(like.id)].append(id)
+    leaders.close()
+    return [tuple(group) for group in groups if len(group) > 1]

@@ -139,7 +139,7 @@ def _ingest(
     room = collection.chunking.window - encoder.reserved("passage")
     tokens = passages = cut = empty = 0
     started = time.perf_counter()
-    for outcome in ingest_items(collection, encoder, _documents(beir.path), FieldChoice()):
+    for outcome in ingest_items(collection, encoder, _documents(beir.path), FieldChoice(), duplicates="ignore"):
         tokens += min(outcome.tokens, room) if whole else outcome.tokens
         passages += outcome.passages
         cut += whole and outcome.tokens > room

@@ -6,6 +6,7 @@ in its queue; one more thread commits. Encoding is what costs, so it should neve
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -21,11 +22,13 @@ import numpy as np
 
 from embedsvc.chunking import Chunks, chunk, finer_capacity
 from embedsvc.collection import Collection, EncodedDocument, Writer, check_name, collection_names
-from embedsvc.config import Settings, usable_cores
+from embedsvc.config import Duplicates, Settings, usable_cores
+from embedsvc.duplicates import Like, Signatures, sign
 from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for, load_encoder
 from embedsvc.encoding.scheduler import Ticket
 from embedsvc.encoding.tokens import Ids
-from embedsvc.errors import Conflict, ReadError, UsageError
+from embedsvc.errors import Conflict, ReadError, StorageFailure, UsageError
+from embedsvc.likeness import signatures_of
 from embedsvc.readers import ALL, FieldChoice, FoundFile, Rejected, Selection, absolute, discover, discover_again
 from embedsvc.readers.items import Limits
 from embedsvc.readers.sandbox import Sandbox
@@ -35,7 +38,9 @@ from embedsvc.records import Chunking, Contract, Document, Source, document_id
 from embedsvc.storage import Store
 from embedsvc.storage.store import Floats, Known
 
-Status = Literal["indexed", "unchanged", "replaced", "removed", "quarantined", "empty"]
+log = logging.getLogger(__name__)
+
+Status = Literal["indexed", "unchanged", "replaced", "removed", "duplicate", "quarantined", "empty"]
 Input = FoundFile | Source | Document | Rejected
 _T = TypeVar("_T")
 
@@ -53,6 +58,8 @@ _DUPLICATE = "duplicate: another input of this run has the document id {!r} too;
 class Outcome:
     """What became of one input. ``reason`` says why it was quarantined or empty; ``notes`` what reading changed.
 
+    ``like``: a document that was there or came before and says the same, or nearly; of status ``duplicate`` is what was
+    left out for that (and removed, if an earlier edition of it was stored).
     ``encoded_tokens``: that the encoder was given; of text whose vectors were known it is not.
     ``seconds`` were spent on reading and tokenising it; encoding is shared by a batch and not told apart.
     """
@@ -65,6 +72,7 @@ class Outcome:
     seconds: float = 0.0
     reason: str | None = None
     notes: tuple[str, ...] = ()
+    like: Like | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +83,14 @@ class _Read:
     chunking: Future[tuple[Chunks, float]]
     """With the seconds that it took."""
     replaces: bool
+    like: Like | None
+    is_dropped: bool
+    """It goes on with no passage, so that those of its earlier edition go."""
     seconds: float
 
     def result(self) -> _Chunked:
         chunks, seconds = _waited(self.chunking)
-        return _Chunked(self.document, chunks, self.replaces, self.seconds + seconds)
+        return _Chunked(self.document, chunks, self.replaces, self.like, self.is_dropped, self.seconds + seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,8 @@ class _Chunked:
     document: Document
     chunks: Chunks
     replaces: bool
+    like: Like | None
+    is_dropped: bool
     seconds: float
 
 
@@ -110,6 +123,8 @@ class _Reading:
     unreadable: list[str] = field(default_factory=list)
     gone: list[tuple[str, str]] = field(default_factory=list)
     """(document id, uri) of stored records that their re-read file no longer has."""
+    undecided: list[tuple[Input, set[str]]] = field(default_factory=list)
+    """Inputs to be read again for some of their documents, by id (see :class:`_Likeness`)."""
 
     def __post_init__(self) -> None:
         for id, document in self.known.items():
@@ -245,10 +260,11 @@ def ingest_items(
     fields: FieldChoice,
     *,
     fold: bool = True,
+    duplicates: Duplicates | None = None,
 ) -> Iterator[Outcome]:
     """As :func:`ingest_paths` for inputs that are in memory: uploads and ready-made documents. ``fold``: as in
-    :meth:`Collection.writer`."""
-    return _ingest(collection, encoder, items, fields, (), collection.settings.max_file_mb, fold)
+    :meth:`Collection.writer`. ``duplicates``: otherwise than the collection's settings say."""
+    return _ingest(collection, encoder, items, fields, (), collection.settings.max_file_mb, fold, duplicates)
 
 
 def _ingest(
@@ -259,6 +275,7 @@ def _ingest(
     within: Sequence[str],
     max_file_mb: int,
     fold: bool,
+    duplicates: Duplicates | None = None,
 ) -> Iterator[Outcome]:
     check_contract(encoder, collection.contract)
     commit_tokens = max(1, collection.settings.commit_tokens)
@@ -279,14 +296,24 @@ def _ingest(
         def chunk_apart(document: Document) -> Future[tuple[Chunks, float]]:
             return chunkers.submit(chunked, document)
 
+        def signatures() -> Signatures:
+            directory = collection.settings.data_dir / collection.name
+            opened = signatures_of(writer.store, reading.known, directory)
+            opened.forget([id for id, _ in reading.gone])
+            return opened
+
+        likeness = _Likeness(duplicates or collection.settings.duplicates, signatures)
+
         def read_ahead() -> None:
             try:
-                for item in _read_all(items, fields, reading, sandbox.read, chunk_apart):
+                for item in _read_all(items, fields, reading, sandbox.read, chunk_apart, likeness, within):
                     room.take(len(item.document.text) if isinstance(item, _Read) else 0, stop)
                     _put(ahead, item, stop)
                 _put(ahead, None, stop)
             except BaseException as error:
                 _put(ahead, error, stop)
+            finally:
+                likeness.close()
 
         reader = threading.Thread(target=read_ahead, name="reader", daemon=True)
         reader.start()
@@ -314,13 +341,70 @@ def _limits(settings: Settings, max_file_mb: int) -> Limits:
     )
 
 
+class _Likeness:
+    """Tells which documents say what another one says that is stored, or came before. For the reading thread."""
+
+    def __init__(self, duplicates: Duplicates, open_signatures: Callable[[], Signatures]) -> None:
+        self.drops = duplicates == "drop"
+        self._ignores = duplicates == "ignore"
+        self._open = open_signatures
+        self._signatures: Signatures | None = None
+
+    def of(self, document: Document, replaces: bool, stands: Callable[[str], bool]) -> tuple[Like | None, bool]:
+        """What ``document`` is like, and whether that is decided. Before it is dropped, what it is like must be known
+        to stay as it is (``stands``, by id): it may change in this very run, or be the same file under its earlier
+        name, about to be removed."""
+        signature = None if self._ignores else sign(document.text)
+        if self._ignores or (signature is None and not replaces):
+            return None, True
+        if self._signatures is None:  # where nothing changed, none is needed
+            self._signatures = self._open()
+        self._signatures.forget([document.id])  # its own earlier edition
+        like = None if signature is None else self._signatures.like(signature)
+        if signature is not None and (like is None or not self.drops):
+            self._signatures.add(document.id, document.uri, document.hash, signature)
+        return like, like is None or not self.drops or stands(like.id)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        if self._signatures is not None:
+            self._signatures.forget(ids)
+
+    def close(self) -> None:
+        if self._signatures is not None:
+            try:
+                self._signatures.close()
+            except StorageFailure as error:
+                log.warning("the signatures of this run are made again in the next: %s", error)
+
+
 def _read_all(
     items: Iterable[Input],
     fields: FieldChoice,
     reading: _Reading,
     read: Callable[[Source, FieldChoice], Iterator[Document | Rejected]],
     chunk_apart: Callable[[Document], Future[tuple[Chunks, float]]],
+    likeness: _Likeness,
+    within: Sequence[str],
 ) -> Iterator[_Read | Outcome]:
+    def prepared(document: Document, item: Input, started: float, *, again: bool) -> Iterator[_Read | Outcome]:
+        replaces = reading.hash_of(document.id) is not None
+        like, is_decided = likeness.of(document, replaces, lambda id: again or id in reading.seen)
+        if not is_decided:
+            if not reading.undecided or reading.undecided[-1][0] is not item:
+                reading.undecided.append((item, set()))
+            reading.undecided[-1][1].add(document.id)
+            return
+        is_dropped = likeness.drops and like is not None
+        seconds = time.perf_counter() - started
+        if not is_dropped:
+            yield _Read(document, chunk_apart(document), replaces, like, False, seconds)
+        elif replaces:
+            nothing: Future[tuple[Chunks, float]] = Future()
+            nothing.set_result((Chunks((), 0, 0), 0.0))
+            yield _Read(document, nothing, True, like, True, seconds)
+        else:
+            yield Outcome(document.uri, "duplicate", seconds=seconds, like=like)
+
     for item in items:
         started = time.perf_counter()
         uri = item.uri
@@ -348,23 +432,34 @@ def _read_all(
                     yield Outcome(document.uri, "quarantined", reason=_DUPLICATE.format(document.id))
                     continue
                 reading.seen.add(document.id)
-                hash = reading.hash_of(document.id)
-                if hash == document.hash:
+                if reading.hash_of(document.id) == document.hash:
                     yield Outcome(document.uri, "unchanged", seconds=time.perf_counter() - started)
                 else:
-                    seconds = time.perf_counter() - started
-                    yield _Read(document, chunk_apart(document), hash is not None, seconds)
+                    yield from prepared(document, item, started, again=False)
                 started = time.perf_counter()
             if not isinstance(item, Document):
                 left = [id for id in reading.by_source.get(uri, ()) if id not in reading.seen]
                 reading.seen.update(left)
                 if whole:
                     reading.gone += [(id, reading.known[id].uri) for id in left]
+                    likeness.forget(left)
         except ReadError as error:
             # The file is there, only not readable now: what was stored of it stays, also with --exact.
             reading.seen.update(reading.by_source.get(uri, ()))
             reading.unreadable.append(f"{uri}/")  # it may be a folder
             yield Outcome(uri, "quarantined", seconds=time.perf_counter() - started, reason=_reason(error))
+    likeness.forget([id for id, _ in _vanished(reading, within)])
+    for item, ids in reading.undecided:
+        started = time.perf_counter()
+        try:
+            loaded = item.load() if isinstance(item, FoundFile) else item
+            for document in read(loaded, fields) if isinstance(loaded, Source) else (loaded,):
+                if isinstance(document, Document) and document.id in ids:
+                    ids.discard(document.id)
+                    yield from prepared(document, item, started, again=True)
+                started = time.perf_counter()
+        except ReadError as error:
+            yield Outcome(item.uri, "quarantined", seconds=time.perf_counter() - started, reason=_reason(error))
 
 
 def _reason(error: ReadError) -> str:
@@ -505,13 +600,28 @@ def _committed(future: Future[None], encoding: _Encoding) -> Iterator[Outcome]:
         notes = document.notes
         if chunks.tokens_cut:
             notes = (*notes, f"the vector leaves out {chunks.tokens_cut} of {chunks.tokens} tokens")
-        status: Status = "empty" if not chunks.passages else "replaced" if item.replaces else "indexed"
-        reason = None if chunks.passages else "; ".join(document.notes) or "there is no text in it"
+        status: Status = "replaced" if item.replaces else "indexed"
+        reason = None
+        if item.is_dropped:
+            status = "duplicate"
+        elif not chunks.passages:
+            status, reason = "empty", "; ".join(document.notes) or "there is no text in it"
         count = len(chunks.passages)
-        yield Outcome(document.uri, status, count, chunks.tokens, encoded_tokens, item.seconds, reason, notes)
+        yield Outcome(
+            document.uri, status, count, chunks.tokens, encoded_tokens, item.seconds, reason, notes, item.like
+        )
 
 
 def _remove(writer: Writer, reading: _Reading, within: Sequence[str]) -> Iterator[Outcome]:
+    gone = _vanished(reading, within)
+    if gone:
+        writer.replace((), [id for id, _ in gone])
+    for _, uri in gone:
+        yield Outcome(uri, "removed")
+
+
+def _vanished(reading: _Reading, within: Sequence[str]) -> list[tuple[str, str]]:
+    """(document id, uri) of what is stored and not there any more, once all was read."""
     gone = list(reading.gone)
     unreadable = tuple(reading.unreadable)
     tops = {top.rstrip("/") for top in within}  # "/" ends with its slash
@@ -521,10 +631,7 @@ def _remove(writer: Writer, reading: _Reading, within: Sequence[str]) -> Iterato
             continue
         if _lies_in(source, tops):
             gone.append((id, document.uri))
-    if gone:
-        writer.replace((), [id for id, _ in gone])
-    for _, uri in gone:
-        yield Outcome(uri, "removed")
+    return gone
 
 
 def _lies_in(source: str, tops: Set[str]) -> bool:

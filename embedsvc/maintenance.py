@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +22,7 @@ from embedsvc.describe import bytes_below
 from embedsvc.disk_index import DiskIndex
 from embedsvc.duplicates import near_duplicates
 from embedsvc.errors import DamagedCollection, EmbedsvcError, NotFound, StorageFailure, UsageError
+from embedsvc.likeness import forget_signatures, stored_texts
 from embedsvc.storage import (
     Store,
     StoredDocument,
@@ -47,8 +48,6 @@ _LOOKED_AT = 20
 
 # -- duplicates ------------------------------------------------------------------------------------------------------
 
-_READ_AT_ONCE = 500
-
 
 def duplicates(collection: Collection, threshold: float) -> list[tuple[StoredDocument, ...]]:
     """Groups of documents that say the same, or nearly (:func:`~embedsvc.duplicates.near_duplicates`); first in each is
@@ -61,15 +60,8 @@ def duplicates(collection: Collection, threshold: float) -> list[tuple[StoredDoc
         raise UsageError(f"The threshold is {threshold:g}; it is a share, above 0 and up to 1.")
     store = collection.store()
     documents = {each.id: each for each in store.documents()}
-    ids = list(documents)
-
-    def texts() -> Iterator[tuple[str, str]]:
-        for start in range(0, len(ids), _READ_AT_ONCE):
-            some = ids[start : start + _READ_AT_ONCE]
-            found = {whole.passages[0].document_id: whole.text for whole in store.whole_documents(some)}
-            yield from ((id, found[id]) for id in some if id in found)
-
-    return [tuple(documents[id] for id in group) for group in near_duplicates(texts(), threshold)]
+    groups = near_duplicates(stored_texts(store, list(documents)), threshold)
+    return [tuple(documents[id] for id in group) for group in groups]
 
 
 def drop_duplicates(collection: Collection, groups: Sequence[Sequence[StoredDocument]]) -> int:
@@ -116,6 +108,7 @@ def compact(collection: Collection, grace: float = _GRACE) -> Compacted:
     before = bytes_below(directory)
     with collection.writer() as writer:
         writer.rewrite(Store.compacted)
+        forget_signatures(directory)
         collection.upkeep.purge()
         writer.store = writer.store.latest()
         time.sleep(grace)

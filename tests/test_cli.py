@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -130,6 +131,43 @@ def test_index_tells_a_person_what_was_left_out_and_why(run: Run, tmp_path: Path
     assert "missing_field" in done.out
     assert "a.txt" not in done.out
     assert "now holds 1 passages" in done.out
+
+
+def test_where_nobody_looks_on_progress_is_a_line_now_and_then(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedsvc.cli import indexing
+
+    files = write_tree(tmp_path / "f", {"a.txt": "Rivers flow.", "b.txt": "Stones lie there."})
+    assert run("index", files, "-c", "c", "--data-dir", tmp_path / "d").err == ""
+    monkeypatch.setattr(indexing, "_TELL_SECONDS", 0.0)
+    lines = run("index", files, "-c", "e", "--data-dir", tmp_path / "d").err.splitlines()
+    assert len(lines) == 2
+    assert re.search(r"  100%  2 documents  2 passages  [\d,]+ tokens/s, about 0 min left$", lines[1])
+    assert run("index", files, "-c", "e", "--json", "--data-dir", tmp_path / "d").err == ""
+
+
+def test_documents_like_another_one_are_told_and_left_out_on_request(run: Run, tmp_path: Path) -> None:
+    text = "Rivers flow, and stones lie where they are, whatever the season."
+    files = write_tree(
+        tmp_path / "f", {"a.txt": text, "b.txt": f"{text}\n", **{f"c{n:02}.txt": text for n in range(25)}}
+    )
+    done = run("index", files, "-c", "c", "--data-dir", tmp_path / "d")
+    assert (done.code, done.err) == (0, "")
+    assert "b.txt  is like" in done.out
+    assert "a.txt (1.00)" in done.out
+    assert "and 6 more" in done.out
+    assert "26 of these are like another" in " ".join(done.out.split())
+    *lines, last = run("index", files, "-c", "e", "--duplicates", "drop", "--json", "--data-dir", tmp_path / "d").lines
+    like = {"uri": (files / "a.txt").as_uri(), "similarity": 1.0}
+    assert {line["uri"]: line["like"] for line in lines}[like["uri"]] is None
+    assert [line["like"] for line in lines if line["status"] == "duplicate"] == [like] * 26
+    assert {key: last["summary"][key] for key in ("indexed", "duplicate", "alike")} == {
+        "indexed": 1, "duplicate": 26, "alike": 26,
+    }  # fmt: skip
+    refused(
+        run("index", files, "-c", "c", "--duplicates", "merge", "--data-dir", tmp_path / "d"), 2, "report, drop, ignore"
+    )
 
 
 def test_exact_and_fields_and_limits_reach_the_ingest(run: Run, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from embedsvc.errors import (
     UsageError,
 )
 from embedsvc.records import Chunking, make_document
+from embedsvc.storage import told_of_waiting
 from tests.fakes import FakeEncoder
 from tests.test_storage import contents, cut, simple, unit_vectors, with_finer
 from tests.tiny_models import make_bert
@@ -121,6 +122,38 @@ def test_a_second_writer_is_told_which_collection_is_busy(here: Settings) -> Non
         pytest.fail("two writers")
     with Collection.open("busy", here).writer():
         pass
+
+
+def test_a_writer_that_has_to_wait_says_so(here: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    collection = collection_of(replace(here, lock_timeout=60.0), "busy")
+    told: list[str | None] = []
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with collection.writer():
+            held.set()
+            release.wait(60)
+
+    def note(message: str | None) -> None:
+        told.append(message)
+        release.set()
+
+    for heeded in (True, False):
+        held.clear()
+        release.clear()
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait(60)
+        if heeded:
+            with told_of_waiting(note), collection.writer():
+                pass
+        else:  # the log is told
+            threading.Timer(0.1, release.set).start()
+            with collection.writer():
+                pass
+        holder.join()
+    assert told == ["Another process is writing to the collection 'busy': waiting for it, 60 s at most.", None]
+    assert [record.message for record in caplog.records] == told[:1]
 
 
 def test_another_collection_may_be_written_meanwhile(here: Settings) -> None:

@@ -185,6 +185,14 @@ def test_any_text_can_be_asked_for(
         ("DROP TABLE x", None, "not a condition"),
         ("SELECT 1", None, "not a condition"),
         ("tokens BETWEEN 3", None, ""),
+        ("tokens = ?", "tokens", "a placeholder has no value"),
+        ("uri = 'a' OR tokens = :x", "tokens", "a placeholder has no value"),
+        ("uri = @x", "uri", "a placeholder has no value"),
+        ("count(*) > 1", None, "looks at one passage"),
+        ("uri = 'a' AND max(tokens) > 1", "tokens", "looks at one passage"),
+        ("row_number() OVER () = 1", None, "looks at one passage"),
+        ("uri IN (SELECT 1)", None, "a query cannot be used"),
+        ("EXISTS (SELECT 1)", None, "a query cannot be used"),
         ("embedsvc('x') = ", None, ""),
         ("(" * 3000 + "tokens > 1" + ")" * 3000, None, "nested too deep"),
         ("NOT " * 3000 + "tokens > 1", None, "nested too deep"),
@@ -220,6 +228,30 @@ def test_what_the_store_cannot_evaluate_is_a_bad_filter_too(store: Store, sql: s
             ask(sql)
         assert sql in str(raised.value)
         assert ".rs:" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("tokens = '3'", '"3" is compared with a field of whole numbers'),
+        ("tokens > 2.5", "2.5 is compared with a field of whole numbers"),
+        ("uri IN ('a', 3)", "3 is compared with a field of text"),
+        ("metadata = 'x'", "name one: metadata.KEY"),
+        ("CASE WHEN tokens = 1 THEN true END", "CASE WHEN tokens = 1 THEN true END cannot be used in a filter"),
+        ("tokens LIKE 'a%'", "whole number and text in LIKE"),
+        ("foo(uri) = 1", "Invalid function 'foo'"),
+        ("regexp_like(uri, '[')", "unclosed character class"),
+        ("CAST(uri AS banana) = 3", "there is no type banana"),
+        ("approx_median(tokens) > 1", "cannot be used in a filter"),
+        ("uri", "not a condition that is true or false"),
+    ],
+)
+def test_what_the_store_says_of_a_filter_is_told_in_our_words(store: Store, sql: str, says: str) -> None:
+    with pytest.raises(BadFilter) as raised:
+        store.matching(sql)
+    assert says in str(raised.value).splitlines()[0]
+    foreign = ("lance", "datafusion", "arrow", "utf8", "int32", "int64", "external error", "planning", "literal")
+    assert not [word for word in foreign if word in str(raised.value).lower()]
 
 
 def test_compiling_touches_nothing_but_names() -> None:

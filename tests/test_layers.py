@@ -18,7 +18,7 @@ PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = (
     {"records", "errors", "config", "logs", "allocator"},
     {"readers", "chunking", "duplicates", "encoding", "vectors", "storage"},
-    {"disk_index"},
+    {"disk_index", "likeness"},
     {"upkeep"},
     {"collection"},
     {"ingest", "search", "checks"},

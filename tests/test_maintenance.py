@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from embedsvc.checks import Check, check_collection
@@ -31,6 +32,7 @@ from embedsvc.service.encoders import Encoders
 from embedsvc.service.opened import Collections, Hold, Opened
 from embedsvc.storage import Store
 from tests.fakes import FakeEncoder
+from tests.kills import killed
 from tests.server import server
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
 from tests.test_collection import FAKE
@@ -392,29 +394,16 @@ def test_nothing_is_done_to_what_is_well(indexed: Settings) -> None:
 
 # Does one thing to the collection `c`, and dies when the Nth of its commits or renames is due.
 _KILLED = """
-import os, signal, sys
-from dataclasses import replace
+import sys
 from pathlib import Path
-import numpy as np
-from embedsvc import collection, maintenance, upkeep
+from embedsvc import collection, maintenance
 from embedsvc.config import Settings
 from embedsvc.storage import durability, store
 from embedsvc.vectors import files
+from tests.kills import kill_at
 
-left = int(sys.argv[3])
-
-def counted(work):
-    def wrapped(*arguments, **options):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return work(*arguments, **options)
-    return wrapped
-
-for owner, name in ((durability.DurableCommits, "sync"), (Path, "rename"), (store.Store, "clean_up"),
-                    (store.Store, "keep_only"), (files.shutil, "rmtree"), (maintenance, "exchange")):
-    setattr(owner, name, counted(getattr(owner, name)))
+kill_at(int(sys.argv[3]), (durability.DurableCommits, "sync"), (Path, "rename"), (store.Store, "clean_up"),
+        (store.Store, "keep_only"), (files.shutil, "rmtree"), (maintenance, "exchange"))
 settings = Settings(data_dir=Path(sys.argv[1]), exact_passages=50)
 if sys.argv[2] == "repair":
     maintenance.repair("c", settings, to_version=int(sys.argv[4]))
@@ -427,14 +416,6 @@ else:
 """
 
 
-def killed(settings: Settings, what: str, step: int, *more: object) -> bool:
-    """Whether it was; else it came to its end."""
-    arguments = [str(settings.data_dir), what, str(step), *map(str, more)]
-    done = subprocess.run([sys.executable, "-c", _KILLED, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
-
-
 @pytest.mark.parametrize("what", ["compact", "restore"])
 def test_a_kill_at_any_step_leaves_a_whole_collection(indexed: Settings, what: str) -> None:
     collection = made(indexed)
@@ -445,7 +426,7 @@ def test_a_kill_at_any_step_leaves_a_whole_collection(indexed: Settings, what: s
     changed = contents(collection.store())
     step, was_killed = 0, True
     while was_killed:
-        was_killed = killed(indexed, what, step)
+        was_killed, _ = killed(_KILLED, indexed.data_dir, what, step)
         store = Collection.open("c", indexed).store()
         assert contents(store) in ([changed] if what == "compact" else [changed, monday])
         assert wrong(indexed) == [], f"step {step}"
@@ -470,7 +451,7 @@ def test_a_kill_while_going_back_leaves_the_one_or_the_other(indexed: Settings) 
         try:
             Store.open(indexed.data_dir / "c")
         except DamagedCollection:
-            was_killed = killed(indexed, "repair", step, version)
+            was_killed, _ = killed(_KILLED, indexed.data_dir, "repair", step, version)
         else:
             was_killed = False
         step += 1
@@ -615,8 +596,22 @@ def test_over_rest(library: Path) -> None:
         assert job("compact")["snapshots"] == []
         assert holding(library / "library", b"apple trees") == []
         assert job("verify")["ok"]
+        assert job("repair") == {"version": http.get(path).json()["version"], "done": [], "lost": []}
+        assert "asked for" in job("repair", {"index": True})["done"][0]
+        assert job("duplicates") == {"groups": [], "dropped": 0}
+        twins = [{"id": id, "text": "The same is said by two of them, to the letter."} for id in ("one", "two")]
+        finished(http, http.post(f"{path}/documents", json={"documents": twins}).json())
+        assert job("duplicates", {"threshold": 1.0, "drop": True}) == {"groups": [["one", "two"]], "dropped": 1}
+        assert http.get(f"{path}/documents/two").status_code == 404
+        exported = http.get(f"{path}/export")
+        assert exported.headers["content-disposition"] == 'attachment; filename="library.parquet"'
+        assert len(pq.read_table(io.BytesIO(exported.content))) == http.get(path).json()["passages"]
+        assert not [*library.glob(".library.*.tmp")]
         for route, body, status in (
             ("restore", {}, 400),
+            ("repair", {"version": 1}, 422),
+            ("repair", {"to_version": 0}, 422),
+            ("duplicates", {"threshold": 0}, 422),
             ("restore", {"version": 1, "label": "a"}, 400),
             ("restore", {"version": "x"}, 422),
             ("migrate", {}, 400),
@@ -628,6 +623,8 @@ def test_over_rest(library: Path) -> None:
         failed = finished(http, http.post(f"{path}/restore", json={"label": "none"}).json())
         assert (failed["status"], failed["result"]) == ("failed", None)
         assert "There is no snapshot 'none'" in failed["error"]
+        failed = finished(http, http.post(f"{path}/repair", json={"to_version": 1}).json())
+        assert "nothing to mend by going back" in failed["error"]
         assert job("migrate", {"dtype": "fp32"})["new_dtype"] == "fp32"
         assert http.get(path).json()["contract"]["dtype"] == "fp32"
         assert http.post(f"{path}/search", json={"query": "restart after power failure"}).json()["hits"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, Heading, make_document
 from embedsvc.storage import Store
 from tests.fakes import WORDS, FakeEncoder
+from tests.kills import killed
 from tests.server import server
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
 from tests.test_maintenance import wrong
@@ -227,28 +227,16 @@ def test_overlap_of_equal_models_is_whole(here: Settings) -> None:
 
 
 _KILLED = """
-import os, signal, sys
-from dataclasses import replace
+import sys
 from pathlib import Path
-from tests.test_migrate import OLD, fakes, other
 from embedsvc import migrate
 from embedsvc.config import Settings
 from embedsvc.storage import durability
+from tests.kills import kill_at
+from tests.test_migrate import fakes, other
 
-left = int(sys.argv[2])
-
-def counted(work):
-    def wrapped(*arguments, **options):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return work(*arguments, **options)
-    return wrapped
-
-for owner, name in ((durability.DurableCommits, "sync"), (Path, "rename"), (migrate, "exchange"),
-                    (migrate, "fsync_path"), (migrate.shutil, "rmtree")):
-    setattr(owner, name, counted(getattr(owner, name)))
+kill_at(int(sys.argv[2]), (durability.DurableCommits, "sync"), (Path, "rename"), (migrate, "exchange"),
+        (migrate, "fsync_path"), (migrate.shutil, "rmtree"))
 settings = Settings(data_dir=Path(sys.argv[1]), commit_tokens=40)
 migrate._AT_ONCE = 2
 if sys.argv[3] == "migrate":
@@ -260,23 +248,12 @@ else:
 """
 
 
-def killed(settings: Settings, step: int, what: str = "migrate") -> tuple[bool, str]:
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(settings.data_dir), str(step), what],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0, done.stdout
-
-
 def test_a_kill_at_any_step_leaves_the_old_or_the_new(here: Settings) -> None:
     collection = indexed(here)
     was = passages(collection.store())
     step = 1
     while True:
-        was_killed, printed = killed(here, step)
+        was_killed, printed = killed(_KILLED, here.data_dir, step, "migrate")
         now = Collection.open("c", here)
         assert passages(now.store()) == was
         assert now.contract.model in ("fake", "other")
@@ -289,9 +266,9 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new(here: Settings) -> None:
     if not was_killed:
         assert int(printed) < 14, "what was encoded before a kill is not encoded again"
     assert rollback("c", here).model == "fake"
-    assert killed(here, 0, "finish") == (True, "")
+    assert killed(_KILLED, here.data_dir, 0, "finish") == (True, "")
     for step in range(3):
-        killed(here, step, "finish")
+        killed(_KILLED, here.data_dir, step, "finish")
         assert passages(Collection.open("c", here).store()) == was
 
 

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -30,10 +31,11 @@ from embedsvc.collection import Collection, delete_collection
 from embedsvc.config import Settings, load_settings
 from embedsvc.encoding import Encoder
 from embedsvc.errors import Conflict, NotFound, Overloaded, UsageError
+from embedsvc.ingest import Outcome
 from embedsvc.records import Chunking
 from embedsvc.service import create_app, serve
 from embedsvc.service.encoders import Encoders
-from embedsvc.service.jobs import Jobs
+from embedsvc.service.jobs import Jobs, Pace
 from embedsvc.service.middleware import Front
 from embedsvc.service.opened import Collections
 from embedsvc.service.state import Bounded
@@ -51,7 +53,7 @@ JSON = {"content-type": "application/json"}
 def finished(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
         state: dict[str, Any] = http.get(f"/v1/jobs/{job['job']}").json()
-        return state if state["status"] not in ("queued", "running") else None
+        return state if state["status"] not in ("queued", "waiting", "running") else None
 
     state: dict[str, Any] = until(look)
     return state
@@ -436,6 +438,35 @@ def test_unknown_jobs(http: httpx.Client) -> None:
         is_problem(http.get(f"/v1/jobs/{id}"), 404)
 
 
+def test_a_job_tells_how_far_it_is_what_is_alike_and_reports_each_input(http: httpx.Client) -> None:
+    documents = [{"id": id, "text": BREAD} for id in ("b1", "b2")] + [{"id": "r", "text": RESTART}]
+    path = "/v1/collections/told/documents"
+    done = finished(http, http.post(path, json={"documents": documents}).json())
+    assert done["counts"] == {"indexed": 3}
+    assert done["alike"] == [{"uri": "urn:embedsvc:b2", "like": "urn:embedsvc:b1", "similarity": 1.0}]
+    assert (done["passages"], done["alike_left_out"], done["eta_s"]) == (3, 0, None)
+    assert done["tokens"] > done["encoded_tokens"] > 0, "the same text is encoded once"
+    assert done["seconds"] > 0
+    assert done["tokens_per_s"] > 0
+    report = http.get(f"/v1/jobs/{done['job']}/report")
+    assert report.headers["content-type"].startswith("application/x-ndjson")
+    lines = [json.loads(line) for line in report.text.splitlines()]
+    assert [line["uri"] for line in lines] == [f"urn:embedsvc:{id}" for id in ("b1", "b2", "r")]
+    assert lines[1]["like"] == {"uri": "urn:embedsvc:b1", "similarity": 1.0}
+    more = [{"id": "b3", "text": f"{BREAD}\n"}, {"id": "new", "text": "Jam, too."}]
+    dropped = finished(http, http.post(path, json={"documents": more, "duplicates": "drop"}).json())
+    assert dropped["counts"] == {"duplicate": 1, "indexed": 1}
+    assert http.get(f"{path}/b3").status_code == 404
+    form = {"data": {"duplicates": "drop"}, "files": {"files": ("b.txt", BREAD.encode())}}
+    assert finished(http, http.post(path, **form).json())["counts"] == {"duplicate": 1}  # type: ignore[arg-type]
+    form["data"] = {"duplicates": "merge"}
+    is_problem(http.post(path, **form), 400, "report, drop, ignore")  # type: ignore[arg-type]
+    is_problem(http.post(path, json={"documents": more, "duplicates": "merge"}), 422, "duplicates")
+    verified = finished(http, http.post("/v1/collections/told/verify").json())
+    is_problem(http.get(f"/v1/jobs/{verified['job']}/report"), 404, "no report", "verify")
+    is_problem(http.get("/v1/jobs/x/report"), 404)
+
+
 def test_two_writers_of_one_collection_both_get_their_turn(running: Server, data_dir: Path) -> None:
     with server(data_dir) as other:
         both = (running.http, other.http)
@@ -492,12 +523,15 @@ def test_while_another_process_writes_deletions_are_refused_and_jobs_wait(http: 
         assert process.stdout
         assert process.stdin
         assert process.stdout.readline() == "held\n"
-        is_problem(http.delete("/v1/collections/locked/documents/kept"), 409, "Another process is writing")
+        refusal = http.delete("/v1/collections/locked/documents/kept")
+        is_problem(refusal, 409, "Another process is writing")
+        assert refusal.headers["retry-after"] == "5"
+        assert refusal.json()["title"] == "Collection in use"
         is_problem(http.delete("/v1/collections/locked"), 409)
         posted = http.post("/v1/collections/locked/documents", json={"documents": [{"id": "new", "text": "It waits."}]})
         # Longer than the server waits for the lock at once: the job is not given up.
         time.sleep(0.5)
-        assert http.get(posted.headers["location"]).json()["status"] == "queued"
+        assert http.get(posted.headers["location"]).json()["status"] == "waiting"
         process.stdin.close()
     assert finished(http, posted.json())["counts"] == {"indexed": 1}
 
@@ -550,6 +584,20 @@ def test_a_job_whose_process_was_killed_is_interrupted(running: Server, data_dir
         assert killed.stop(signal.SIGKILL) != 0
     assert running.http.get(path).json()["status"] == "interrupted"
     assert add(running.http, "killed", {"id": "after", "text": "A new one."})["counts"] == {"indexed": 1}
+
+
+def test_what_is_left_of_a_job_follows_from_the_share_that_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = SimpleNamespace(monotonic=lambda: 10.0)
+    monkeypatch.setattr("embedsvc.service.jobs.time", now)
+    pace = Pace(100.0, left={"a.jsonl": 60.0, "z.zip": 30.0, "b#1": 10.0}, began=0.0)
+    assert pace.to_dict(0) == {"seconds": 10.0, "tokens_per_s": None, "eta_s": None}
+    for uri in ("a.jsonl#1", "a.jsonl#2", "b#1"):
+        pace.take_in(Outcome(uri, "indexed"))
+    assert pace.to_dict(500) == {"seconds": 10.0, "tokens_per_s": 50.0, "eta_s": round(10 * 30 / 70, 1)}
+    pace.take_in(Outcome("z.zip!/c.txt", "indexed"))
+    assert pace.to_dict(500)["eta_s"] == 0
+    resumed = Pace(100.0, 80.0, first=60.0, began=0.0)
+    assert resumed.to_dict(0)["eta_s"] == 10.0, "what an earlier job did says nothing of the pace"
 
 
 def test_old_jobs_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -952,10 +1000,15 @@ def test_openapi_describes_every_route(http: httpx.Client) -> None:
         *((method, "/v1/collections/{name}") for method in ("GET", "PUT", "DELETE")),
         *((method, "/v1/collections/{name}/documents") for method in ("GET", "POST")),
         *((method, "/v1/collections/{name}/documents/{id}") for method in ("GET", "DELETE")),
-        *(("POST", f"/v1/collections/{{name}}/{what}") for what in ("verify", "compact", "restore", "migrate")),
+        *(
+            ("POST", f"/v1/collections/{{name}}/{what}")
+            for what in ("verify", "repair", "compact", "duplicates", "restore", "migrate")
+        ),
+        ("GET", "/v1/collections/{name}/export"),
         *((method, "/v1/collections/{name}/snapshots") for method in ("GET", "POST")),
         ("DELETE", "/v1/collections/{name}/snapshots/{label}"),
         ("GET", "/v1/jobs/{id}"),
+        ("GET", "/v1/jobs/{id}/report"),
         ("POST", "/v1/embeddings"),
         ("GET", "/v1/models"),
         ("GET", "/v1/models/{model}"),

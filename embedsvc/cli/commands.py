@@ -68,6 +68,9 @@ def index(
     include: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Take these only, as in .gitignore; may be repeated.")
     ] = None,
+    duplicates: Annotated[
+        str | None, typer.Option(help="New documents like another one: report (default), drop or ignore.")
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Keep in step with PATHS, as with --exact, until Ctrl-C.")
     ] = False,
@@ -114,29 +117,20 @@ def index(
         allow_private_urls=allow_private_urls,
         sitemap_other_hosts=other_hosts,
         lock_timeout=wait,
+        duplicates=duplicates,
     )
     fields = FieldChoice(
         tuple(text_field or ()), title_field, id_field, None if metadata_field is None else tuple(metadata_field)
     )
     asked = {key for key, value in locals().items() if key in indexing.FIXED and value is not None}
     selection = Selection(tuple(exclude or ()), tuple(include or ()))
+    order = indexing.Order(name, paths, settings, fields, asked, selection, report, json)
     if watch:
         from embedsvc.cli import watching
 
-        failed = watching.run(name, paths, settings, fields, asked, selection=selection, report=report, json_lines=json)
-        raise typer.Exit(1 if failed else 0)
-    failed = indexing.run(
-        name,
-        paths,
-        settings,
-        fields,
-        asked,
-        selection=selection,
-        exact=exact,
-        report=report,
-        json_lines=json,
-        stdin_name=stdin_name,
-    )
+        failed = watching.run(order)
+    else:
+        failed = indexing.run(order, exact=exact, stdin_name=stdin_name)
     raise typer.Exit(1 if failed else 0)
 
 

@@ -7,96 +7,130 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from embedsvc.config import Settings
+from embedsvc.describe import outcome_dict
 from embedsvc.errors import FileTooLarge, UsageError
-from embedsvc.ingest import Outcome, ingest_items, ingest_paths, open_or_create
+from embedsvc.ingest import Outcome, Status, ingest_items, ingest_paths, open_or_create
 from embedsvc.readers import FieldChoice, FoundFile, Rejected, Selection, discover
 from embedsvc.readers.web import is_url
 from embedsvc.records import Source
 
 FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens"})
 """Flags that a collection, once made, must agree with."""
+STATUSES: tuple[Status, ...] = ("indexed", "replaced", "unchanged", "removed", "duplicate", "empty", "quarantined")
+_ALIKE = 20
+"""Documents like another one that are named on the screen."""
 
 
-def run(
-    name: str,
-    paths: Sequence[str],
-    settings: Settings,
-    fields: FieldChoice,
-    asked: Set[str],
-    *,
-    selection: Selection,
-    exact: bool,
-    report: Path | None,
-    json_lines: bool,
-    stdin_name: str = "stdin",
-) -> bool:
-    """Indexes and reports; returns whether some input failed. ``paths`` of "-" alone: standard input. ``report``: a
-    file for the lines that ``json_lines`` prints.
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be indexed, and how it is told. ``asked``: the settings that the caller insists on. ``report``: a file
+    for the lines that ``json_lines`` prints."""
+
+    name: str
+    paths: Sequence[str]
+    settings: Settings
+    fields: FieldChoice
+    asked: Set[str]
+    selection: Selection
+    report: Path | None
+    json_lines: bool
+
+
+@dataclass
+class Tally:
+    """What came of the inputs so far."""
+
+    started: float = field(default_factory=time.monotonic)
+    counts: Counter[str] = field(default_factory=Counter)
+    alike: int = 0
+    passages: int = 0
+    tokens: int = 0
+    encoded_tokens: int = 0
+
+    def take(self, outcome: Outcome) -> None:
+        self.counts[outcome.status] += 1
+        self.alike += outcome.like is not None
+        self.passages += outcome.passages
+        self.tokens += outcome.tokens
+        self.encoded_tokens += outcome.encoded_tokens
+
+    def summary(self, name: str, version: int) -> dict[str, Any]:
+        return {
+            "collection": name,
+            "version": version,
+            "inputs": self.counts.total(),
+            **{status: self.counts[status] for status in STATUSES},
+            "alike": self.alike,
+            "passages": self.passages,
+            "tokens": self.tokens,
+            "encoded_tokens": self.encoded_tokens,
+            "seconds": round(time.monotonic() - self.started, 3),
+        }
+
+
+def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
+    """Indexes and reports; returns whether some input failed. Paths of "-" alone: standard input.
 
     Raises:
-        UsageError: there is nothing to index, or ``report`` cannot be written.
+        UsageError: there is nothing to index, or the report cannot be written.
     """
-    started = time.monotonic()
-    from_stdin = _STDIN in paths
-    if from_stdin and (len(paths) > 1 or exact):
+    tally = Tally()
+    settings, selection = order.settings, order.selection
+    from_stdin = _STDIN in order.paths
+    if from_stdin and (len(order.paths) > 1 or exact):
         raise UsageError("Standard input (-) is indexed alone: not beside other paths, and not with --exact.")
     limit = settings.max_file_mb * 1_000_000
     source = _standard_input(stdin_name, limit) if from_stdin else None
     # Walked once more than the ingest does, for its bytes: an ETA needs to know how much there is.
-    files = [] if source else [path for path in paths if not is_url(path)]
+    files = [] if source else [path for path in order.paths if not is_url(path)]
     sizes = {
         found.uri: found.bytes if isinstance(found, FoundFile) else 0
         for found in discover(files, max_file_bytes=limit, selection=selection)
     }
-    if not sizes and not exact and not source and len(files) == len(paths):
+    if not sizes and not exact and not source and len(files) == len(order.paths):
         raise UsageError(
-            f"There is no file to index under {', '.join(map(str, paths))} (hidden and backup files are left out, "
-            "and what the patterns of --exclude, --include and .embedsvcignore leave out)."
+            f"There is no file to index under {', '.join(map(str, order.paths))} (hidden and backup files are left "
+            "out, and what the patterns of --exclude, --include and .embedsvcignore leave out)."
         )
-    counts: Counter[str] = Counter()
-    passages = tokens = encoded = 0
     mentioned: list[Outcome] = []
-    with lines_into(report) as write, _progress(sizes, quiet=json_lines) as advance:
-        collection, encoder = open_or_create(name, settings, asked)
+    alike: list[Outcome] = []
+    with lines_into(order) as write, _progress(sizes, quiet=order.json_lines) as advance:
+        collection, encoder = open_or_create(order.name, settings, order.asked)
         outcomes = (
-            ingest_items(collection, encoder, [source], fields)
+            ingest_items(collection, encoder, [source], order.fields)
             if source
             else ingest_paths(
                 collection,
                 encoder,
-                paths,
-                fields=fields,
+                order.paths,
+                fields=order.fields,
                 max_file_mb=settings.max_file_mb,
                 exact=exact,
                 selection=selection,
             )
         )
         for outcome in outcomes:
-            counts[outcome.status] += 1
-            passages += outcome.passages
-            tokens += outcome.tokens
-            encoded += outcome.encoded_tokens
-            line = json.dumps(line_of(outcome))
-            write(line)
-            if json_lines:
-                print(line, flush=True)
-            elif outcome.reason or outcome.notes:
-                mentioned.append(outcome)
+            tally.take(outcome)
+            write(outcome_dict(outcome))
+            if not order.json_lines:
+                if outcome.reason or outcome.notes:
+                    mentioned.append(outcome)
+                if outcome.like and len(alike) < _ALIKE:
+                    alike.append(outcome)
             advance(outcome)
         store = collection.store()
-        summary = summary_of(name, store.version, counts, passages, tokens, encoded, started)
-        write(json.dumps({"summary": summary}))
-    if json_lines:
-        print(json.dumps({"summary": summary}), flush=True)
-    else:
-        show_report(summary, mentioned, store.count())
-    return counts["quarantined"] > 0
+        summary = tally.summary(order.name, store.version)
+        write({"summary": summary})
+    if not order.json_lines:
+        show_report(summary, mentioned, alike, store.count())
+    return tally.counts["quarantined"] > 0
 
 
 _STDIN = "-"
@@ -117,52 +151,32 @@ def _standard_input(name: str, limit: int) -> Source | Rejected:
     return Source(uri, name, data)
 
 
-STATUSES = ("indexed", "replaced", "unchanged", "removed", "empty", "quarantined")
-
-
-def summary_of(
-    name: str, version: int, counts: Counter[str], passages: int, tokens: int, encoded: int, started: float
-) -> dict[str, Any]:
-    return {
-        "collection": name,
-        "version": version,
-        "inputs": sum(counts.values()),
-        **{status: counts[status] for status in STATUSES},
-        "passages": passages,
-        "tokens": tokens,
-        "encoded_tokens": encoded,
-        "seconds": round(time.monotonic() - started, 3),
-    }
-
-
-def line_of(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "uri": outcome.uri,
-        "status": outcome.status,
-        "passages": outcome.passages,
-        "tokens": outcome.tokens,
-        "encoded_tokens": outcome.encoded_tokens,
-        "seconds": round(outcome.seconds, 4),
-        "reason": outcome.reason,
-        "notes": list(outcome.notes),
-    }
-
-
 @contextmanager
-def lines_into(file: Path | None) -> Iterator[Callable[[str], None]]:
-    """What writes a line to ``file``, where there is one; it is there at once, for whoever looks on."""
-    if file is None:
-        yield lambda line: None
-        return
-    try:
-        stream = file.open("w", encoding="utf-8", buffering=1)
-    except OSError as error:
-        raise UsageError(f"The report {file} cannot be written: {error.strerror}. Choose another place.") from error
-    with stream:
-        yield lambda line: print(line, file=stream)
+def lines_into(order: Order) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """What writes a line of JSON to the report, where there is one, and to stdout, where that is asked for; it is there
+    at once, for whoever looks on."""
+    with ExitStack() as stack:
+        stream = None
+        if order.report is not None:
+            try:
+                stream = stack.enter_context(order.report.open("w", encoding="utf-8", buffering=1))
+            except OSError as error:
+                raise UsageError(
+                    f"The report {order.report} cannot be written: {error.strerror}. Choose another place."
+                ) from error
+
+        def write(value: dict[str, Any]) -> None:
+            line = json.dumps(value)
+            if stream is not None:
+                print(line, file=stream)
+            if order.json_lines:
+                print(line, flush=True)
+
+        yield write
 
 
-def show_report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: int) -> None:
+def show_report(summary: dict[str, Any], mentioned: Sequence[Outcome], alike: Sequence[Outcome], stored: int) -> None:
+    """``alike``: the first of the documents that are like another one."""
     from rich.console import Console
     from rich.table import Table
 
@@ -174,10 +188,19 @@ def show_report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: i
         why = (outcome.reason or "; ".join(outcome.notes)).replace(f"{outcome.uri}: ", "")
         console.print(f"{outcome.status:<12}", style=style, end="")
         console.print(f"{shown_uri(outcome.uri)}  {printable(why)}", markup=False, highlight=False)
+    for outcome in alike:
+        if outcome.like:
+            console.print(f"{'duplicate' if outcome.status == 'duplicate' else 'alike':<12}", style="dim", end="")
+            how = f"is like {shown_uri(outcome.like.uri)} ({outcome.like.similarity:.2f})"
+            console.print(f"{shown_uri(outcome.uri)}  {how}", markup=False, highlight=False)
+    if (more := summary["alike"] - len(alike)) and alike:
+        console.print(f"{'':<12}… and {more:,} more that are like another one; --report FILE names all", style="dim")
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
     for status in STATUSES:
         if summary[status]:
             table.add_row(status, f"{summary[status]:,}")
+    if kept := summary["alike"] - summary["duplicate"]:
+        table.add_row("alike", f"{kept:,}", "of these are like another document: --duplicates drop leaves such out")
     console.print(table)
     seconds = summary["seconds"]
     encoded = summary["encoded_tokens"]
@@ -190,18 +213,49 @@ def show_report(summary: dict[str, Any], mentioned: Sequence[Outcome], stored: i
     )
 
 
+_TELL_SECONDS = 60.0
+"""Between two lines of progress where nobody looks on: a log of a night has a few hundred."""
+
+
 @contextmanager
-def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[Any]:
-    """A progress bar on stderr, by bytes of the files that are done, with tokens/s and ETA; none into a pipe."""
-    if quiet or not sys.stderr.isatty():
+def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[Callable[[Outcome], None]]:
+    """Progress on stderr, by bytes of the files that are done: documents, passages, tokens/s, ETA. A bar, or a line a
+    minute where stderr is no terminal."""
+    if quiet:
         yield lambda outcome: None
+        return
+    left = dict(sizes)
+    total = max(1, sum(sizes.values()))
+    tally = Tally()
+
+    def taken(outcome: Outcome) -> tuple[int, str]:
+        """Bytes that are done with it, and how it goes."""
+        tally.take(outcome)
+        seconds = max(1e-9, time.monotonic() - tally.started)
+        text = (
+            f"{tally.counts.total():,} documents  {tally.passages:,} passages  "
+            f"{tally.encoded_tokens / seconds:,.0f} tokens/s"
+        )
+        return left.pop(outcome.uri.partition("#")[0].partition("!/")[0], 0), text
+
+    if not sys.stderr.isatty():
+        done, told = 0, tally.started
+
+        def tell(outcome: Outcome) -> None:
+            nonlocal done, told
+            more, text = taken(outcome)
+            done += more
+            now = time.monotonic()
+            if now - told >= _TELL_SECONDS:
+                told = now
+                eta = f", about {(now - tally.started) * (total - done) / done / 60:,.0f} min left" if done else ""
+                print(f"{time.strftime('%H:%M:%S')}  {done / total:.0%}  {text}{eta}", file=sys.stderr, flush=True)
+
+        yield tell
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    left = dict(sizes)
-    started = time.monotonic()
-    tokens = inputs = passages = 0
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -209,19 +263,11 @@ def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[Any]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     ) as bar:
-        task = bar.add_task("reading and encoding", total=max(1, sum(sizes.values())))
+        task = bar.add_task("reading and encoding", total=total)
 
         def advance(outcome: Outcome) -> None:
-            nonlocal tokens, inputs, passages
-            tokens += outcome.encoded_tokens
-            inputs += 1
-            passages += outcome.passages
-            rate = tokens / max(1e-9, time.monotonic() - started)
-            bar.update(
-                task,
-                advance=left.pop(outcome.uri.partition("#")[0].partition("!/")[0], 0),
-                description=f"{inputs:,} inputs  {passages:,} passages  {rate:,.0f} tokens/s",
-            )
+            more, text = taken(outcome)
+            bar.update(task, advance=more, description=text)
 
         yield advance
     sys.stderr.flush()

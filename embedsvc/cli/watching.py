@@ -6,77 +6,62 @@ import json
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from embedsvc.cli import indexing
-from embedsvc.config import Settings
+from embedsvc.cli.indexing import STATUSES, Order, Tally, lines_into, show_report
+from embedsvc.describe import outcome_dict
 from embedsvc.errors import UsageError
 from embedsvc.ingest import Outcome, ingest_changed, ingest_paths, open_or_create
-from embedsvc.readers import FieldChoice, Selection, absolute
+from embedsvc.readers import absolute
 from embedsvc.readers.web import is_url
 from embedsvc.watch import RunEnded, RunFailed, watch
 
 
-def run(
-    name: str,
-    paths: Sequence[str],
-    settings: Settings,
-    fields: FieldChoice,
-    asked: Set[str],
-    *,
-    selection: Selection,
-    report: Path | None,
-    json_lines: bool,
-) -> bool:
+def run(order: Order) -> bool:
     """Indexes and goes on until a signal comes; returns whether some input cannot be read by then."""
     from embedsvc.cli import Stopped
 
-    if urls := [path for path in paths if is_url(path)]:
+    if urls := [path for path in order.paths if is_url(path)]:
         raise UsageError(f"{urls[0]} cannot be watched: nothing tells when a page changes. Index it now and then.")
-    started = time.monotonic()
-    collection, encoder = open_or_create(name, settings, asked)
-    tops = [absolute(path) for path in paths]
-
-    def once(changed: Sequence[Path] | None) -> Iterator[Outcome]:
-        limit = settings.max_file_mb
-        if changed is None:
-            return ingest_paths(
-                collection, encoder, tops, fields=fields, max_file_mb=limit, exact=True, selection=selection
-            )
-        return ingest_changed(collection, encoder, changed, tops, fields=fields, max_file_mb=limit, selection=selection)
-
-    counts: Counter[str] = Counter()
-    passages = tokens = encoded = 0
+    if "-" in order.paths:
+        raise UsageError("Standard input (-) cannot be watched: it is read once.")
+    tally = Tally()
+    collection, encoder = open_or_create(order.name, order.settings, order.asked)
+    tops = [absolute(path) for path in order.paths]
     failed: set[str] = set()
-    with indexing.lines_into(report) as write:
-        selection = replace(selection, never=_outputs(report))
+    with lines_into(order) as write:
+        selection = replace(order.selection, never=_outputs(order.report))
+
+        def once(changed: Sequence[Path] | None) -> Iterator[Outcome]:
+            how: Any = {
+                "fields": order.fields,
+                "max_file_mb": order.settings.max_file_mb,
+                "selection": selection,
+            }
+            if changed is None:
+                return ingest_paths(collection, encoder, tops, exact=True, **how)
+            return ingest_changed(collection, encoder, changed, tops, **how)
+
         try:
             with closing(watch(tops, once, selection)) as events:
                 for event in events:
                     if isinstance(event, Outcome):
-                        counts[event.status] += 1
-                        passages, tokens = passages + event.passages, tokens + event.tokens
-                        encoded += event.encoded_tokens
+                        tally.take(event)
                         (failed.add if event.status == "quarantined" else failed.discard)(event.uri)
-                        line = json.dumps(indexing.line_of(event))
-                        write(line)
-                        if json_lines:
-                            print(line, flush=True)
+                        write(outcome_dict(event))
                     else:
-                        _tell(event, json_lines)
+                        _tell(event, order.json_lines)
         except (KeyboardInterrupt, Stopped):
             pass  # that is how a watch ends
         store = collection.store()
-        summary = indexing.summary_of(name, store.version, counts, passages, tokens, encoded, started)
-        write(json.dumps({"summary": summary}))
-    if json_lines:
-        print(json.dumps({"summary": summary}), flush=True)
-    else:
-        indexing.show_report(summary, (), store.count())
+        summary = tally.summary(order.name, store.version)
+        write({"summary": summary})
+    if not order.json_lines:
+        show_report(summary, (), (), store.count())
     return bool(failed)
 
 
@@ -85,7 +70,7 @@ def _tell(event: RunEnded | RunFailed, json_lines: bool) -> None:
     if isinstance(event, RunFailed):
         print(f"embedsvc: {event.reason} Trying again in {event.retry:g} s.", file=sys.stderr, flush=True)
         return
-    told = {status: event.counts[status] for status in indexing.STATUSES if event.counts[status]}
+    told: dict[str, int] = {status: event.counts[status] for status in STATUSES if event.counts[status]}
     if json_lines:
         about = {**told, "passages": event.passages, "seconds": round(event.seconds, 3), "all": event.everything}
         print(json.dumps({"run": about}), flush=True)

@@ -34,7 +34,7 @@ _TAGS = [
     {"name": "search", "description": "Ask."},
     {"name": "documents", "description": "Put in, list, read, take out."},
     {"name": "collections", "description": "Make, look at, delete."},
-    {"name": "maintenance", "description": "Check, compact, keep, put back, move to another model."},
+    {"name": "maintenance", "description": "Check, mend, compact, keep, put back, move to another model."},
     {"name": "embeddings", "description": "Vectors for other programs."},
     {"name": "rerank", "description": "Scores of pairs, by a cross-encoder."},
     {"name": "text-embeddings-inference", "description": "The same for clients of TEI."},
@@ -43,6 +43,8 @@ _TAGS = [
 _COMPONENTS = (
     schemas.SearchRequest,
     schemas.CollectionRequest,
+    schemas.RepairRequest,
+    schemas.DuplicatesRequest,
     schemas.SnapshotRequest,
     schemas.RestoreRequest,
     schemas.MigrateRequest,

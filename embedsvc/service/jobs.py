@@ -1,6 +1,7 @@
 """Ingest jobs, and others that take long: taken at once, worked off in the background, told about by any process.
 
 <data dir>/.jobs/<id>.json            the state of one job, replaced as a whole
+<data dir>/.jobs/<id>.report.jsonl    of one that puts documents in: a line for each input whose fate is decided
 <data dir>/.jobs/<owner>.owner        locked for as long as the process lives that works on the jobs of this owner
 
 A job whose owner's file is not locked any more will never go on: it is reported as interrupted.
@@ -21,9 +22,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from embedsvc.config import Duplicates
+from embedsvc.describe import outcome_dict
 from embedsvc.encoding import Encoder
 from embedsvc.errors import Conflict, EmbedsvcError, Locked, NotFound, StorageFailure
 from embedsvc.ingest import Outcome, ingest_items
@@ -31,6 +35,7 @@ from embedsvc.readers import FieldChoice, Rejected
 from embedsvc.records import Document, Source
 from embedsvc.service.opened import Opened
 from embedsvc.service.problems import Busy, NotReady, json_bytes
+from embedsvc.storage import told_of_waiting
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +43,9 @@ Item = Source | Document | Rejected
 Progress = Callable[[int, int], None]
 """Is told how much is done, of how much; raises CancelledError when the service stops."""
 Work = Callable[[Progress], dict[str, Any]]
-JobStatus = Literal["queued", "running", "done", "failed", "interrupted"]
+JobStatus = Literal["queued", "waiting", "running", "done", "failed", "interrupted"]
+"""``waiting``: it is its turn, and another process writes to the collection."""
+_ACTIVE = ("queued", "waiting", "running")
 
 _FOLDER = ".jobs"
 _ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{12}")
@@ -46,9 +53,40 @@ _KEEP = 1000
 _LISTED = 100
 """Failures and notes that a job lists; of the others only the number is told."""
 _SAVE_SECONDS = 0.2
+_REPORT = ".report.jsonl"
 _MAX_WAITING = 256
 _MAX_WAITING_BYTES = 1_000_000_000
 _INTERRUPTED = "The service stopped before the job was done. What was committed stays: send it again to go on."
+
+
+@dataclass
+class Pace:
+    """How fast a job goes: ``done`` of ``all``, of whatever its work is measured in. ``left``: by uri, what each input
+    counts for."""
+
+    all: float
+    done: float = 0.0
+    left: dict[str, float] = field(default_factory=dict)
+    first: float | None = None
+    """That was done before this job, and so says nothing of its pace."""
+    began: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+
+    def take_in(self, outcome: Outcome) -> None:
+        own = outcome.uri if outcome.uri in self.left else outcome.uri.partition("#")[0].partition("!/")[0]
+        self.done += self.left.pop(own, 0.0)
+
+    def to_dict(self, tokens: int) -> dict[str, float | None]:
+        if not self.all:
+            return {"seconds": None, "tokens_per_s": None, "eta_s": None}
+        seconds = (self.ended or time.monotonic()) - self.began
+        now = self.done - (self.first or 0.0)
+        eta = seconds * (self.all - self.done) / now if now and self.ended is None else None
+        return {
+            "seconds": round(seconds, 3),
+            "tokens_per_s": round(tokens / seconds, 1) if tokens and seconds else None,
+            "eta_s": None if eta is None else round(eta, 1),
+        }
 
 
 @dataclass
@@ -59,6 +97,7 @@ class _Job:
     fields: FieldChoice
     size: int
     total: int
+    duplicates: Duplicates | None = None
     kind: str = "documents"
     work: Work | None = None
     """Of another job than one that puts documents in: what it does, and tells as ``result``."""
@@ -69,6 +108,13 @@ class _Job:
     failures_left_out: int = 0
     notes: list[dict[str, str]] = field(default_factory=list)
     notes_left_out: int = 0
+    alike: list[dict[str, Any]] = field(default_factory=list)
+    alike_left_out: int = 0
+    passages: int = 0
+    tokens: int = 0
+    encoded_tokens: int = 0
+    pace: Pace | None = None
+    """Since it is running."""
     error: str | None = None
     created: str = field(default_factory=lambda: _now())
     started: str | None = None
@@ -87,6 +133,12 @@ class _Job:
             "failures_left_out": self.failures_left_out,
             "notes": self.notes,
             "notes_left_out": self.notes_left_out,
+            "alike": self.alike,
+            "alike_left_out": self.alike_left_out,
+            "passages": self.passages,
+            "tokens": self.tokens,
+            "encoded_tokens": self.encoded_tokens,
+            **(self.pace or Pace(0.0)).to_dict(self.encoded_tokens),
             "result": self.result,
             "error": self.error,
             "created": self.created,
@@ -95,6 +147,16 @@ class _Job:
         }
 
     def take_in(self, outcome: Outcome) -> None:
+        self.passages += outcome.passages
+        self.tokens += outcome.tokens
+        self.encoded_tokens += outcome.encoded_tokens
+        if self.pace is not None:
+            self.pace.take_in(outcome)
+        if outcome.like is not None:
+            if len(self.alike) < _LISTED:
+                self.alike.append({"uri": outcome.uri, "like": outcome.like.uri, "similarity": outcome.like.similarity})
+            else:
+                self.alike_left_out += 1
         self.counts[outcome.status] = self.counts.get(outcome.status, 0) + 1
         if outcome.status in ("quarantined", "empty"):
             if len(self.failures) < _LISTED:
@@ -116,6 +178,12 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _size(item: Item) -> float:
+    """What an input counts for in how much is done: its bytes or characters, and at least one."""
+    data = item.text if isinstance(item, Document) else item.data if isinstance(item, Source) else ()
+    return max(1.0, float(len(data)))
+
+
 class Jobs:
     """The jobs of one data directory, and the threads of those that this process works on: one per collection."""
 
@@ -134,19 +202,27 @@ class Jobs:
 
     # -- asked from outside ----------------------------------------------------------------------------------------
 
-    def submit(self, collection: str, items: Sequence[Item], fields: FieldChoice, size: int) -> dict[str, Any]:
-        """Takes ``items`` (``size`` bytes in all) to be worked off; the new job's state.
+    def submit(
+        self,
+        collection: str,
+        items: Sequence[Item],
+        fields: FieldChoice,
+        size: int,
+        duplicates: Duplicates | None = None,
+    ) -> dict[str, Any]:
+        """Takes ``items`` (``size`` bytes in all) to be worked off; the new job's state. ``duplicates``: otherwise than
+        the settings say.
 
         Raises:
             Busy: too much is waiting already. NotReady: the service is stopping.
             StorageFailure: the data directory cannot be written.
         """
-        return self._submit(_Job(_new_id(), collection, items, fields, size, len(items)))
+        return self._submit(_Job(_new_id(), collection, items, fields, size, len(items), duplicates))
 
     def submit_work(self, collection: str, kind: str, work: Work) -> dict[str, Any]:
         """Takes ``work`` on a collection, to be done once it is its turn; tried again while another process writes. The
         new job's state. Raises as :meth:`submit`."""
-        return self._submit(_Job(_new_id(), collection, (), FieldChoice(), 0, 0, kind, work))
+        return self._submit(_Job(_new_id(), collection, (), FieldChoice(), 0, 0, kind=kind, work=work))
 
     def _submit(self, job: _Job) -> dict[str, Any]:
         collection, size = job.collection, job.size
@@ -184,13 +260,27 @@ class Jobs:
             state: dict[str, Any] = json.loads((self._folder / f"{id}.json").read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"There is no job {id!r}. The newest {_KEEP} jobs are kept.") from None
-        if state["status"] in ("queued", "running") and not self._is_alive(state["owner"]):
+        if state["status"] in _ACTIVE and not self._is_alive(state["owner"]):
             # It may have finished between the two looks.
             state = json.loads((self._folder / f"{id}.json").read_bytes())
-            if state["status"] in ("queued", "running"):
+            if state["status"] in _ACTIVE:
                 state["status"], state["error"] = "interrupted", _INTERRUPTED
         del state["owner"]
         return state
+
+    def report(self, id: str) -> bytes:
+        """A job's report, as far as it has come: JSON lines.
+
+        Raises:
+            NotFound: there is no such job, or it has none.
+        """
+        state = self.get(id)
+        try:
+            return (self._folder / f"{id}{_REPORT}").read_bytes()
+        except FileNotFoundError:
+            raise NotFound(
+                f"The job {id!r} has no report: its kind is {state['kind']}, its status {state['status']}."
+            ) from None
 
     def stop(self, timeout: float) -> None:
         """Lets each running job finish its current commit, marks what is not done as interrupted."""
@@ -227,7 +317,8 @@ class Jobs:
                 job = queue[0]
             status: JobStatus
             try:
-                status, error = self._run(job)
+                with told_of_waiting(partial(self._waits, job)):
+                    status, error = self._run(job)
             except Exception:
                 log.exception("job %s on %s failed", job.id, collection)
                 status, error = "failed", f"Something went wrong inside the service; its log says what (job {job.id})."
@@ -246,13 +337,21 @@ class Jobs:
                     if self._stopping.is_set():
                         break
                     self._encoders[job.collection] = opened.encoder
-                for outcome in ingest_items(
-                    opened.collection, opened.encoder, self._start(job), job.fields, fold=False
-                ):
-                    job.take_in(outcome)
-                    self.inputs[job.collection, outcome.status] += 1
-                    if time.monotonic() - job.saved > _SAVE_SECONDS:
-                        self._save(job)
+                outcomes = ingest_items(
+                    opened.collection,
+                    opened.encoder,
+                    self._start(job),
+                    job.fields,
+                    fold=False,
+                    duplicates=job.duplicates,
+                )
+                with (self._folder / f"{job.id}{_REPORT}").open("wb", buffering=0) as report:
+                    for outcome in outcomes:
+                        job.take_in(outcome)
+                        report.write(json_bytes(outcome_dict(outcome)) + b"\n")
+                        self.inputs[job.collection, outcome.status] += 1
+                        if time.monotonic() - job.saved > _SAVE_SECONDS:
+                            self._save(job)
                 return ("interrupted", _INTERRUPTED) if self._stopping.is_set() else ("done", None)
             except CancelledError:  # the encoder was closed: the service stops
                 break
@@ -260,7 +359,7 @@ class Jobs:
                 if job.work is not None and not isinstance(error, Locked):
                     return "failed", str(error)
                 # Another process writes: the job waits for its turn, however long that takes.
-                log.info("job %s waits: another process writes to %s", job.id, job.collection)
+                self._waits(job, str(error))
                 self._stopping.wait(0.5)
             except Exception as error:
                 if opened is not None and not opened.is_current():
@@ -275,6 +374,9 @@ class Jobs:
             if self._stopping.is_set():
                 raise CancelledError
             job.counts, job.total = {"done": done}, of
+            if job.pace is None:
+                job.pace = Pace(of, done, first=done)
+            job.pace.done, job.pace.all = done, of
             if time.monotonic() - job.saved > _SAVE_SECONDS:
                 self._save(job)
 
@@ -285,18 +387,29 @@ class Jobs:
 
     def _start(self, job: _Job) -> Iterator[Item]:
         # Asked for the first item only once the right to write is there.
-        job.status, job.started = "running", _now()
+        sizes = {item.uri: _size(item) for item in job.items}
+        job.status, job.started, job.pace = "running", _now(), Pace(sum(sizes.values()), left=sizes)
         self._save(job)
         for item in job.items:
             if self._stopping.is_set():
                 return
             yield item
 
+    def _waits(self, job: _Job, message: str | None) -> None:
+        status: JobStatus = "waiting" if message else "running" if job.started else "queued"
+        if job.status != status:
+            if message:
+                log.info("job %s waits: %s", job.id, message)
+            job.status = status
+            self._save(job)
+
     def _finish(self, job: _Job, status: JobStatus, error: str | None) -> None:
         if job.finished is not None:
             return
         job.status, job.error, job.finished = status, error, _now()
         job.items, job.work = (), None
+        if job.pace is not None:
+            job.pace.ended = time.monotonic()
         try:
             self._save(job)
         except OSError:
@@ -318,6 +431,7 @@ class Jobs:
         for name in old:
             if name.removesuffix(".json") not in active:
                 (self._folder / name).unlink(missing_ok=True)
+                (self._folder / f"{name.removesuffix('.json')}{_REPORT}").unlink(missing_ok=True)
 
     def _own(self) -> None:
         if self._owner_file is None:

@@ -15,7 +15,9 @@ from embedsvc.vectors import Recall
 
 _RECALL = "Recall@10 of the vector index: measured when it was built, and of the live queries looked at since."
 _BOUNDS = "The 95 % confidence interval of embedsvc_index_recall_at_10."
-_INPUTS = "Inputs of jobs, by what became of them: indexed, replaced, unchanged, removed, empty, quarantined."
+_INPUTS = (
+    "Inputs of jobs, by what became of them: indexed, replaced, unchanged, removed, duplicate, empty, quarantined."
+)
 _SAMPLE = "Queries that embedsvc_index_recall_at_10 was measured with; 0: exact by construction."
 
 

@@ -73,6 +73,7 @@ _STATUS: Mapping[type[Exception], tuple[int, str]] = {
     errors.NotFound: (404, "Not found"),
     errors.Overloaded: (429, "Too many requests"),
     errors.Conflict: (409, "Conflict"),
+    errors.Locked: (409, "Collection in use"),
     errors.ContractMismatch: (409, "Embedding contract mismatch"),
     errors.ReadError: (422, "Unreadable input"),
     errors.ModelError: (503, "Model not available"),
@@ -142,7 +143,7 @@ def _embedsvc_error(request: Request, error: Exception) -> Response:
     headers = {}
     if status == 413:
         headers["connection"] = "close"
-    if status == 503:
+    if status == 503 or isinstance(error, errors.Locked):
         headers["retry-after"] = "5"
     if isinstance(error, errors.Overloaded):
         headers["retry-after"] = str(error.retry_after)

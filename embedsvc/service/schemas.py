@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from embedsvc.config import Dtype
+from embedsvc.config import Dtype, Duplicates
 
 _JSON = dict[str, Any]
 
@@ -60,6 +60,20 @@ class CollectionRequest(_Request):
     )
 
 
+class RepairRequest(_Request):
+    to_version: int | None = Field(
+        None, ge=1, lt=2**63, description="Where the newest version cannot be read: the one to go back to."
+    )
+    index: bool = Field(False, description="Build the vector index anew in any case.")
+
+
+class DuplicatesRequest(_Request):
+    threshold: float = Field(
+        0.8, gt=0, le=1, description="Share of what either says that both say; 1: but for case and white space."
+    )
+    drop: bool = Field(False, description="Delete all but the first of each group.")
+
+
 class SnapshotRequest(_Request):
     label: str | None = Field(None, description="What to call it. Default: `v` and the version.", examples=["monday"])
 
@@ -94,6 +108,11 @@ class DocumentIn(_Request):
 
 class DocumentsRequest(_Request):
     documents: list[DocumentIn] = Field(min_length=1, max_length=100_000)
+    duplicates: Duplicates | None = Field(
+        None,
+        description="A document that says what another one says, or nearly: tell which in the job's `alike`, leave it "
+        "out (`drop`), or do not look. Default: the service's.",
+    )
 
 
 class UploadRequest(BaseModel):
@@ -108,6 +127,7 @@ class UploadRequest(BaseModel):
     )
     title_field: str | None = None
     id_field: str | None = None
+    duplicates: Duplicates | None = Field(None, description="As in JSON.")
 
 
 class EmbeddingsRequest(_Request):
@@ -315,20 +335,36 @@ class NoteOut(BaseModel):
     note: str
 
 
+class AlikeOut(BaseModel):
+    uri: str
+    like: str = Field(description="The uri of the document that was there, or came, before it.")
+    similarity: float = Field(description="1: the same to the letter; else an estimate, 0.99 at most.")
+
+
 class JobOut(BaseModel):
     job: str
     collection: str
-    kind: Literal["documents", "verify", "compact", "restore", "migrate"]
-    status: Literal["queued", "running", "done", "failed", "interrupted"]
+    kind: Literal["documents", "verify", "repair", "compact", "duplicates", "restore", "migrate"]
+    status: Literal["queued", "waiting", "running", "done", "failed", "interrupted"] = Field(
+        description="`waiting`: it is its turn, and another process writes to the collection."
+    )
     total: int = Field(description="Inputs sent. A JSONL or CSV file is one, though each of its records is counted.")
     counts: dict[str, int] = Field(
-        description="Inputs by what became of them: indexed, unchanged, replaced, removed, quarantined, empty. Of a "
-        "migration: documents that are `done`."
+        description="Inputs by what became of them: indexed, unchanged, replaced, removed, duplicate, quarantined, "
+        "empty. Of a migration: documents that are `done`."
     )
     failures: list[FailureOut] = Field(description="Inputs that gave no passage, the first 100.")
     failures_left_out: int
     notes: list[NoteOut] = Field(description="What reading had to change or guess, the first 100.")
     notes_left_out: int
+    alike: list[AlikeOut] = Field(description="Documents that are like another one, the first 100.")
+    alike_left_out: int
+    passages: int = Field(description="Of the inputs so far.")
+    tokens: int
+    encoded_tokens: int = Field(description="The encoder was given; text whose vectors were known it is not.")
+    seconds: float | None = Field(description="Since it is running.")
+    tokens_per_s: float | None = Field(description="Encoded.")
+    eta_s: float | None = Field(description="Seconds that are left, by the share of bytes or documents that is done.")
     result: _JSON | None = Field(description="Of another job than one that puts documents in: what it came to.")
     error: str | None = Field(description="Why the job as a whole failed or was interrupted.")
     created: str

@@ -2,7 +2,7 @@
 
 from embedsvc.storage.auditing import Audit, audit, text_index_faults
 from embedsvc.storage.durability import exchange
-from embedsvc.storage.lock import index_lock, write_lock
+from embedsvc.storage.lock import index_lock, told_of_waiting, write_lock
 from embedsvc.storage.portable import export_store, read_exported
 from embedsvc.storage.store import (
     Changes,
@@ -29,5 +29,6 @@ __all__ = [
     "passage_table",
     "read_exported",
     "text_index_faults",
+    "told_of_waiting",
     "write_lock",
 ]

@@ -8,6 +8,7 @@ that yields NULL where the type does not fit, never an error in mid-search. The 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,7 @@ def compile_filter(sql: str) -> str:
         raise BadFilter(_pointed(sql, 0, "give exactly one condition, as after WHERE"))
     if not isinstance(statements[0], exp.Condition):
         raise BadFilter(_pointed(sql, 0, "this is not a condition that is true or false for a passage"))
+    _refuse_parts(statements[0], sql)
     replacements = []
     for column in statements[0].find_all(exp.Column):
         parts = column.parts
@@ -88,6 +90,65 @@ def compile_filter(sql: str) -> str:
     for start, stop, text in sorted(replacements, reverse=True):
         sql = sql[:start] + text + sql[stop:]
     return sql
+
+
+def _refuse_parts(condition: exp.Expression, sql: str) -> None:
+    """Raises BadFilter for what is SQL, and no condition on one passage; of some of it the store does not say so, but
+    breaks."""
+    from sqlglot import exp
+
+    for kinds, what in (
+        ((exp.Placeholder, exp.Parameter), "a placeholder has no value here; write the value itself"),
+        ((exp.AggFunc, exp.Window), "a filter looks at one passage; a function over several cannot be used in it"),
+        ((exp.Query,), "a query cannot be used in a filter; write its result"),
+    ):
+        for part in condition.find_all(*kinds):
+            near = part.find(exp.Identifier) or (part.parent and part.parent.find(exp.Identifier))
+            raise BadFilter(_pointed(sql, near.meta.get("start", 0) if near else 0, what))
+
+
+_LITERAL = re.compile(r"Received literal \w+\((?P<value>.*)\) and could not convert to literal of type '(?P<type>\w+)'")
+_HOLDS = {
+    "Int32": "a field of whole numbers (of 32 bits)",
+    "Int64": "a field of whole numbers",
+    "Utf8": "a field of text, which stands in single quotes",
+    "LargeBinary": "all of an input's own fields; name one: metadata.KEY",
+}
+_UNSUPPORTED = re.compile(r"Expression '(?P<part>.*)' is not supported SQL")
+_PREFIXES = re.compile(
+    r"(?:Error optimizing sql filter: .* \(|Error resolving filter expression .*: |Error parsing \w+: "
+    r"|Error applying filter expression to batch: |\w+ error: |LanceError\(\w+\): |Error during planning: "
+    r"|Invalid user input: |Query Execution error: )",
+    re.DOTALL,
+)
+_UNKNOWN_TYPE = re.compile(r"Unsupported data type: .*?Ident \{ value: \"(?P<name>[^\"]*)\"")
+_ADVICE = re.compile(r"\.? No function matches|\.*\s+This issue was likely caused")
+_OWN_TYPES = {
+    "Int32": "whole number",
+    "Int64": "whole number",
+    "Float64": "number",
+    "Utf8": "text",
+    "Boolean": "true or false",
+    "LargeBinary": "metadata",
+}
+_TYPES = re.compile(rf"\b({'|'.join(_OWN_TYPES)})\b")
+
+
+def problem_of(said: str) -> str:
+    """What the store found wrong with a filter, from what its libraries ``said``."""
+    if literal := _LITERAL.search(said):
+        return f"{literal['value']} is compared with {_HOLDS.get(literal['type'], literal['type'])}"
+    if unsupported := _UNSUPPORTED.search(said):
+        return f"{unsupported['part'].replace('`', '')} cannot be used in a filter"
+    if "does not return a boolean" in said:
+        return "this is not a condition that is true or false for a passage"
+    if "not implemented" in said:
+        return "a function in it cannot be used in a filter"
+    if unknown := _UNKNOWN_TYPE.search(said):
+        return f"there is no type {unknown['name']}"
+    last = _ADVICE.split(_PREFIXES.split(said)[-1])[0]
+    own = _TYPES.sub(lambda name: _OWN_TYPES[name[0]], " ".join(last.split()))
+    return own.removesuffix(")").rstrip(".") if own.count(")") > own.count("(") else own.rstrip(".")
 
 
 def _pointed(sql: str, spot: int, problem: str) -> str:

@@ -3,13 +3,36 @@ one to its vector index."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from embedsvc.errors import Locked, StorageFailure
+
+log = logging.getLogger(__name__)
+
+
+def _log(message: str | None) -> None:
+    if message is not None:
+        log.warning(message)
+
+
+_told: ContextVar[Callable[[str | None], None]] = ContextVar("told_of_waiting", default=_log)
+
+
+@contextmanager
+def told_of_waiting(told: Callable[[str | None], None]) -> Iterator[None]:
+    """Within this, ``told`` is called when a lock has to be waited for, with a sentence that says so, and with None
+    once it is there; otherwise the log is."""
+    token = _told.set(told)
+    try:
+        yield
+    finally:
+        _told.reset(token)
 
 
 def write_lock(directory: Path, timeout: float) -> AbstractContextManager[None]:
@@ -32,11 +55,19 @@ def index_lock(directory: Path, timeout: float) -> AbstractContextManager[None]:
 def _locked(directory: Path, suffix: str, timeout: float, doing: str) -> Iterator[None]:
     lock = FileLock(directory.with_name(f".{directory.name}{suffix}"))
     try:
-        lock.acquire(timeout=timeout)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not timeout:
+                raise
+            _told.get()(f"Another process is {doing} {directory.name!r}: waiting for it, {timeout:g} s at most.")
+            lock.acquire(timeout=timeout)
+            _told.get()(None)
     except Timeout:
+        within = f" and did not end within {timeout:g} s" if timeout else ""
         raise Locked(
-            f"Another process is {doing} {directory.name!r} and did not end within {timeout:g} s. "
-            "Wait for it, or raise lock_timeout."
+            f"Another process is {doing} {directory.name!r}{within}. "
+            "Try again once it has ended, or wait longer: lock_timeout, index --wait."
         ) from None
     except OSError as error:
         raise StorageFailure(

@@ -31,7 +31,7 @@ from lance.query import MatchQuery
 from embedsvc.errors import BadFilter, Conflict, DamagedCollection, NotFound, StorageFailure, UsageError
 from embedsvc.records import Chunking, Contract, Document, Metadata, Passage
 from embedsvc.storage.durability import TAGS, DurableCommits, fsync_path, fsync_tree
-from embedsvc.storage.filters import compile_filter
+from embedsvc.storage.filters import compile_filter, problem_of
 
 TABLE = "passages.lance"
 FORMAT = "2"
@@ -250,7 +250,7 @@ _NOT_WRITABLE = re.compile("permission denied|read-only file system|os error (13
 _NOT_NOW = re.compile(r"permission denied|too many open files|input/output error|os error (5|12|13|23|24)\b", re.I)
 _COMMIT_FAILED = re.compile(r"commit handler: (?:\w+Error: )?(?:\[Errno \d+\] )?(?P<problem>.*?)(?:, src/|$)", re.S)
 """What was raised in our commit lock comes back as an error of Lance's own, of another class."""
-_USERS_FAULT = re.compile("invalid user input|query execution error", re.IGNORECASE)
+_USERS_FAULT = re.compile("invalid user input|query execution error|feature is not implemented", re.IGNORECASE)
 _RUST_PLACE = re.compile(r",?\s*/[\w./-]+\.rs:\d+:\d+")
 
 
@@ -304,7 +304,7 @@ def _evaluating(condition: str) -> Iterator[None]:
     except (ValueError, OSError) as error:
         if not _USERS_FAULT.search(str(error)):
             raise
-        problem = _RUST_PLACE.sub("", str(error)).splitlines()[0].removeprefix("Invalid user input: ")
+        problem = problem_of(_RUST_PLACE.sub("", str(error)))
         raise BadFilter(f"Bad filter: {problem}\n  {condition}") from None
 
 

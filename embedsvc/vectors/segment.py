@@ -152,16 +152,13 @@ class Segment:
         """The exact answer, some of the rows at a time."""
         positions = None if allowed is None else np.flatnonzero(allowed.mask)
         there = len(self) if positions is None else len(positions)
-        ids, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+        found = none_found(queries)
         for start in range(0, there, _BLOCK):
             part: slice | Positions = slice(start, start + _BLOCK)
             if positions is not None:
                 part = positions[part]
-            near, at = nearest(queries, self.vectors[part], k * self.copies)
-            some = self.row_ids[part][at]
-            ids, scores = np.concatenate([ids, some], axis=1), np.concatenate([scores, near], axis=1)
-            ids, scores = best(ids, scores, k, distinct=self.copies == 1)
-        return ids, scores
+            found = nearer(found, queries, self.row_ids[part], self.vectors[part], k, self.copies)
+        return found
 
     def _scored(self, queries: Floats, positions: Positions) -> Floats:
         """Cosines (m, c) of the vectors at ``positions`` (m, c) with ``queries`` (m, dimension); -inf for -1."""
@@ -179,6 +176,22 @@ class Segment:
         if alive is not None:
             positions = positions[alive[positions]]
         return by_row(row_ids, self.row_ids[positions], self.vectors[positions] @ query)
+
+
+def none_found(queries: Floats) -> tuple[RowIds, Floats]:
+    """Row ids and scores (m, 0), to begin with for ``queries`` (m, dimension)."""
+    return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+
+
+def nearer(
+    found: tuple[RowIds, Floats], queries: Floats, row_ids: RowIds, vectors: Floats, k: int, copies: int = 1
+) -> tuple[RowIds, Floats]:
+    """The ``k`` best rows for each of ``queries`` (m, dimension), best first, of those that were ``found`` so far, ids
+    and scores (m, at most k), and of ``row_ids`` (n,) with their ``vectors`` (n, dimension), in which an id may stand
+    ``copies`` times."""
+    scores, at = nearest(queries, vectors, k * copies)
+    ids, scores = np.concatenate([found[0], row_ids[at]], axis=1), np.concatenate([found[1], scores], axis=1)
+    return best(ids, scores, k, distinct=copies == 1)
 
 
 def by_row(asked: RowIds, ids: RowIds, scores: Floats) -> Floats:

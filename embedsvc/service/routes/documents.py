@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
+from embedsvc.config import Duplicates
 from embedsvc.errors import FileTooLarge, NotFound, UsageError
 from embedsvc.readers import FieldChoice, Rejected
-from embedsvc.records import Document, Source, document_id, make_document
+from embedsvc.records import Source, document_id, make_document
 from embedsvc.service.body import apart, clean, read_json
+from embedsvc.service.jobs import Item
 from embedsvc.service.opened import Opened
 from embedsvc.service.problems import UnsupportedMedia
 from embedsvc.service.routes.common import Name, faults, reply, shows, takes
@@ -24,7 +26,7 @@ router = APIRouter(tags=["documents"])
 
 Id = Annotated[str, Path(description="The document's id; it may hold slashes.")]
 
-_FORM_FIELDS = ("text_field", "title_field", "id_field")
+_FORM_FIELDS = ("text_field", "title_field", "id_field", "duplicates")
 JOB = {
     "job": "0018af00c3d1e2f4-5b2c41aa90de",
     "collection": "handbook",
@@ -36,12 +38,24 @@ JOB = {
     "failures_left_out": 0,
     "notes": [],
     "notes_left_out": 0,
+    "alike": [{"uri": "urn:embedsvc:faq-1", "like": "urn:embedsvc:faq-9", "similarity": 0.93}],
+    "alike_left_out": 0,
+    "passages": 12,
+    "tokens": 4410,
+    "encoded_tokens": 4410,
+    "seconds": 0.82,
+    "tokens_per_s": 5378.0,
+    "eta_s": 0.4,
     "result": None,
     "error": None,
     "created": "2026-01-05T09:30:00.000Z",
     "started": "2026-01-05T09:30:00.010Z",
     "finished": None,
 }
+_REPORT_LINE = (
+    '{"uri": "scan.pdf", "status": "quarantined", "passages": 0, "tokens": 0, "encoded_tokens": 0, "seconds": 0.01, '
+    '"reason": "locked: scan.pdf needs a password.", "notes": [], "like": null}\n'
+)
 
 
 @router.post(
@@ -73,9 +87,9 @@ async def add_documents(name: Name, request: Request) -> Response:
     state = state_of(request)
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        items, fields, size = await _uploaded(request, state.settings.max_file_mb)
+        items, fields, size, duplicates = await _uploaded(request, state.settings.max_file_mb)
     elif kind == "application/json":
-        items, size = await _sent(request)
+        items, size, duplicates = await _sent(request)
         fields = FieldChoice()
     else:
         raise UnsupportedMedia(f"The content type is {kind}; send application/json or multipart/form-data.")
@@ -88,20 +102,21 @@ async def add_documents(name: Name, request: Request) -> Response:
 
     def work() -> Response:
         state.collections.steadily(name, make_sure)
-        job = state.jobs.submit(name, items, fields, size)
+        job = state.jobs.submit(name, items, fields, size, duplicates)
         return reply(job, 202, {"location": f"/v1/jobs/{job['job']}"})
 
     return await run(state.errands, work)
 
 
-async def _sent(request: Request) -> tuple[list[Source | Document | Rejected], int]:
+async def _sent(request: Request) -> tuple[list[Item], int, Duplicates | None]:
     raw = await read_json(request)
-    return await apart(request, lambda: _documents(raw)), len(await request.body())
+    items, duplicates = await apart(request, lambda: _documents(raw))
+    return items, len(await request.body()), duplicates
 
 
-def _documents(raw: Any) -> list[Source | Document | Rejected]:
+def _documents(raw: Any) -> tuple[list[Item], Duplicates | None]:
     checked = DocumentsRequest.model_validate(clean(raw))
-    items: list[Source | Document | Rejected] = []
+    items: list[Item] = []
     for document, own in zip(checked.documents, raw["documents"], strict=True):
         id = document.id or document_id(document.uri or f"text:{hashlib.sha256(document.text.encode()).hexdigest()}")
         # The text as it was sent: what has to be replaced in it is replaced, and noted, there.
@@ -114,11 +129,11 @@ def _documents(raw: Any) -> list[Source | Document | Rejected]:
                 metadata=document.metadata,
             )
         )
-    return items
+    return items, checked.duplicates
 
 
-async def _uploaded(request: Request, max_file_mb: int) -> tuple[list[Source | Document | Rejected], FieldChoice, int]:
-    items: list[Source | Document | Rejected] = []
+async def _uploaded(request: Request, max_file_mb: int) -> tuple[list[Item], FieldChoice, int, Duplicates | None]:
+    items: list[Item] = []
     chosen: dict[str, str] = {}
     size = 0
     async with request.form() as form:
@@ -137,7 +152,10 @@ async def _uploaded(request: Request, max_file_mb: int) -> tuple[list[Source | D
         raise UsageError("The form has no file.")
     text = tuple(part.strip() for part in chosen.get("text_field", "").split(",") if part.strip())
     fields = FieldChoice(text=text, title=chosen.get("title_field") or None, id=chosen.get("id_field") or None)
-    return items, fields, size
+    duplicates = chosen.get("duplicates") or None
+    if duplicates not in (None, *get_args(Duplicates)):
+        raise UsageError(f"duplicates is {duplicates!r}; choose one of {', '.join(get_args(Duplicates))}.")
+    return items, fields, size, duplicates  # type: ignore[return-value]  # one of these it is
 
 
 async def _file(file: UploadFile, max_file_mb: int) -> Source | Rejected:
@@ -160,6 +178,26 @@ async def _file(file: UploadFile, max_file_mb: int) -> Source | Rejected:
 async def show_job(id: Annotated[str, Path(description="The job's id.")], request: Request) -> Response:
     state = state_of(request)
     return await run(state.errands, lambda: reply(state.jobs.get(id)))
+
+
+@router.get(
+    "/v1/jobs/{id}/report",
+    summary="Read a job's report",
+    description="Of a job that puts documents in: a line of JSON for each input whose fate is decided by now, as of "
+    "`embedsvc index --report`.",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "JSON lines.",
+            "content": {"application/x-ndjson": {"schema": {"type": "string"}, "example": _REPORT_LINE}},
+        },
+        **faults(404),
+    },
+)
+async def read_report(id: Annotated[str, Path(description="The job's id.")], request: Request) -> Response:
+    state = state_of(request)
+    lines = await run(state.errands, lambda: state.jobs.report(id))
+    return Response(lines, media_type="application/x-ndjson")
 
 
 @router.get(

@@ -1,32 +1,40 @@
-"""``/v1/collections/{name}/verify | compact | snapshots | restore | migrate``."""
+"""``/v1/collections/{name}/verify | repair | compact | duplicates | snapshots | restore | migrate | export``."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import uuid
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Path, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from embedsvc import migrate
 from embedsvc.checks import check_collection
 from embedsvc.collection import collection_directory
 from embedsvc.errors import UsageError
-from embedsvc.maintenance import compact, restore, snapshot, version_dict
+from embedsvc.maintenance import compact, drop_duplicates, duplicates, repair, restore, snapshot, version_dict
 from embedsvc.service.body import read_model
 from embedsvc.service.jobs import Progress, Work
 from embedsvc.service.opened import Opened
 from embedsvc.service.routes.common import Name, faults, reply, shows, takes
 from embedsvc.service.routes.documents import JOB
 from embedsvc.service.schemas import (
+    DuplicatesRequest,
     JobOut,
     MigrateRequest,
+    RepairRequest,
     RestoreRequest,
     SnapshotList,
     SnapshotOut,
     SnapshotRequest,
 )
 from embedsvc.service.state import State, run, state_of
+from embedsvc.storage.store import writing
+
+_PART = 1 << 20
 
 router = APIRouter(tags=["maintenance"])
 
@@ -100,6 +108,102 @@ async def compact_collection(name: Name, request: Request) -> Response:
         return compact(state.collections.open(name).collection).to_dict()
 
     return await _job(state, name, "compact", work)
+
+
+@router.post(
+    "/v1/collections/{name}/repair",
+    summary="Repair a collection",
+    description="A job that mends a collection from its store: text index, vector index, and what killed processes "
+    "left. Its `result` says what was `done`, nothing where all was well, and what is `lost`. Where the newest version "
+    "cannot be read, the job fails, and its `error` names the version that can be gone back to: send it as "
+    "`to_version`.",
+    status_code=202,
+    response_class=Response,
+    responses={
+        **_taken("repair", {"version": 14, "done": ["built the text index anew: it misses a passage"], "lost": []}),
+        **faults(400, 404, 413, 415, 422, 503, 507),
+    },
+    openapi_extra=takes(RepairRequest, {"what is wrong": {}, "go back": {"to_version": 12}}),
+)
+async def repair_collection(name: Name, request: Request) -> Response:
+    state = state_of(request)
+    body = await read_model(request, RepairRequest, empty={})
+
+    def work(told: Progress) -> dict[str, Any]:
+        done = repair(name, state.settings, to_version=body.to_version, index=body.index)
+        state.collections.forget(name)  # it is opened again as it is now
+        return {"version": done.version, "done": list(done.done), "lost": list(done.lost)}
+
+    return await _job(state, name, "repair", work)
+
+
+@router.post(
+    "/v1/collections/{name}/duplicates",
+    summary="Find documents that say the same",
+    description="A job that compares all documents. Its `result` has `groups` of ids of documents that say the same, "
+    "or nearly, the one whose uri comes first in front; with `drop` all but that one are deleted. New documents are "
+    "compared as they come: `duplicates` of the request that puts them in.",
+    status_code=202,
+    response_class=Response,
+    responses={
+        **_taken("duplicates", {"groups": [["faq-1", "faq-9"]], "dropped": 0}),
+        **faults(400, 404, 413, 415, 422, 503, 507),
+    },
+    openapi_extra=takes(DuplicatesRequest, {"find": {}, "delete": {"threshold": 0.9, "drop": True}}),
+)
+async def find_duplicates(name: Name, request: Request) -> Response:
+    state = state_of(request)
+    body = await read_model(request, DuplicatesRequest, empty={})
+
+    def work(told: Progress) -> dict[str, Any]:
+        collection = state.collections.open(name).collection
+        groups = duplicates(collection, body.threshold)
+        dropped = drop_duplicates(collection, groups) if body.drop else 0
+        return {"groups": [[document.id for document in group] for group in groups], "dropped": dropped}
+
+    return await _job(state, name, "duplicates", work)
+
+
+@router.get(
+    "/v1/collections/{name}/export",
+    summary="Export a collection",
+    description="One version of the collection as one Parquet file: texts, metadata, vectors, and what "
+    "`embedsvc collections import` needs. It is made before the answer begins.",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The file.",
+            "content": {
+                "application/vnd.apache.parquet": {
+                    "schema": {"type": "string", "format": "binary"},
+                    "example": "PAR1…",
+                }
+            },
+        },
+        **faults(400, 404, 500, 507),
+    },
+)
+async def export_collection(name: Name, request: Request) -> Response:
+    state = state_of(request)
+
+    def work(opened: Opened) -> BinaryIO:
+        folder = state.settings.data_dir / f".{name}.{uuid.uuid4().hex}.tmp"
+        try:
+            with writing(folder):
+                folder.mkdir()
+            opened.collection.export(folder / "export")
+            # Without a name from here on: whatever becomes of client and service, nothing is left of it.
+            return (folder / "export").open("rb")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    file = await run(state.errands, lambda: state.collections.call(name, work))
+    headers = {
+        "content-length": str(os.fstat(file.fileno()).st_size),
+        "content-disposition": f'attachment; filename="{name}.parquet"',
+    }
+    parts = iter(lambda: file.read(_PART), b"")
+    return StreamingResponse(parts, headers=headers, media_type="application/vnd.apache.parquet")
 
 
 @router.get(
