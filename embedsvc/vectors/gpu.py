@@ -58,9 +58,10 @@ def _file(vectors: Floats) -> Path:
 
 def _cpu_seconds(segment: Segment, queries: Floats) -> float:
     """What ``queries`` would take with all cores, by what they take with the threads that this one may use."""
+    threads: int = faiss_module().omp_get_max_threads()
     started = time.perf_counter()
     segment.search(queries, K, None)
-    return (time.perf_counter() - started) * faiss_module().omp_get_max_threads() / usable_cores()
+    return (time.perf_counter() - started) * threads / usable_cores()
 
 
 class OnCards:
