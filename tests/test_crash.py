@@ -70,6 +70,12 @@ class Kills:
     acknowledged: int = 0
     faults: list[str] = field(default_factory=list)
 
+    def told(self) -> str:
+        return (
+            f"{self.kills} kills, {self.during_work} of them amid work, {self.rounds} rounds, "
+            f"{self.acknowledged} documents acknowledged, {len(self.faults)} faults"
+        )
+
 
 def run_kills(work: Path, *, kills: int, seed: int, files: int = 80) -> Kills:
     """Index a tree of ``files`` files, killed ``kills`` times and each time run again, and compare with a quiet run.
@@ -338,8 +344,8 @@ class _Folder:
 
 def run_folder_kills(work: Path, folder: Path, *, kills: int, seed: int, seconds: float = 0) -> Kills:
     """Index ``folder``, killed at a random moment and run again until it is whole, compare with a quiet run, and
-    start anew: ``kills`` times, or as often as fits into ``seconds``. The model has the default's tokenizer and
-    dimension, but no layers: what is killed is reading, cutting and storing, not arithmetic.
+    start anew: until ``kills`` kills hit a run amid work, or ``seconds`` are over. The model has the default's
+    tokenizer and dimension, but no layers: what is killed is reading, cutting and storing, not arithmetic.
     """
     chance = random.Random(seed)
     result = Kills(seed)
@@ -351,7 +357,7 @@ def run_folder_kills(work: Path, folder: Path, *, kills: int, seed: int, seconds
     print(f"quiet run: {time.monotonic() - started:.1f} s", flush=True)
     quiet = _Folder(folder, model, _rows(_open(work / "quiet").store()))
     data, acknowledged = work / "killed", set[str]()
-    while result.kills < kills and not (seconds and time.monotonic() - started > seconds):
+    while result.during_work < kills and not (seconds and time.monotonic() - started > seconds):
         pause, at_work = chance.uniform(0, _MOST_SECONDS), chance.random() < 0.75
         code, uris, ended = _forked_run(folder, data, model, pause, at_work=at_work)
         new = uris - acknowledged
@@ -367,7 +373,7 @@ def run_folder_kills(work: Path, folder: Path, *, kills: int, seed: int, seconds
             _finish(folder, data, model, result, work / "quiet")
             acknowledged.clear()
         if result.kills % 10 == 0:
-            print(f"{result.kills} kills, {result.rounds} rounds, {len(result.faults)} faults", flush=True)
+            print(f"{result.told()}, after {time.monotonic() - started:.0f} s", flush=True)
     if data.exists():
         _finish(folder, data, model, result, work / "quiet")
     return result
@@ -456,7 +462,7 @@ def _index(arguments: list[str], lines: str, errors: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=20, help="with --folder: that hit a run amid work")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--files", type=int, default=80)
     parser.add_argument("--folder", type=Path, help="index these files instead, as they are")
@@ -473,9 +479,6 @@ if __name__ == "__main__":
             )
         else:
             outcome = run_kills(Path(folder), kills=options.kills, seed=options.seed, files=options.files)
-    print(
-        f"seed {outcome.seed}: {outcome.kills} kills, {outcome.during_work} of them amid work, "
-        f"{outcome.rounds} rounds, {outcome.acknowledged} documents acknowledged, {len(outcome.faults)} faults"
-    )
+    print(f"seed {outcome.seed}: {outcome.told()}")
     print("\n".join(outcome.faults), end="")
     sys.exit(1 if outcome.faults else 0)

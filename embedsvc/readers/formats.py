@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 Reader = Callable[[Source, FieldChoice], Iterator[Document | Rejected]]
 
-_READERS = {  # module of this package, the suffixes that its function ``read_<module>`` reads
+READERS = {  # module of this package, the suffixes that its function ``read_<module>`` reads
     "plain": "txt text log",
     "markdown": "md markdown mkd mdx",
     "restructured": "rst rest",
@@ -50,7 +50,7 @@ _READERS = {  # module of this package, the suffixes that its function ``read_<m
     "archive": "zip tar tgz tbz tbz2 txz gz bz2 xz",
     "image": "png jpg jpeg tif tiff bmp gif webp",
 }
-_BY_SUFFIX = {f".{suffix}": module for module, suffixes in _READERS.items() for suffix in suffixes.split()}
+_BY_SUFFIX = {f".{suffix}": module for module, suffixes in READERS.items() for suffix in suffixes.split()}
 _SNIFFED = frozenset({"docx", "pptx", "xlsx", "xls", "odf", "rtf", "epub", "mail", "msg", "mbox", "legacy"})
 """Whose suffixes are not believed: a .doc may well be RTF, HTML or a DOCX."""
 _WITH_MEANS = frozenset({"archive", "image", "mail", "mbox", "msg", "pdf"})
