@@ -29,7 +29,8 @@ from embedsvc.storage.store import TABLE, Floats, check_free, move_into_place, v
 from embedsvc.upkeep import INDEX_FOLDER, Snapshot, Upkeep
 from embedsvc.vectors import Goal, not_needed, saved_versions
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a collection may be called."""
 
 _CLEAN_UP_EVERY = 32
 """Versions after which small changes have old ones removed, which takes half a millisecond for each that there is."""
@@ -46,7 +47,7 @@ def check_name(name: str) -> str:
     Raises:
         UsageError: it may not.
     """
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot name a collection: use 1 to 64 letters, digits, '.', '_' or '-', "
             "the first one a letter or digit."
@@ -69,7 +70,7 @@ def index_goal(settings: Settings) -> Goal:
 def collection_names(data_dir: Path) -> list[str]:
     """Names of the collections in ``data_dir``, sorted; none where the folder is missing."""
     entries = data_dir.iterdir() if data_dir.is_dir() else ()
-    return sorted(entry.name for entry in entries if _NAME.fullmatch(entry.name) and (entry / TABLE).is_dir())
+    return sorted(entry.name for entry in entries if NAME.fullmatch(entry.name) and (entry / TABLE).is_dir())
 
 
 def collection_directory(name: str, settings: Settings) -> Path:

@@ -36,6 +36,7 @@ from tests.data_office import (
     make_zip,
     msg_streams,
     shape,
+    summary_stream,
     xlsx_row,
 )
 from tests.data_readers import make_docx, make_pdf
@@ -127,7 +128,7 @@ SEEDS: dict[str, list[tuple[str, bytes]]] = {
         ),
     ],
     "epub": [(".epub", PACKAGES["epub"])],
-    "xls": [(".xls", make_xls())],
+    "xls": [(".xls", make_xls(more=summary_stream((1, 2, b"\xe4\x04"), (2, 30, b"\2\0\0\0T"))))],
     "rtf": [
         (
             ".rtf",

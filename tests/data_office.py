@@ -245,7 +245,19 @@ def record(kind: int, body: bytes = b"") -> bytes:
     return struct.pack("<HH", kind, len(body)) + body
 
 
-def make_xls(*, extra: bytes = b"", cells: bytes = b"", globals: bytes = b"") -> bytes:
+def summary_stream(*properties: tuple[int, int, bytes]) -> dict[str, bytes]:
+    """The stream of properties: id, kind and value of each."""
+    table, values = b"", b""
+    for id, kind, value in properties:
+        table += struct.pack("<II", id, 8 + 8 * len(properties) + len(values))
+        values += struct.pack("<I", kind) + value.ljust(-(-len(value) // 4) * 4, b"\0")
+    section = struct.pack("<II", 8 + len(table) + len(values), len(properties)) + table + values
+    return {"\x05SummaryInformation": struct.pack("<HHI16xI16xI", 0xFFFE, 0, 0, 1, 48) + section}
+
+
+def make_xls(
+    *, extra: bytes = b"", cells: bytes = b"", globals: bytes = b"", more: Mapping[str, bytes] | None = None
+) -> bytes:
     """An XLS of one sheet "Zahlen" with the strings "Name", "Tag" and "Ärger 日本", plus ``cells``."""
 
     def label(row: int, column: int, index: int) -> bytes:
@@ -265,4 +277,4 @@ def make_xls(*, extra: bytes = b"", cells: bytes = b"", globals: bytes = b"") ->
     sheet += label(0, 0, 0) + label(0, 1, 1) + label(1, 0, 2)
     sheet += record(0x203, struct.pack("<HHHd", 1, 1, 1, 45352.0))
     sheet += cells + record(0x0A)
-    return make_ole({"Workbook": before + bound + after + sheet + extra})
+    return make_ole({"Workbook": before + bound + after + sheet + extra, **(more or {})})

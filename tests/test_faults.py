@@ -78,9 +78,6 @@ def test_a_disk_that_fails_at_any_step_leaves_whole_versions_and_a_next_run_that
         shutil.copytree(tmp_path / "kept", here.data_dir)
         collection = Collection.open("c", settings)
         before = contents(collection.store())
-        place, name = {"fsync": (os, "fsync"), "rename": (Path, "rename"), "merge": (MergeInsertBuilder, "execute")}[
-            step
-        ]
         failing = Failing(getattr(place, name), at, number, for_ever=number == errno.ENOSPC)
         told: list[Outcome] = []
         error: Exception | None = None

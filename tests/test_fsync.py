@@ -8,13 +8,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
+from tests.conftest import write_tree
 from tests.test_crash import text_of
 
 NAME = "traced"
@@ -84,68 +86,108 @@ class Seen:
     faults: list[str]
 
 
-def trace_index(work: Path, files: int, editions: int = 2) -> Seen:
+def trace_index(work: Path, files: int, editions: int = 2, durability: str = "fsync") -> Seen:
     """Indexes ``files`` files under strace, half of them once more in another edition, and looks at each document that
-    was acknowledged: whether the manifest of the version it came with, the data that this names, and the folders of
-    all of them were synced before."""
+    was acknowledged: see :func:`look`."""
     tree, data = work / "files", work / "data"
     tree.mkdir()
     seen = Seen(0, 0, [])
-    root = data.resolve() / NAME / "passages.lance"
-    looked_at = set[str]()
+    before = set[str]()
     for edition in range(editions):
         for number in range(files if edition == 0 else files // 2):
             (tree / f"{number}.txt").write_text(text_of(number, edition))
-        log = work / f"trace-{edition}"
-        arguments = ["index", str(tree), "-c", NAME, "--json", "--data-dir", str(data)]
-        strace = ["strace", "-f", "-y", "-s", "300", "-e", _CALLS, "-o", str(log)]
-        done = subprocess.run(
-            [*strace, sys.executable, "-m", "embedsvc", *arguments],
-            env={**os.environ, "EMBEDSVC_COMMIT_TOKENS": "1500", "EMBEDSVC_RUNTIME": "onnx"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(done.stderr)
-        trace = parse(log.read_text(errors="replace").splitlines())
-        dataset = Collection.open(NAME, Settings(data_dir=data)).store().dataset
-        versions: dict[str, int] = {}
-        for row in dataset.to_table(columns=["uri", "_row_last_updated_at_version"]).to_pylist():
-            versions[row["uri"]] = row["_row_last_updated_at_version"]
-        if not trace.told:
-            seen.faults.append("the trace tells of no document")
-        for uri, at in trace.told.items():
-            version = dataset.checkout_version(versions[uri])
-            needed = {root / "_versions" / f"{2**64 - 1 - versions[uri]:020}.manifest"}
-            for fragment in version.get_fragments():
-                needed |= {root / "data" / each.path for each in fragment.data_files()}
-                if deletions := fragment.deletion_file():
-                    needed.add(root / deletions)
-            # What was there at the start of the run was synced in another trace.
-            needed = {file for file in needed if str(file) not in looked_at}
-            for file in needed:
-                seen.faults += [f"{uri} was told before {path} was synced" for path in trace.missing(file, root, at)]
-            seen.documents += 1
-            seen.files = max(seen.files, len(needed))
-        looked_at |= {path for path in trace.synced if path.endswith((".lance", ".arrow", ".manifest", ".bin"))}
+        trace = parse(_traced_run(tree, data, work / f"trace-{edition}", durability))
+        found = look(trace, data, before)
+        seen = Seen(seen.documents + found.documents, max(seen.files, found.files), [*seen.faults, *found.faults])
+        before |= {path for path in trace.synced if path.endswith((".lance", ".arrow", ".manifest", ".bin"))}
     return seen
 
 
-@pytest.mark.skipif(not shutil.which("strace"), reason="there is no strace")
-def test_no_document_is_told_before_its_files_are_synced_as_the_kernel_saw_it(tmp_path: Path) -> None:
-    seen = trace_index(tmp_path, files=8, editions=1)
+def _traced_run(tree: Path, data: Path, log: Path, durability: str) -> list[str]:
+    arguments = ["index", str(tree), "-c", NAME, "--json", "--data-dir", str(data)]
+    strace = ["strace", "-f", "-y", "-s", "300", "-e", _CALLS, "-o", str(log)]
+    settings = {"COMMIT_TOKENS": "1500", "RUNTIME": "onnx", "DURABILITY": durability}
+    done = subprocess.run(
+        [*strace, sys.executable, "-m", "embedsvc", *arguments],
+        env={**os.environ, **{f"EMBEDSVC_{name}": value for name, value in settings.items()}},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return log.read_text(errors="replace").splitlines()
+
+
+def look(trace: Trace, data: Path, before: AbstractSet[str] = frozenset()) -> Seen:
+    """Of each document that was told: whether the manifest of the version it came with, the data that this names, and
+    the folders of all of them were synced by then. ``before``: files that another run synced."""
+    seen = Seen(len(trace.told), 0, [])
+    root = data.resolve() / NAME / "passages.lance"
+    dataset = Collection.open(NAME, Settings(data_dir=data)).store().dataset
+    versions: dict[str, int] = {}
+    for row in dataset.to_table(columns=["uri", "_row_last_updated_at_version"]).to_pylist():
+        versions[row["uri"]] = row["_row_last_updated_at_version"]
+    if not trace.told:
+        seen.faults.append("the trace tells of no document")
+    for uri, at in trace.told.items():
+        version = dataset.checkout_version(versions[uri])
+        needed = {root / "_versions" / f"{2**64 - 1 - versions[uri]:020}.manifest"}
+        for fragment in version.get_fragments():
+            needed |= {root / "data" / each.path for each in fragment.data_files()}
+            if deletions := fragment.deletion_file():
+                needed.add(root / deletions)
+        needed = {file for file in needed if str(file) not in before}
+        for file in needed:
+            seen.faults += [f"{uri} was told before {path} was synced" for path in trace.missing(file, root, at)]
+        seen.files = max(seen.files, len(needed))
+    return seen
+
+
+@dataclass(frozen=True)
+class Traced:
+    data: Path
+    trace: Trace
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    if not shutil.which("strace"):
+        pytest.skip("there is no strace")
+    work = tmp_path_factory.mktemp("traced")
+    files = write_tree(work / "files", {f"{number}.txt": text_of(number, 0) for number in range(8)})
+    return Traced(work / "data", parse(_traced_run(files, work / "data", work / "trace", "fsync")))
+
+
+def test_no_document_is_told_before_its_files_are_synced_as_the_kernel_saw_it(traced: Traced) -> None:
+    seen = look(traced.trace, traced.data)
     assert seen.faults == []
     assert seen.documents == 8
+
+
+@pytest.mark.parametrize("lost", [".lance", ".manifest", "/data", "/_versions", "/passages.lance"])
+def test_it_would_be_seen_if_some_paths_were_not_synced(traced: Traced, lost: str) -> None:
+    """Data, manifests, or the folders of each: the test above can fail."""
+    kept = {path: times for path, times in traced.trace.synced.items() if not path.endswith(lost)}
+    assert len(kept) < len(traced.trace.synced)
+    faults = look(replace(traced.trace, synced=kept), traced.data).faults
+    assert sum(fault.endswith(f"{lost} was synced") for fault in faults) >= 8
+
+
+def test_it_would_be_seen_if_documents_were_told_too_early(traced: Traced) -> None:
+    told = dict.fromkeys(traced.trace.told, min(at for times in traced.trace.synced.values() for at, _ in times))
+    assert len(look(replace(traced.trace, told=told), traced.data).faults) >= 8
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         outcome = trace_index(Path(folder), files=80)
+    with tempfile.TemporaryDirectory() as folder:
+        unsynced = trace_index(Path(folder), files=8, editions=1, durability="os")
     print(
         f"{outcome.documents} documents acknowledged, each after its files (up to {outcome.files}) and "
         f"their folders were synced; "
-        f"{len(outcome.faults)} faults"
+        f"{len(outcome.faults)} faults; with durability=os, as it should be, {len(unsynced.faults)}"
     )
     print("\n".join(outcome.faults), end="")
-    sys.exit(1 if outcome.faults else 0)
+    sys.exit(1 if outcome.faults or not unsynced.faults else 0)

@@ -35,6 +35,7 @@ from tests.data_office import (
     record,
     rels,
     shape,
+    summary_stream,
     xlsx_row,
 )
 from tests.data_readers import make_docx
@@ -219,6 +220,15 @@ def test_xls() -> None:
         ["Zahlen", "Name | Tag", "Name: Ärger 日本 | Tag: 2024-03-01", "Name: 1250%", "7\t8", "result\t#N/A"]
     ]
     assert outline(doc) == [(1, "Zahlen")]
+
+
+def test_the_title_of_an_xls_is_found_among_properties_that_claim_too_much() -> None:
+    """A list of four thousand million entries of no size: found by fuzzing, it took olefile hours."""
+    title = struct.pack("<I", 6) + "Gr\xfc\xdfe\0".encode("cp1252")
+    endless = struct.pack("<I", 0xFFFFFFFF)
+    more = summary_stream((8, 0x1000, endless), (1, 2, struct.pack("<I", 1252)), (2, 30, title), (9, 30, endless))
+    assert document("a.xls", make_xls(more=more)).title == "Grüße"
+    assert document("a.xls", make_xls(more={"\x05SummaryInformation": b"\xfe\xff"})).title == "a.xls"
 
 
 def test_locked_old_and_cut_xls() -> None:

@@ -257,6 +257,7 @@ def test_a_collection_that_cannot_be_made(http: httpx.Client) -> None:
     is_problem(http.put("/v1/collections/x", json={"chunk_tokens": 64, "finer_tokens": 64}), 400, "finer_tokens is 64")
     is_problem(http.put("/v1/collections/x", json={"dtype": "fp16"}), 400, "fp16")
     is_problem(http.put("/v1/collections/x", json={"chunk_tokens": 0}), 422, "#/chunk_tokens")
+    is_problem(http.put("/v1/collections/x", json={"chunk_tokens": 64.5}), 422, "#/chunk_tokens")
     is_problem(http.put("/v1/collections/x", json={"window": 9}), 422, "#/window")
     is_problem(http.get("/v1/collections/x"), 404)
 
@@ -363,7 +364,7 @@ def test_odd_values_in_documents(http: httpx.Client) -> None:
     assert 'embedsvc_ingest_inputs_total{collection="odd",status="indexed"} 2.0' in told
 
 
-def upload(http: httpx.Client, name: str, files: dict[str, bytes], **form: str) -> httpx.Response:
+def upload(http: httpx.Client, name: str, files: dict[str, bytes], **form: str | list[str]) -> httpx.Response:
     parts = [("files", (file, data, "application/octet-stream")) for file, data in files.items()]
     return http.post(f"/v1/collections/{name}/documents", files=parts, data=form)
 
@@ -409,6 +410,7 @@ def test_a_bad_form_is_refused(http: httpx.Client) -> None:
     broken = {"content-type": "multipart/form-data"}
     is_problem(http.post(path, content=b"x", headers=broken), 400)
     is_problem(http.post(path, files={"text_field": (None, "x")}), 400, "no file")
+    is_problem(upload(http, "never", {"a.txt": b"a"}, title_field=["x", "y"]), 400, "title_field", "twice")
     is_problem(http.post(path, content=b"a", headers={"content-type": "text/plain"}), 415, "multipart")
     is_problem(http.get("/v1/collections/never"), 404)
 

@@ -14,7 +14,7 @@ from embedsvc.errors import UnsupportedFormat
 from embedsvc.readers.drafts import Draft
 from embedsvc.readers.items import FieldChoice
 from embedsvc.readers.numbers import kind_of, shown
-from embedsvc.readers.ole import opened, stream
+from embedsvc.readers.ole import opened, stream, summary
 from embedsvc.readers.packages import locked
 from embedsvc.readers.tables import Cell, lines
 from embedsvc.records import Document, Source
@@ -56,9 +56,7 @@ def read_xls(source: Source, fields: FieldChoice) -> Iterator[Document]:
         data = stream(container, "Book") if data is None else data
         if data is None:
             raise ValueError("it has no workbook")
-        properties = container.get_metadata()
-        encoding = _PAGES.get((properties.codepage or 0) & 0xFFFF, f"cp{(properties.codepage or 1252) & 0xFFFF}")
-        title = properties.title or b""
+        code_page, title = summary(container)
         book = _book(source, data)
         draft = Draft(source)
         for position, name in book.sheets.items():
@@ -66,8 +64,12 @@ def read_xls(source: Source, fields: FieldChoice) -> Iterator[Document]:
             draft.add(name, level=1)
             for line in _sheet(book, data, position, draft):
                 draft.add(line)
-        document = draft.document(title=title.decode(encoding, "replace"), from_headings=False)
+        document = draft.document(title=title.decode(_encoding(code_page or 1252), "replace"), from_headings=False)
     yield document
+
+
+def _encoding(code_page: int) -> str:
+    return _PAGES.get(code_page, f"cp{code_page}")
 
 
 def _records(data: bytes, position: int) -> Iterator[tuple[int, bytes]]:
@@ -95,8 +97,7 @@ def _book(source: Source, data: bytes) -> _Book:
         elif kind == _FILEPASS:
             raise locked(source)
         elif kind == _CODEPAGE:
-            page = struct.unpack_from("<H", body)[0]
-            book.encoding = _PAGES.get(page, f"cp{page}")
+            book.encoding = _encoding(struct.unpack_from("<H", body)[0])
         elif kind == _DATEMODE:
             book.from_1904 = struct.unpack_from("<H", body)[0] == 1
         elif kind == _BOUNDSHEET:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from embedsvc.config import Dtype, Duplicates
+from embedsvc.storage import LABEL
 
 _JSON = dict[str, Any]
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """5.0 is 5: JSON, and so OpenAPI, has one kind of number."""
+        if not isinstance(value, dict):
+            return value
+        return {key: int(own) if isinstance(own, float) and own.is_integer() else own for key, own in value.items()}
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
@@ -75,17 +85,56 @@ class DuplicatesRequest(_Request):
 
 
 class SnapshotRequest(_Request):
-    label: str | None = Field(None, description="What to call it. Default: `v` and the version.", examples=["monday"])
+    label: str | None = Field(
+        None,
+        description="What to call it. Default: `v` and the version.",
+        examples=["monday"],
+        # Said only; where it is checked, the error says more than "does not match".
+        json_schema_extra={"pattern": f"^{LABEL.pattern}$"},
+    )
 
 
 class RestoreRequest(_Request):
     """Exactly one of the two."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["version"], "properties": {"version": {"type": "integer"}}},
+                {"required": ["label"], "properties": {"label": {"type": "string"}}},
+            ]
+        }
+    )
 
     version: int | None = Field(None, ge=1, lt=2**63, description="A version that is still there.")
     label: str | None = Field(None, description="A snapshot's label.")
 
 
 class MigrateRequest(_Request):
+    """A model or a dtype to start with, neither with another action."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "properties": {"action": {"const": "start"}},
+                    "anyOf": [
+                        {"required": ["model"], "properties": {"model": {"type": "string"}}},
+                        {"required": ["dtype"], "properties": {"dtype": {"type": "string"}}},
+                    ],
+                },
+                {
+                    "required": ["action"],
+                    "properties": {
+                        "action": {"enum": ["rollback", "finish", "abandon"]},
+                        "model": {"type": "null"},
+                        "dtype": {"type": "null"},
+                    },
+                },
+            ]
+        }
+    )
+
     action: Literal["start", "rollback", "finish", "abandon"] = Field(
         "start",
         description="`start` encodes, or goes on, and switches; `rollback` switches back, and forth again; `finish` "
@@ -118,16 +167,18 @@ class DocumentsRequest(_Request):
 class UploadRequest(BaseModel):
     """A form with files; the other fields matter for JSONL and CSV only."""
 
+    model_config = ConfigDict(extra="forbid")
+
     files: list[bytes] = Field(
+        min_length=1,
         description="txt, md, rst, html, pdf, docx, jsonl, csv … Cited by its name; the same name replaces it.",
         json_schema_extra={"items": {"type": "string", "format": "binary"}},
     )
-    text_field: str | None = Field(
-        None, description="Field that holds the text; several, separated by commas, are joined."
-    )
-    title_field: str | None = None
-    id_field: str | None = None
-    duplicates: Duplicates | None = Field(None, description="As in JSON.")
+    text_field: str = Field("", description="Field that holds the text; several, separated by commas, are joined.")
+    title_field: str = ""
+    id_field: str = ""
+    # Which a form leaves out; it has no null.
+    duplicates: Duplicates | SkipJsonSchema[None] = Field(None, description="As in JSON.")
 
 
 class EmbeddingsRequest(_Request):

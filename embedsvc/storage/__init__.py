@@ -5,6 +5,7 @@ from embedsvc.storage.durability import exchange
 from embedsvc.storage.lock import index_lock, told_of_waiting, write_lock
 from embedsvc.storage.portable import export_store, read_exported
 from embedsvc.storage.store import (
+    LABEL,
     Changes,
     Store,
     StoredDocument,
@@ -15,6 +16,7 @@ from embedsvc.storage.store import (
 )
 
 __all__ = [
+    "LABEL",
     "Audit",
     "Changes",
     "Store",

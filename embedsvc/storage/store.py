@@ -53,7 +53,8 @@ _KEPT = "vector-index"
 """Lance's tags on the versions that saved vector indexes stand at: what came since is told by the difference to one."""
 _SNAPSHOT = "snapshot-"
 """Lance's tags on the versions that people want kept, before the label."""
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+"""What a snapshot may be called."""
 _MANY_DOCUMENTS = 10_000
 """Where more than these are put back, the whole table is: a list of so many ids takes Lance longer."""
 
@@ -666,7 +667,7 @@ class Store:
         Raises:
             UsageError: no label. Conflict: there is one of that name.
         """
-        if not _LABEL.fullmatch(label):
+        if not LABEL.fullmatch(label):
             raise UsageError(
                 f"{label!r} cannot be a label: use 1 to 64 letters, digits, '_' or '-', the first a letter or digit."
             )

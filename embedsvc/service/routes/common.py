@@ -10,11 +10,20 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.responses import Response
 
+from embedsvc.collection import NAME
 from embedsvc.service.embedding import Cost
 from embedsvc.service.problems import json_bytes
 from embedsvc.service.schemas import Problem
 
-Name = Annotated[str, Path(description="The collection's name.", examples=["handbook"])]
+Name = Annotated[
+    str,
+    Path(
+        description="The collection's name.",
+        examples=["handbook"],
+        # Said only; where it is checked, the error says more than "does not match".
+        json_schema_extra={"pattern": f"^{NAME.pattern}$"},
+    ),
+]
 
 MAX_TEXTS = 2048
 """Texts of one embedding or reranking request."""

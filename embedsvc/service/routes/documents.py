@@ -144,6 +144,8 @@ async def _uploaded(request: Request, max_file_mb: int) -> tuple[list[Item], Fie
                         f"The form field {key!r} is not known; there are {', '.join(_FORM_FIELDS)}. "
                         "A file needs a filename."
                     )
+                if key in chosen:
+                    raise UsageError(f"The form field {key!r} is there twice; send it once.")
                 chosen[key] = value
                 continue
             items.append(await _file(value, max_file_mb))
