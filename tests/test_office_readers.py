@@ -589,6 +589,16 @@ def test_msg_in_html_and_in_packed_rtf() -> None:
 DOC = make_ole({"WordDocument": bytes(64)})
 
 
+@pytest.mark.parametrize("place", ["tables", "streams"])
+def test_containers_that_claim_more_than_there_is_are_refused(place: str) -> None:
+    """Found by fuzzing: with chains that come back to themselves, olefile reads for as long as is claimed."""
+    data = bytearray(make_ole(msg_streams("S", "body")))
+    entry = data.index("__substg1.0_1000001F".encode("utf-16-le"))
+    struct.pack_into("<I", data, 64 if place == "tables" else entry + 120, 0x0FFFFFFF)
+    with pytest.raises(DamagedFile, match="to be larger than the file"):
+        items("m.msg", bytes(data))
+
+
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     """A soffice on the PATH that runs ``body`` with its arguments in ``argv``."""
     program = folder / "soffice"

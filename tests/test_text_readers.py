@@ -182,6 +182,13 @@ def test_damaged_columnar_files_are_told() -> None:
                 items(name, broken)
 
 
+def test_names_that_are_not_utf_8_are_told() -> None:
+    """Found by fuzzing: pyarrow does not raise an error of its own."""
+    data = parquet(pa.table({"text": ["a"], "abcd": [1]})).replace(b"abcd", b"ab\xa5d")
+    with pytest.raises(DamagedFile, match="cannot be read"):
+        items("a.parquet", data)
+
+
 def test_rows_without_end_are_refused() -> None:
     table = pa.table({"text": pa.array(["x"] * 3_000_000).dictionary_encode()})
     data = parquet(table, compression="zstd")

@@ -35,7 +35,7 @@ def read_columnar(source: Source, fields: FieldChoice) -> Iterator[Document | Re
 
     try:
         yield from documents(source, _records(source, fields), fields, whole_record=True, unit="row")
-    except (pa.ArrowException, OSError) as error:  # ArrowIOError is OSError
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # ArrowIOError is OSError
         if source.data.startswith(b"PARE") or "crypt" in str(error).lower():
             raise LockedFile(f"{source.uri}: it is encrypted. Save a copy without encryption.") from error
         why = " ".join(str(error).split())[:300]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from embedsvc.errors import DamagedFile, UnsupportedFormat
 from embedsvc.readers.items import FieldChoice, Rejected
-from embedsvc.readers.ole import MAGIC, kind_of, stream
+from embedsvc.readers.ole import MAGIC, container_of, kind_of, stream
 from embedsvc.readers.packages import locked
 from embedsvc.records import Document, Source
 
@@ -65,12 +65,10 @@ def _kind(source: Source) -> str:
 
 
 def _check_open(source: Source) -> None:
-    import olefile
-
     if not source.data.startswith(MAGIC):
         return
     try:
-        with olefile.OleFileIO(source.data) as container:
+        with container_of(source.data) as container:
             word = stream(container, "WordDocument") or b""
             is_secret = len(word) > 12 and bool(int.from_bytes(word[10:12], "little") & _SECRET_WORD)
             is_secret |= _SECRET_SLIDES in (stream(container, "Current User") or b"")

@@ -24,6 +24,8 @@ _KINDS = {
     "encryptedpackage": "encrypted",
 }
 """What a file is, by a stream at its top."""
+_TABLES, _SECTOR = (44, 64, 72), 512
+"""Where the header tells the lengths of its three tables, and what they count in, in bytes: 512, or more."""
 _CODE_PAGE, _TITLE, _SHORT, _STRING = 1, 2, 2, 30
 """Ids of properties, and kinds of their values."""
 ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, struct.error)
@@ -37,10 +39,8 @@ def opened(source: Source, kind: str) -> Iterator[OleFileIO]:
     Raises:
         DamagedFile: not such a container, or a stream of it cannot be read.
     """
-    import olefile
-
     try:
-        with olefile.OleFileIO(BytesIO(source.data)) as container:
+        with container_of(source.data) as container:
             yield container
     except ERRORS as error:
         raise damaged(source, kind, error) from error
@@ -48,14 +48,31 @@ def opened(source: Source, kind: str) -> Iterator[OleFileIO]:
 
 def kind_of(source: Source) -> str | None:
     """One of "msg", "doc", "ppt", "xls" or "encrypted" (a document of today with a password), if it can be told."""
-    import olefile
-
     try:
-        with olefile.OleFileIO(BytesIO(source.data)) as container:
+        with container_of(source.data) as container:
             names = {path[0].lower() for path in container.listdir()}
     except ERRORS:
         return None
     return next((kind for name, kind in _KINDS.items() if name in names), None)
+
+
+def container_of(data: bytes) -> OleFileIO:
+    """olefile believes what is claimed: where a chain of sectors comes back to itself, it reads on for as long as that.
+
+    Raises:
+        ValueError: more is claimed than there is.
+    """
+    import olefile
+
+    tables = (struct.unpack_from("<I", data, place)[0] for place in _TABLES)
+    if max(tables) * _SECTOR > len(data):
+        raise ValueError("its tables claim to be larger than the file")
+    container = olefile.OleFileIO(BytesIO(data))
+    streams = (entry.size for entry in container.direntries if entry and entry.entry_type == olefile.STGTY_STREAM)
+    if max(container.root.size, *streams, 0) > len(data):
+        container.close()
+        raise ValueError("a stream in it claims to be larger than the file")
+    return container
 
 
 def stream(container: OleFileIO, *path: str) -> bytes | None:
