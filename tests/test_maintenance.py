@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from embedsvc import maintenance
 from embedsvc.checks import Check, check_collection
 from embedsvc.collection import Collection, EncodedDocument
 from embedsvc.config import Settings
@@ -30,9 +31,10 @@ from embedsvc.records import Chunking, make_document
 from embedsvc.service import schemas
 from embedsvc.service.encoders import Encoders
 from embedsvc.service.opened import Collections, Hold, Opened
-from embedsvc.storage import Store
+from embedsvc.storage import Store, durability
+from embedsvc.vectors import files
 from tests.fakes import FakeEncoder
-from tests.kills import killed
+from tests.forked import counted, was_killed
 from tests.server import server
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
 from tests.test_collection import FAKE
@@ -392,28 +394,31 @@ def test_nothing_is_done_to_what_is_well(indexed: Settings) -> None:
 
 # -- killed, and beside a server -------------------------------------------------------------------------------------
 
-# Does one thing to the collection `c`, and dies when the Nth of its commits or renames is due.
-_KILLED = """
-import sys
-from pathlib import Path
-from embedsvc import collection, maintenance
-from embedsvc.config import Settings
-from embedsvc.storage import durability, store
-from embedsvc.vectors import files
-from tests.kills import kill_at
 
-kill_at(int(sys.argv[3]), (durability.DurableCommits, "sync"), (Path, "rename"), (store.Store, "clean_up"),
-        (store.Store, "keep_only"), (files.shutil, "rmtree"), (maintenance, "exchange"))
-settings = Settings(data_dir=Path(sys.argv[1]), exact_passages=50)
-if sys.argv[2] == "repair":
-    maintenance.repair("c", settings, to_version=int(sys.argv[4]))
-else:
-    opened = collection.Collection.open("c", settings)
-    if sys.argv[2] == "compact":
-        maintenance.compact(opened, grace=0)
+def _dying(data_dir: Path, what: str, step: int, version: int) -> None:
+    """Does one thing to the collection ``c``, and dies when ``step`` of its commits and renames are done."""
+    left = [step]
+    for owner, name in (
+        (durability.DurableCommits, "sync"),
+        (Path, "rename"),
+        (Store, "clean_up"),
+        (Store, "keep_only"),
+        (files.shutil, "rmtree"),
+        (maintenance, "exchange"),
+    ):
+        setattr(owner, name, counted(getattr(owner, name), left))
+    settings = Settings(data_dir=data_dir, exact_passages=50)
+    if what == "repair":
+        repair("c", settings, to_version=version)
+    elif what == "compact":
+        compact(Collection.open("c", settings), grace=0)
     else:
-        maintenance.restore(opened, label="monday")
-"""
+        restore(Collection.open("c", settings), label="monday")
+
+
+def killed(settings: Settings, what: str, step: int, version: int = 0) -> bool:
+    """Whether it was; else it came to its end."""
+    return was_killed(_dying, settings.data_dir, what, step, version, log=settings.data_dir.with_name("log"))
 
 
 @pytest.mark.parametrize("what", ["compact", "restore"])
@@ -424,9 +429,9 @@ def test_a_kill_at_any_step_leaves_a_whole_collection(indexed: Settings, what: s
     with collection.writer() as writer:
         writer.replace(some(4, 20, "second"), ["d3", "d53", "d103", "d153"])
     changed = contents(collection.store())
-    step, was_killed = 0, True
-    while was_killed:
-        was_killed, _ = killed(_KILLED, indexed.data_dir, what, step)
+    step, died = 0, True
+    while died:
+        died = killed(indexed, what, step)
         store = Collection.open("c", indexed).store()
         assert contents(store) in ([changed] if what == "compact" else [changed, monday])
         assert wrong(indexed) == [], f"step {step}"
@@ -446,14 +451,14 @@ def test_a_kill_while_going_back_leaves_the_one_or_the_other(indexed: Settings) 
     store = collection.store()
     store.replace(store.dataset.schema.empty_table(), ["d7"])
     newest_manifest(indexed).write_bytes(b"torn")
-    step, was_killed = 0, True
-    while was_killed and step < 30:
+    step, died = 0, True
+    while died and step < 30:
         try:
             Store.open(indexed.data_dir / "c")
         except DamagedCollection:
-            was_killed, _ = killed(_KILLED, indexed.data_dir, "repair", step, version)
+            died = killed(indexed, "repair", step, version)
         else:
-            was_killed = False
+            died = False
         step += 1
     repair("c", indexed, safe_age=-1)
     assert wrong(indexed) == []

@@ -22,8 +22,9 @@ from embedsvc.migrate import RolledBack, abandon, finish, migrate, rollback
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, Heading, make_document
 from embedsvc.storage import Store
+from embedsvc.storage.durability import DurableCommits
 from tests.fakes import WORDS, FakeEncoder
-from tests.kills import killed
+from tests.forked import counted, was_killed
 from tests.server import server
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
 from tests.test_maintenance import wrong
@@ -226,26 +227,30 @@ def test_overlap_of_equal_models_is_whole(here: Settings) -> None:
     assert done.queries > 5
 
 
-_KILLED = """
-import sys
-from pathlib import Path
-from embedsvc import migrate
-from embedsvc.config import Settings
-from embedsvc.storage import durability
-from tests.kills import kill_at
-from tests.test_migrate import fakes, other
+def _dying(data_dir: Path, step: int, what: str) -> None:
+    """One migration, rollback or clean-up, that dies when ``step`` of its commits, renames and removals are done."""
+    from embedsvc import migrate as module
 
-kill_at(int(sys.argv[2]), (durability.DurableCommits, "sync"), (Path, "rename"), (migrate, "exchange"),
-        (migrate, "fsync_path"), (migrate.shutil, "rmtree"))
-settings = Settings(data_dir=Path(sys.argv[1]), commit_tokens=40)
-migrate._AT_ONCE = 2
-if sys.argv[3] == "migrate":
-    print(migrate.migrate("c", settings, **fakes(other())).encoded)
-elif sys.argv[3] == "rollback":
-    migrate.rollback("c", settings)
-else:
-    migrate.finish("c", settings)
-"""
+    left = [step]
+    for owner, name in (
+        (DurableCommits, "sync"),
+        (Path, "rename"),
+        (module, "exchange"),
+        (module, "fsync_path"),
+        (module.shutil, "rmtree"),
+    ):
+        setattr(owner, name, counted(getattr(owner, name), left))
+    settings = Settings(data_dir=data_dir, commit_tokens=40)
+    module._AT_ONCE = 2
+    if what == "migrate":
+        print(migrate("c", settings, **fakes(other())).encoded, flush=True)
+    else:
+        finish("c", settings)
+
+
+def killed(settings: Settings, step: int, what: str = "migrate") -> tuple[bool, str]:
+    log = settings.data_dir.with_name("log")
+    return was_killed(_dying, settings.data_dir, step, what, log=log), log.read_text()
 
 
 def test_a_kill_at_any_step_leaves_the_old_or_the_new(here: Settings) -> None:
@@ -253,22 +258,22 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new(here: Settings) -> None:
     was = passages(collection.store())
     step = 1
     while True:
-        was_killed, printed = killed(_KILLED, here.data_dir, step, "migrate")
+        died, printed = killed(here, step)
         now = Collection.open("c", here)
         assert passages(now.store()) == was
         assert now.contract.model in ("fake", "other")
         if now.contract.model == "other":
             break
-        assert was_killed
+        assert died
         assert wrong(here) == []
         step += 11
     assert wrong(here) == []
-    if not was_killed:
-        assert int(printed) < 14, "what was encoded before a kill is not encoded again"
+    if not died:
+        assert int(printed.split()[-1]) < 14, "what was encoded before a kill is not encoded again"
     assert rollback("c", here).model == "fake"
-    assert killed(_KILLED, here.data_dir, 0, "finish") == (True, "")
+    assert killed(here, 0, "finish")[0]
     for step in range(3):
-        killed(_KILLED, here.data_dir, step, "finish")
+        killed(here, step, "finish")
         assert passages(Collection.open("c", here).store()) == was
 
 

@@ -652,6 +652,15 @@ def test_encrypted_members_and_those_that_are_not_read_are_rejected() -> None:
     assert [item.text for item in result if isinstance(item, Document)] == ["good"]
 
 
+@pytest.mark.parametrize("name", ["a.zip", "without a suffix"])
+def test_a_zip_of_a_version_to_come_is_told(name: str) -> None:
+    """Found by fuzzing: zipfile does not take it for a bad one."""
+    data = bytearray(make_zip({"a.txt": "text"}))
+    data[data.index(b"PK\1\2") + 6] = 114
+    with pytest.raises(DamagedFile, match="version"):
+        items(name, bytes(data))
+
+
 def test_a_path_that_is_there_twice_is_read_once() -> None:
     data = make_zip({"a.txt": "first", "b.txt": "second"}).replace(b"b.txt", b"a.txt")
     result = items("x.zip", data)
