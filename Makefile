@@ -2,7 +2,8 @@
 # make test   the tests          make check   lint, types and format
 # make bench  the figures of docs/performance.md; bench-encode: those of the encoder and its API, with Infinity as peer
 # make bench-index   the vector index against hnswlib, at 1M vectors or SIZE=N
-# make bench-ingest  whether an ingest can be left alone;  make crash-test  200 kills amid one;  make fuzz  SECONDS=1800 per target
+# make bench-ingest  whether an ingest can be left alone;  make crash-test  200 kills amid one, and what is synced when
+# make fault-test    a disk that fails at each step;  make fuzz  SECONDS=1800 for each reader, then the routes that write
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
@@ -14,7 +15,7 @@ READY  := $(VENV)/.ready-$(FAISS)
 # infinity_emb in an environment of its own, for the comparison
 PEER   := .venv-infinity
 
-.PHONY: demo test check bench bench-encode bench-index bench-ingest crash-test fuzz clean
+.PHONY: demo test check bench bench-encode bench-index bench-ingest crash-test fault-test fuzz clean
 
 demo: $(READY)
 	$(BIN)/embedsvc demo
@@ -52,10 +53,15 @@ crash-test: $(READY)
 	$(BIN)/python -m tests.test_crash --kills $(KILLS) --folder $(FOLDER)
 	$(BIN)/python -m tests.test_fsync
 
-# of each target
+fault-test: $(READY)
+	EVERY_STEP=1 $(BIN)/python -m pytest tests/test_faults.py
+
+# of each target; EXAMPLES: requests for each route
 SECONDS ?= 1800
+EXAMPLES ?= 200
 fuzz: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/test_schema.py
 	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
 
 $(PEER)/.ready: constraints.txt

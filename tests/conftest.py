@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,16 +52,27 @@ def encoder() -> Encoder:
 
 
 @pytest.fixture
-def exports_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports happen in this process: importing torch in another takes longer than all else."""
-    from embedsvc.encoding import export
+def exports_in_process() -> Iterator[None]:
+    with torch_in_process():
+        yield
+
+
+@contextmanager
+def torch_in_process() -> Iterator[None]:
+    """Exports and reference vectors are made in this process: importing torch in another takes longer than all else."""
+    from embedsvc.encoding import contract, export
+
+    work = {export.__name__: export.main, contract.__name__: contract._reference_vectors}
 
     def run_module(module: str, argument: str, task: str) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as the program itself does
-            return json.dumps(export.main(json.loads(argument)))
+            return json.dumps(work[module](json.loads(argument)))
 
-    monkeypatch.setattr(exports, "run_module", run_module)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(exports, "run_module", run_module)
+        patched.setattr(contract, "run_module", run_module)
+        yield
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -17,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ import pytest
 from embedsvc.collection import Collection, collection_names
 from embedsvc.config import Settings
 from embedsvc.storage import Store
+from tests.forked import start
 
 NAME = "killed"
 WORDS = (
@@ -43,7 +43,6 @@ WORDS = (
     "in",
     "was",
 )
-COMMIT_TOKENS = "2000"
 
 
 def text_of(number: int, edition: int) -> str:
@@ -97,15 +96,16 @@ def run_kills(work: Path, *, kills: int, seed: int, files: int = 80) -> Kills:
             vanished = chance.choice(sorted(editions))
             del editions[vanished]
             _path(tree, vanished).unlink()
-        acknowledged, ended = _killed_run(tree, data, chance)
+        lines_wanted = chance.choice((0, 1, chance.randint(2, 40)))
+        run = _run_of(tree, data, seconds=chance.uniform(0, 0.3), after=lines_wanted)
         result.kills += 1
-        result.acknowledged += len(acknowledged)
-        result.during_work += bool(acknowledged) and not ended
-        result.faults += _check_after_kill(tree, data, editions, acknowledged)
+        result.acknowledged += len(run.told)
+        result.during_work += bool(run.told) and not run.ended
+        result.faults += _check_after_kill(tree, data, editions, run.told)
     for target in (data, work / "quiet-data"):
-        done = subprocess.run(_command(tree, target), capture_output=True, text=True, env=_environment(), check=False)
-        if done.returncode:
-            result.faults.append(f"the last run left with {done.returncode}: {done.stderr}")
+        run = _run_of(tree, target)
+        if run.code:
+            result.faults.append(f"the last run left with {run.code}")
     result.faults += differences(data, work / "quiet-data")
     stored = _texts(_open(data).snapshot().store)
     wanted = {_path(tree, number).as_uri(): text_of(number, edition) for number, edition in editions.items()}
@@ -122,48 +122,50 @@ def _open(data: Path) -> Collection:
     return Collection.open(NAME, Settings(data_dir=data))
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "EMBEDSVC_COMMIT_TOKENS": COMMIT_TOKENS, "EMBEDSVC_RUNTIME": "onnx", "EMBEDSVC_DTYPE": "fp32"}
+@dataclass(frozen=True)
+class _Run:
+    code: int
+    told: dict[str, str]
+    """By uri, the status of each document that was told and had not been there unchanged."""
+    unchanged: set[str]
+    ended: bool
+    """Whether it came to its summary."""
 
 
-def _command(tree: Path, data: Path) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "embedsvc",
-        "index",
-        str(tree),
-        "-c",
-        NAME,
-        "--exact",
-        "--json",
-        "--data-dir",
-        str(data),
-    ]
+def _run_of(
+    files: Path, data: Path, *, model: str = "", commit_tokens: int = 2000, seconds: float | None = None, after: int = 0
+) -> _Run:
+    """``embedsvc index``, killed ``seconds`` after it has told of ``after`` documents that are not unchanged."""
+    data.mkdir(parents=True, exist_ok=True)
+    log = data / "log"
+    log.unlink(missing_ok=True)
+    arguments = ["index", str(files), "-c", NAME, "--exact", "--json", "--data-dir", str(data), "--dtype", "fp32"]
+    process = start(_index, [*arguments, *(("--model", model) if model else ())], commit_tokens, log=log)
+    while process.is_alive() and len(_read(log).told) < after:
+        time.sleep(0.01)
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    if process.exitcode not in (0, -signal.SIGKILL):
+        print(log.read_text()[-3000:], file=sys.stderr)
+    return replace(_read(log), code=process.exitcode or 0)
 
 
-def _killed_run(tree: Path, data: Path, chance: random.Random) -> tuple[dict[str, str], bool]:
-    """Runs ``embedsvc index`` until some lines were printed and some time went by, then kill -9.
+def _read(log: Path) -> _Run:
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    parsed = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
+    statuses = {line["uri"]: line["status"] for line in parsed if "uri" in line}
+    told = {uri: status for uri, status in statuses.items() if status != "unchanged"}
+    return _Run(0, told, statuses.keys() - told.keys(), any("summary" in line for line in parsed))
 
-    Gives the status of each document that was acknowledged, and whether the run had come to its end all the same.
-    """
-    lines_wanted = chance.choice((0, 1, chance.randint(2, 40)))
-    pause = chance.uniform(0, 1.2 if not lines_wanted else 0.3)
-    with subprocess.Popen(
-        _command(tree, data), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=_environment()
-    ) as process:
-        assert process.stdout
-        printed = []
-        while len(printed) < lines_wanted and (line := process.stdout.readline()):
-            if '"unchanged"' not in line:
-                printed.append(line)
-        time.sleep(pause)
-        process.send_signal(signal.SIGKILL)
-        printed += process.stdout.read().splitlines(keepends=True)
-        process.wait()
-    parsed = [json.loads(line) for line in printed if line.endswith("\n")]
-    ended = any("summary" in line for line in parsed)
-    return {line["uri"]: line["status"] for line in parsed if "uri" in line}, ended
+
+def _index(arguments: list[str], commit_tokens: int) -> None:
+    import embedsvc.cli
+
+    os.environ |= {"EMBEDSVC_COMMIT_TOKENS": str(commit_tokens), "EMBEDSVC_RUNTIME": "onnx"}
+    sys.argv = ["embedsvc", *arguments]
+    embedsvc.cli.main()
 
 
 def _texts(store: Store) -> dict[str, str]:
@@ -316,11 +318,10 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 # -- files as they are -------------------------------------------------------------------------------------------------
 
-_PRELOADED = ["embedsvc.cli.commands", "embedsvc.cli.indexing", "embedsvc.search", "onnxruntime", "faiss"]
-"""A run that is forked from a process with these is at work in a fraction of a second, not in seconds."""
 _MOST_SECONDS = 4.0
 """That a run lives, at most, or that it works once it has told of a first new document, which three in four are waited
 for: so many kills hit each stretch of a large folder, the end included."""
+_COMMIT_TOKENS = 20_000
 _SAME = 1e-5
 
 
@@ -351,25 +352,26 @@ def run_folder_kills(work: Path, folder: Path, *, kills: int, seed: int, seconds
     result = Kills(seed)
     model = str(_shallow(work / "model"))
     started = time.monotonic()
-    code, _, ended = _forked_run(folder, work / "quiet", model, None)
-    if code or not ended:
-        raise RuntimeError(f"the quiet run left with {code}")
+    quietly = _run_of(folder, work / "quiet", model=model, commit_tokens=_COMMIT_TOKENS)
+    if quietly.code or not quietly.ended:
+        raise RuntimeError(f"the quiet run left with {quietly.code}")
     print(f"quiet run: {time.monotonic() - started:.1f} s", flush=True)
     quiet = _Folder(folder, model, _rows(_open(work / "quiet").store()))
     data, acknowledged = work / "killed", set[str]()
     while result.during_work < kills and not (seconds and time.monotonic() - started > seconds):
-        pause, at_work = chance.uniform(0, _MOST_SECONDS), chance.random() < 0.75
-        code, uris, ended = _forked_run(folder, data, model, pause, at_work=at_work)
+        pause, after = chance.uniform(0, _MOST_SECONDS), int(chance.random() < 0.75)
+        run = _run_of(folder, data, model=model, commit_tokens=_COMMIT_TOKENS, seconds=pause, after=after)
+        uris = run.unchanged | {uri for uri, status in run.told.items() if status in ("indexed", "replaced")}
         new = uris - acknowledged
         acknowledged |= uris
         result.acknowledged += len(new)
-        if code == -signal.SIGKILL:
+        if run.code == -signal.SIGKILL:
             result.kills += 1
-            result.during_work += bool(new) and not ended
+            result.during_work += bool(new) and not run.ended
             result.faults += quiet.check(data, acknowledged)
-        elif code:
-            result.faults.append(f"a run left with {code}")
-        if ended:
+        elif run.code:
+            result.faults.append(f"a run left with {run.code}")
+        if run.ended:
             _finish(folder, data, model, result, work / "quiet")
             acknowledged.clear()
         if result.kills % 10 == 0:
@@ -381,9 +383,9 @@ def run_folder_kills(work: Path, folder: Path, *, kills: int, seed: int, seconds
 
 def _finish(folder: Path, data: Path, model: str, result: Kills, quiet: Path) -> None:
     """One run to the end, then the comparison."""
-    code, _, ended = _forked_run(folder, data, model, None)
-    if code or not ended:
-        result.faults.append(f"the last run of a round left with {code}")
+    run = _run_of(folder, data, model=model, commit_tokens=_COMMIT_TOKENS)
+    if run.code or not run.ended:
+        result.faults.append(f"the last run of a round left with {run.code}")
     result.faults += row_differences(data, quiet)
     result.rounds += 1
     shutil.rmtree(data)
@@ -421,43 +423,6 @@ def _shallow(folder: Path) -> Path:
     from tests.tiny_models import make_shallow
 
     return make_shallow(folder)
-
-
-def _forked_run(
-    folder: Path, data: Path, model: str, seconds: float | None, *, at_work: bool = False
-) -> tuple[int, set[str], bool]:
-    """``embedsvc index``, killed after ``seconds`` (``at_work``: counted from its first new
-    document): its exit code, the uris it acknowledged, whether it had ended."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    data.mkdir(parents=True, exist_ok=True)
-    lines, errors = data / "lines", data / "errors"
-    arguments = ["index", str(folder), "-c", NAME, "--json", "--data-dir", str(data), "--model", model]
-    process = context.Process(target=_index, args=([*arguments, "--dtype", "fp32"], str(lines), str(errors)))
-    process.start()
-    while at_work and process.is_alive() and '"indexed"' not in (lines.read_text() if lines.exists() else ""):
-        time.sleep(0.01)
-    process.join(seconds)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    printed = lines.read_text().splitlines(keepends=True) if lines.exists() else []
-    parsed = [json.loads(line) for line in printed if line.endswith("\n")]
-    if process.exitcode not in (0, -signal.SIGKILL):
-        print(errors.read_text()[-3000:], file=sys.stderr)
-    lines.unlink(missing_ok=True)
-    uris = {line["uri"] for line in parsed if line.get("status") in ("indexed", "unchanged", "replaced")}
-    return process.exitcode or 0, uris, any("summary" in line for line in parsed)
-
-
-def _index(arguments: list[str], lines: str, errors: str) -> None:
-    import embedsvc.cli
-
-    for descriptor, file in ((1, lines), (2, errors)):
-        os.dup2(os.open(file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), descriptor)
-    os.environ |= {"EMBEDSVC_COMMIT_TOKENS": "20000", "EMBEDSVC_RUNTIME": "onnx"}
-    sys.argv = ["embedsvc", *arguments]
-    embedsvc.cli.main()
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_fp32_equals_sentence_transformers(root: Path, family: str, runtime: str
     assert (ours @ ours.T - np.eye(len(texts))).max() < 0.99
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"longformer"}))  # refused as BigBird is, but slowly
 def test_int8_agrees_or_is_refused(root: Path, family: str) -> None:
     folder = folder_of(root, family)
     if family in NOT_IN_INT8:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -22,6 +20,8 @@ from embedsvc.encoding.files import write_json
 from embedsvc.encoding.machine import machine
 from embedsvc.encoding.packing import pack, unpack
 from embedsvc.errors import Conflict, ModelError
+from tests.conftest import torch_in_process
+from tests.test_cli import Run, run  # noqa: F401 - a fixture
 from tests.tiny_models import make_bert
 
 
@@ -45,7 +45,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Calibr
     """A tiny model that was measured, in a cache of its own."""
     root = tmp_path_factory.mktemp("measured")
     settings = Settings(model=str(make_bert(root / "tiny")), cache_dir=root / "cache", threads=2)
-    return settings, calibrate(settings)
+    with torch_in_process():
+        return settings, calibrate(settings)
 
 
 def test_every_runtime_is_measured_and_written_down(measured: tuple[Settings, Calibration]) -> None:
@@ -79,6 +80,7 @@ def test_the_choice_is_for_new_collections_only(measured: tuple[Settings, Calibr
         record(calibration, model, settings.cache)
 
 
+@pytest.mark.usefixtures("exports_in_process")
 def test_a_runtime_that_fails_is_out_and_the_others_are_measured(
     measured: tuple[Settings, Calibration], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +104,7 @@ def test_a_runtime_that_fails_is_out_and_the_others_are_measured(
     assert found.runtime == "onnx"
 
 
+@pytest.mark.usefixtures("exports_in_process")
 def test_the_fastest_of_some_is_not_written_down(tmp_path: Path) -> None:
     settings = Settings(model=str(make_bert(tmp_path / "tiny")), cache_dir=tmp_path / "cache", runtime="torch")
     assert calibrate(settings).runtime == "torch"
@@ -236,29 +239,33 @@ def test_a_place_that_cannot_be_written(measured: tuple[Settings, Calibration], 
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
-def test_the_commands(measured: tuple[Settings, Calibration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands(
+    measured: tuple[Settings, Calibration],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: Run,  # noqa: F811
+) -> None:
     settings, calibration = measured
     monkeypatch.setenv("EMBEDSVC_CACHE_DIR", str(settings.cache))
 
-    def run(*arguments: str, code: int = 0) -> str:
-        command = [sys.executable, "-m", "embedsvc", "models", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == code, done.stderr
-        return done.stdout if code == 0 else done.stderr
+    def models(*arguments: str, code: int = 0) -> str:
+        done = run("models", *arguments)
+        assert done.code == code, done.err
+        return done.out if code == 0 else done.err
 
-    shown = json.loads(run("show", settings.model, "--json"))
+    shown = json.loads(models("show", settings.model, "--json"))
     assert shown["pooling"] == "cls"
     assert shown["calibration"] == json.loads(json.dumps(asdict(calibration)))
-    assert "chosen" in run("show", settings.model)
-    assert "not measured" in run("show", "all-MiniLM-L6-v2")
-    listed = {entry["name"]: entry for entry in json.loads(run("list", "--json"))["models"]}
+    assert "chosen" in models("show", settings.model)
+    assert "not measured" in models("show", "all-MiniLM-L6-v2")
+    listed = {entry["name"]: entry for entry in json.loads(models("list", "--json"))["models"]}
     assert listed["all-MiniLM-L6-v2"]["exports"] == []
     assert sorted(listed[settings.model]["exports"]) == ["fp32", "int8"]
-    assert "fp32, int8" in run("list")
+    assert "fp32, int8" in models("list")
     file = tmp_path / "tiny.zip"
-    assert "Wrote" in run("pack", settings.model, str(file))
-    assert json.loads(run("unpack", str(file), "--json"))["folder"] == str(settings.cache / "packed" / "tiny")
-    assert "models unpack FILE here" in run("show", "no-such-model", code=2)
-    assert json.loads(run("remove", settings.model, "--json"))["bytes"] > 0
+    assert "Wrote" in models("pack", settings.model, str(file))
+    assert json.loads(models("unpack", str(file), "--json"))["folder"] == str(settings.cache / "packed" / "tiny")
+    assert "models unpack FILE here" in models("show", "no-such-model", code=2)
+    assert json.loads(models("remove", settings.model, "--json"))["bytes"] > 0
     assert not list((settings.cache / "models").glob("*/model.onnx"))
-    assert "Nothing was prepared" in run("remove", settings.model, code=2)
+    assert "Nothing was prepared" in models("remove", settings.model, code=2)
