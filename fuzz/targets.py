@@ -44,8 +44,8 @@ from tests.data_readers import make_docx, make_pdf
 SUFFIXES = {
     module: tuple(f".{suffix}" for suffix in suffixes.split())
     for module, suffixes in formats.READERS.items()
-    # Which only hands the file to LibreOffice, seconds each time.
-    if module != "legacy"
+    # Which only hand the file to LibreOffice and tesseract, seconds each time.
+    if module not in ("legacy", "image")
 } | {"content": ("",)}
 """By target, the suffixes that its first byte chooses from. ``content``: by what it looks like."""
 

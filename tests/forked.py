@@ -24,6 +24,7 @@ def start(target: Callable[..., object], *arguments: object, log: Path) -> ForkS
     """A process that calls ``target``, a function at the top of its module; what it prints goes to ``log``."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
+    log.touch()
     process = context.Process(target=_logged, args=(target, arguments, str(log)))
     process.start()
     return process
