@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 _PRELOADED = [
     "embedsvc.cli.commands",
@@ -47,13 +48,20 @@ def was_killed(target: Callable[..., object], *arguments: object, log: Path) -> 
     return process.exitcode != 0
 
 
-def counted(work: Callable[..., object], left: list[int]) -> Callable[..., object]:
-    """``work``, which kills this process when ``left`` calls of all functions with that list are used up."""
+def kill_at(step: int, *functions: tuple[Any, str]) -> None:
+    """Kills this process at the ``step``-th call, from 0, of any of the ``functions``: the owner of each, and its
+    name there."""
+    left = step
 
-    def wrapped(*arguments: object, **options: object) -> object:
-        left[0] -= 1
-        if left[0] < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return work(*arguments, **options)
+    def counted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return work(*arguments, **options)
 
-    return wrapped
+        return wrapped
+
+    for owner, name in functions:
+        setattr(owner, name, counted(getattr(owner, name)))

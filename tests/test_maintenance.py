@@ -34,7 +34,7 @@ from embedsvc.service.opened import Collections, Hold, Opened
 from embedsvc.storage import Store, durability
 from embedsvc.vectors import files
 from tests.fakes import FakeEncoder
-from tests.forked import counted, was_killed
+from tests.forked import kill_at, was_killed
 from tests.server import server
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
 from tests.test_collection import FAKE
@@ -397,16 +397,15 @@ def test_nothing_is_done_to_what_is_well(indexed: Settings) -> None:
 
 def _dying(data_dir: Path, what: str, step: int, version: int) -> None:
     """Does one thing to the collection ``c``, and dies when ``step`` of its commits and renames are done."""
-    left = [step]
-    for owner, name in (
+    kill_at(
+        step,
         (durability.DurableCommits, "sync"),
         (Path, "rename"),
         (Store, "clean_up"),
         (Store, "keep_only"),
         (files.shutil, "rmtree"),
         (maintenance, "exchange"),
-    ):
-        setattr(owner, name, counted(getattr(owner, name), left))
+    )
     settings = Settings(data_dir=data_dir, exact_passages=50)
     if what == "repair":
         repair("c", settings, to_version=version)

@@ -24,7 +24,7 @@ from embedsvc.records import Chunking, Document, Heading, make_document
 from embedsvc.storage import Store
 from embedsvc.storage.durability import DurableCommits
 from tests.fakes import WORDS, FakeEncoder
-from tests.forked import counted, was_killed
+from tests.forked import kill_at, was_killed
 from tests.server import server
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
 from tests.test_maintenance import wrong
@@ -231,15 +231,14 @@ def _dying(data_dir: Path, step: int, what: str) -> None:
     """One migration, rollback or clean-up, that dies when ``step`` of its commits, renames and removals are done."""
     from embedsvc import migrate as module
 
-    left = [step]
-    for owner, name in (
+    kill_at(
+        step,
         (DurableCommits, "sync"),
         (Path, "rename"),
         (module, "exchange"),
         (module, "fsync_path"),
         (module.shutil, "rmtree"),
-    ):
-        setattr(owner, name, counted(getattr(owner, name), left))
+    )
     settings = Settings(data_dir=data_dir, commit_tokens=40)
     module._AT_ONCE = 2
     if what == "migrate":
