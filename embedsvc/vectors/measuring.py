@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,8 @@ SAMPLE = 1000
 """Queries that recall is measured with."""
 FEWEST = 200
 """Real queries that an effort is chosen by, at least: of fewer, not even a perfect sample could show a usual target."""
-_OTHER = 0.4
+_OTHER, _OTHER_PER_DECADE = 0.56, 0.045
+"""A stand-in's share of another vector, and how much less that is of ten times as many vectors (docs/indexes.md)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,20 +64,21 @@ def tuned(segment: Segment, target: float, asked: Sequence[Questions], least: Ef
 
 
 def stand_ins(vectors: Floats, count: int = SAMPLE, seed: int = 0) -> Floats:
-    """``count`` stand-ins (count, dimension), or as many as there can be, for queries: each is six tenths of one of the
-    ``vectors`` (n, dimension) and four of another.
+    """``count`` stand-ins (count, dimension), or as many as there can be, for queries: each is about two thirds of one
+    of the ``vectors`` (n, dimension) and a third of another.
 
-    A vector itself is found too easily, for a graph leads straight to its neighbours, and so is what is nearer to one:
-    with seven and three tenths .981 was found where sentences of other documents found .933; with these it was .926
-    (docs/indexes.md). Of equal ones only one is taken: where most are equal, they must not hide that the others are
-    not found.
+    A vector itself is found too easily, for a graph leads straight to its neighbours, and so is what is nearer to one.
+    What lies between two is harder to find the more there are, and sentences are not: the shares are those with which
+    as much is found of both (docs/indexes.md). Of equal vectors only one is taken: where most are equal, they must not
+    hide that the others are not found.
     """
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(vectors), min(10 * count, len(vectors)), replace=False)
     several = vectors[np.sort(chosen)]
     first = np.sort(np.unique(several, axis=0, return_index=True)[1])
     rows = several[first[:: max(1, len(first) // count)][:count]]
-    mixed = (1 - _OTHER) * rows + _OTHER * several[rng.integers(0, len(several), len(rows))]
+    other = np.float32(_OTHER - _OTHER_PER_DECADE * math.log10(len(vectors)))
+    mixed = (1 - other) * rows + other * several[rng.integers(0, len(several), len(rows))]
     length = np.linalg.norm(mixed, axis=1, keepdims=True)
     result: Floats = (mixed / np.maximum(length, 1e-9)).astype(np.float32)
     return result
