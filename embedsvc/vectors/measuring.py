@@ -16,7 +16,7 @@ SAMPLE = 1000
 """Queries that recall is measured with."""
 FEWEST = 200
 """Real queries that an effort is chosen by, at least: of fewer, not even a perfect sample could show a usual target."""
-_OTHER, _OTHER_PER_DECADE = 0.56, 0.045
+_OTHER, _OTHER_PER_DECADE, _OTHER_LEAST = 0.56, 0.045, 0.3
 """A stand-in's share of another vector, and how much less that is of ten times as many vectors (docs/indexes.md)."""
 
 
@@ -77,7 +77,7 @@ def stand_ins(vectors: Floats, count: int = SAMPLE, seed: int = 0) -> Floats:
     several = vectors[np.sort(chosen)]
     first = np.sort(np.unique(several, axis=0, return_index=True)[1])
     rows = several[first[:: max(1, len(first) // count)][:count]]
-    other = np.float32(_OTHER - _OTHER_PER_DECADE * math.log10(len(vectors)))
+    other = np.float32(max(_OTHER - _OTHER_PER_DECADE * math.log10(len(vectors)), _OTHER_LEAST))
     mixed = (1 - other) * rows + other * several[rng.integers(0, len(several), len(rows))]
     length = np.linalg.norm(mixed, axis=1, keepdims=True)
     result: Floats = (mixed / np.maximum(length, 1e-9)).astype(np.float32)
