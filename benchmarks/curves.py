@@ -106,7 +106,7 @@ def by_queries(base: Floats, queries: Floats, segment: Segment) -> Curves:
     rows = base[:: len(base) // 2000][:2000]
     kinds = {
         "windows that were held out": queries,
-        "stand-ins": stand_ins(base, 2000, seed=5),
+        "stand-ins": stand_ins(base, segment.kind, len(base), 2000, seed=5),
         "rows of the index": rows,
     }
     curves: Curves = {}

@@ -126,7 +126,7 @@ def measure(base: Floats, queries: Floats, rounds: int, scratch: Path, *, peer: 
             ),
             Figure(f"{name}: build", seconds[name], "s"),
         ]
-        said, asked = index.recall, stand_ins(base, 2000, seed=99)
+        said, asked = index.recall, stand_ins(base, index.kind, len(base), 2000, seed=99)
         found = recall(index.search_many(asked, K)[1], exact(asked, base))
         inside = said.low <= found <= said.high
         figures += [

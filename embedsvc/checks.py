@@ -138,7 +138,7 @@ def check_collection(
     store, index = snapshot.store, snapshot.index
     queries = np.empty((0, collection.contract.dimension), np.float32)
     if passages:
-        queries = stand_ins(store.some_vectors(_SAMPLED_ROWS), _RECALL_QUERIES)
+        queries = stand_ins(store.some_vectors(_SAMPLED_ROWS), index.kind, len(index), _RECALL_QUERIES)
     seen = _seen(store, queries, finer=not isinstance(index, DiskIndex))
     checks.append(Check(f"{name}: vectors", seen.off == 0, f"{seen.off:,} of {seen.vectors:,} are not of unit length"))
     sampled = seen.row_ids[:: max(1, len(seen.row_ids) // _SAMPLE)]

@@ -120,7 +120,7 @@ class DiskIndex:
     ) -> DiskIndex | None:
         """With the least effort, of ``least`` lists, that reaches recall@10 of ``target`` with 95 % confidence, for
         stand-ins for queries and, where there are enough, ``real`` (m, dimension) ones. None: none does."""
-        asked = [stand_ins(self.store.some_vectors(_SAMPLED_ROWS), _SAMPLE)]
+        asked = [stand_ins(self.store.some_vectors(_SAMPLED_ROWS), DISK, len(self), _SAMPLE)]
         if len(real) >= FEWEST:
             asked.append(real[-_SAMPLE:])
         truth = np.split(self.exact(np.concatenate(asked), K, go_on=go_on)[1], [len(asked[0])])

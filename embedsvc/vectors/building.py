@@ -19,7 +19,7 @@ import numpy.typing as npt
 from embedsvc.vectors.faiss_module import faiss_module
 from embedsvc.vectors.gpu import build_on_card
 from embedsvc.vectors.kinds import HNSW8, KINDS, Effort, blocks
-from embedsvc.vectors.measuring import Questions, asked_of, tuned
+from embedsvc.vectors.measuring import asked_of, tuned
 from embedsvc.vectors.recall import EXACT, Floats, Recall
 from embedsvc.vectors.segment import FLAT, RowIds, Segment
 
@@ -80,8 +80,9 @@ def build_segment(
             kinds = ()
         segment = exact
         if kinds:
-            asked = asked_of(exact, real)
-            segment = next(filter(None, (_tried(exact, kind, target, asked, go_on) for kind in kinds)), exact)
+            segment = next(
+                filter(None, (_tried(replace(exact, kind=kind), target, real, go_on) for kind in kinds)), exact
+            )
         if segment is exact and kinds:
             log.warning("no index of these %d vectors reaches a recall of %g: they are searched exactly", count, target)
         if segment.codes is not None:
@@ -124,14 +125,12 @@ def _lay_down(rows: Iterable[tuple[RowIds, Floats]], count: int, dimension: int,
     return ids
 
 
-def _tried(
-    exact: Segment, kind: str, target: float, asked: Sequence[Questions], go_on: Callable[[], None]
-) -> Segment | None:
-    """The segment with codes of this kind and the least effort that reaches the target; None: no effort does."""
-    build = KINDS[kind].build
-    for made in (build_on_card, build) if kind == HNSW8.name else (build,):
-        codes = made(exact.vectors, go_on)
-        found = None if codes is None else tuned(replace(exact, kind=kind, codes=codes), target, asked)
+def _tried(bare: Segment, target: float, real: Floats, go_on: Callable[[], None]) -> Segment | None:
+    """The segment with codes of its kind and the least effort that reaches the target; None: no effort does."""
+    asked, build = asked_of(bare, real), KINDS[bare.kind].build
+    for made in (build_on_card, build) if bare.kind == HNSW8.name else (build,):
+        codes = made(bare.vectors, go_on)
+        found = None if codes is None else tuned(replace(bare, codes=codes), target, asked)
         if found is not None:
             return found
     return None

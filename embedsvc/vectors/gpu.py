@@ -150,7 +150,7 @@ class OnCards:
                 for kind in kinds:
                     try:
                         self._make(do="place", segment=name, kind=kind.name, vectors=str(_file(segment.vectors)))
-                        asked = asked or questions(segment, stand_ins(segment.vectors))
+                        asked = asked or questions(segment, stand_ins(segment.vectors, segment.kind, len(segment)))
                         self._places[name] = self._measured(segment, kind, asked)
                         return
                     except CardError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from embedsvc.vectors.kinds import KINDS, Effort
+from embedsvc.vectors.kinds import HNSW8, KINDS, Effort
 from embedsvc.vectors.recall import Floats, K, Recall, estimate, shares
 from embedsvc.vectors.segment import Allowed, Segment
 
@@ -17,7 +17,8 @@ SAMPLE = 1000
 FEWEST = 200
 """Real queries that an effort is chosen by, at least: of fewer, not even a perfect sample could show a usual target."""
 _OTHER, _OTHER_PER_DECADE, _OTHER_LEAST = 0.56, 0.045, 0.3
-"""A stand-in's share of another vector, and how much less that is of ten times as many vectors (docs/indexes.md)."""
+"""A stand-in's share of another vector for a graph, and how much less that is of ten times as many vectors."""
+_OTHER_OF_LISTS = 0.4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,12 +39,12 @@ def questions(segment: Segment, queries: Floats, allowed: Allowed | None = None)
     return Questions(queries, segment.exact(queries, K, allowed)[1], allowed)
 
 
-def asked_of(exact: Segment, real: Floats, allowed: Allowed | None = None, count: int = SAMPLE) -> list[Questions]:
-    """What an index over the vectors of ``exact`` is measured with: stand-ins for queries, and ``real`` (m, dimension)
-    ones where there are enough."""
-    asked = [questions(exact, stand_ins(exact.vectors, count), allowed)]
+def asked_of(segment: Segment, real: Floats, allowed: Allowed | None = None, count: int = SAMPLE) -> list[Questions]:
+    """What the segment is measured with: stand-ins for queries, and ``real`` (m, dimension) ones where there are
+    enough. It has its kind, and may be without codes yet."""
+    asked = [questions(segment, stand_ins(segment.vectors, segment.kind, len(segment), count), allowed)]
     if len(real) >= FEWEST:
-        asked.append(questions(exact, real[-count:], allowed))
+        asked.append(questions(segment, real[-count:], allowed))
     return asked
 
 
@@ -63,21 +64,23 @@ def tuned(segment: Segment, target: float, asked: Sequence[Questions], least: Ef
     return None
 
 
-def stand_ins(vectors: Floats, count: int = SAMPLE, seed: int = 0) -> Floats:
-    """``count`` stand-ins (count, dimension), or as many as there can be, for queries: each is about two thirds of one
-    of the ``vectors`` (n, dimension) and a third of another.
+def stand_ins(vectors: Floats, kind: str, among: int, count: int = SAMPLE, seed: int = 0) -> Floats:
+    """``count`` stand-ins (count, dimension), or as many as there can be, for queries to an index of this ``kind`` of
+    ``among`` vectors: each is about two thirds of one of the ``vectors`` (n, dimension) and a third of another.
 
     A vector itself is found too easily, for a graph leads straight to its neighbours, and so is what is nearer to one.
-    What lies between two is harder to find the more there are, and sentences are not: the shares are those with which
-    as much is found of both (docs/indexes.md). Of equal vectors only one is taken: where most are equal, they must not
-    hide that the others are not found.
+    What lies between two is harder to find in a graph the more there are, and sentences are not: the shares are those
+    with which as much is found of both (docs/indexes.md). Of equal vectors only one is taken: where most are equal,
+    they must not hide that the others are not found.
     """
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(vectors), min(10 * count, len(vectors)), replace=False)
     several = vectors[np.sort(chosen)]
     first = np.sort(np.unique(several, axis=0, return_index=True)[1])
     rows = several[first[:: max(1, len(first) // count)][:count]]
-    other = np.float32(max(_OTHER - _OTHER_PER_DECADE * math.log10(len(vectors)), _OTHER_LEAST))
+    other = np.float32(_OTHER_OF_LISTS)
+    if kind == HNSW8.name:
+        other = np.float32(max(_OTHER - _OTHER_PER_DECADE * math.log10(among), _OTHER_LEAST))
     mixed = (1 - other) * rows + other * several[rng.integers(0, len(several), len(rows))]
     length = np.linalg.norm(mixed, axis=1, keepdims=True)
     result: Floats = (mixed / np.maximum(length, 1e-9)).astype(np.float32)
