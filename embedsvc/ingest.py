@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import threading
 import time
 from collections import ChainMap
@@ -421,11 +422,10 @@ def _read_all(
                     yield Outcome(uri, "unchanged", seconds=time.perf_counter() - started)
                     continue
                 documents = read(source, fields)
-            whole = True
+            rejected: set[str] = set()
             for document in documents:
                 if isinstance(document, Rejected):
-                    # A record that cannot be read today keeps what was stored of it before.
-                    whole = False
+                    rejected.add(document.uri.rpartition("#")[0] if document.placed else document.uri)
                     yield Outcome(document.uri, "quarantined", reason=_reason(document.error))
                     continue
                 if document.id in reading.seen:
@@ -440,9 +440,10 @@ def _read_all(
             if not isinstance(item, Document):
                 left = [id for id in reading.by_source.get(uri, ()) if id not in reading.seen]
                 reading.seen.update(left)
-                if whole:
-                    reading.gone += [(id, reading.known[id].uri) for id in left]
-                    likeness.forget(left)
+                # What cannot be read today keeps what was stored of it before.
+                gone = [id for id in left if uri not in rejected and not _is_of(reading.known[id].uri, rejected)]
+                reading.gone += [(id, reading.known[id].uri) for id in gone]
+                likeness.forget(gone)
         except ReadError as error:
             # The file is there, only not readable now: what was stored of it stays, also with --exact.
             reading.seen.update(reading.by_source.get(uri, ()))
@@ -460,6 +461,15 @@ def _read_all(
                 started = time.perf_counter()
         except ReadError as error:
             yield Outcome(item.uri, "quarantined", seconds=time.perf_counter() - started, reason=_reason(error))
+
+
+_INTO = re.compile("!/|#")
+"""What stands in a uri between a file and what is in it: a member of an archive, an attachment; a record."""
+
+
+def _is_of(uri: str, rejected: Set[str]) -> bool:
+    """Whether it is one of the ``rejected`` uris, or lies in one."""
+    return uri in rejected or any(uri[: into.start()] in rejected for into in _INTO.finditer(uri))
 
 
 def _reason(error: ReadError) -> str:

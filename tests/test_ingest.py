@@ -5,7 +5,9 @@ import errno
 import io
 import os
 import sys
+import tarfile
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -419,6 +421,42 @@ def test_while_a_record_cannot_be_read_none_of_its_file_is_removed(
     outcomes = statuses(run(collection, fake, file, exact=exact))
     assert Counter(outcomes.values()) == {"quarantined": 1, "replaced": 1}
     assert texts(collection) == {"r.jsonl#1": "red", "r.jsonl#2": "blue"}
+
+
+def archive(file: Path, members: dict[str, str]) -> None:
+    with zipfile.ZipFile(file, "w") as made:
+        for name, text in members.items():
+            made.writestr(name, text)
+
+
+def test_a_member_that_is_never_read_keeps_no_other_that_went(
+    here: Settings, fake: FakeEncoder, tmp_path: Path
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    file = tmp_path / "z.zip"
+    records = '{"id": "1", "text": "white"}\n{"id": "2", "text": "red"}\n'
+    archive(file, {"a.txt": "red", "b.txt": "green", "song.mp3": "la", "c.txt": "blue", "r.jsonl": records})
+    run(collection, fake, file)
+    archive(file, {"a.txt": "red", "song.mp3": "la", "c.txt": "\0\1\2" * 99, "r.jsonl": '{"id": "1"\n'})
+    assert statuses(run(collection, fake, file, exact=True)) == {
+        "a.txt": "unchanged", "b.txt": "removed", "song.mp3": "quarantined", "c.txt": "quarantined",
+        "r.jsonl#line-1": "quarantined",
+    }  # fmt: skip
+    # What cannot be read is kept, also where it cannot be told which record it is.
+    assert texts(collection) == {"a.txt": "red", "c.txt": "blue", "r.jsonl#1": "white", "r.jsonl#2": "red"}
+
+
+def test_of_an_archive_that_is_cut_short_nothing_is_removed(here: Settings, fake: FakeEncoder, tmp_path: Path) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    file = tmp_path / "t.tar"
+    with tarfile.open(file, "w") as made:
+        for name in ("a.txt", "b.txt"):
+            (tmp_path / name).write_text("red " * 200)
+            made.add(tmp_path / name, name)
+    run(collection, fake, file)
+    file.write_bytes(file.read_bytes()[:2000])
+    assert run(collection, fake, file, exact=True)["t.tar"].status == "quarantined"
+    assert texts(collection).keys() == {"a.txt", "b.txt"}
 
 
 @pytest.mark.parametrize("exact", [False, True])

@@ -10,10 +10,14 @@ from embedsvc.errors import ReadError
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An input, or one record of it, that gives no document; ``error`` says why and what to do about it."""
+    """An input, or one record of it, that gives no document; ``error`` says why and what to do about it.
+
+    ``placed``: ``uri`` gives the record's place in its file (``#line-3``), since its id cannot be read.
+    """
 
     uri: str
     error: ReadError
+    placed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
