@@ -22,7 +22,7 @@ from embedsvc.describe import bytes_below
 from embedsvc.disk_index import DiskIndex
 from embedsvc.duplicates import near_duplicates
 from embedsvc.errors import DamagedCollection, EmbedsvcError, NotFound, StorageFailure, UsageError
-from embedsvc.likeness import forget_signatures, stored_texts
+from embedsvc.likeness import compact_signatures, stored_texts
 from embedsvc.storage import (
     Store,
     StoredDocument,
@@ -108,7 +108,7 @@ def compact(collection: Collection, grace: float = _GRACE) -> Compacted:
     before = bytes_below(directory)
     with collection.writer() as writer:
         writer.rewrite(Store.compacted)
-        forget_signatures(directory)
+        compact_signatures(writer.store, directory)
         collection.upkeep.purge()
         writer.store = writer.store.latest()
         time.sleep(grace)
