@@ -18,6 +18,7 @@ from typing import Any
 
 from embedsvc.collection import Collection, asides, collection_directory, leftovers
 from embedsvc.config import Settings
+from embedsvc.derived import remove_derived
 from embedsvc.describe import bytes_below
 from embedsvc.disk_index import DiskIndex
 from embedsvc.duplicates import near_duplicates
@@ -34,6 +35,7 @@ from embedsvc.storage import (
     write_lock,
 )
 from embedsvc.storage.store import TABLE, writing
+from embedsvc.unread import INPUTS
 from embedsvc.upkeep import INDEX_FOLDER
 from embedsvc.vectors import index_faults
 
@@ -109,6 +111,7 @@ def compact(collection: Collection, grace: float = _GRACE) -> Compacted:
     with collection.writer() as writer:
         writer.rewrite(Store.compacted)
         compact_signatures(writer.store, directory)
+        remove_derived(directory / INPUTS)  # it names what went, too
         collection.upkeep.purge()
         writer.store = writer.store.latest()
         time.sleep(grace)

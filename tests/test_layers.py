@@ -18,7 +18,7 @@ PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = (
     {"records", "errors", "config", "logs", "allocator", "derived"},
     {"readers", "chunking", "duplicates", "encoding", "vectors", "storage"},
-    {"disk_index", "likeness"},
+    {"disk_index", "likeness", "unread"},
     {"upkeep"},
     {"collection"},
     {"ingest", "search", "checks"},
