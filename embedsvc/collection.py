@@ -32,8 +32,12 @@ from embedsvc.vectors import Goal, not_needed, saved_versions
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a collection may be called."""
 
-_CLEAN_UP_EVERY = 32
-"""Versions after which small changes have old ones removed, which takes half a millisecond for each that there is."""
+_TIDY_EVERY = 32
+"""Commits of one writer, and versions of many that make small changes, after which old versions are removed, which
+takes half a millisecond for each that there is; and new rows indexed where they are many."""
+_NEW_SHARE = 0.05
+"""Of all rows, that are new by then: until they are in the text index, each lexical search reads their text, and each
+time the whole index is written anew (20 CPU-seconds a million rows), so no more often as a collection grows."""
 _LEAST_CACHE = 64_000_000
 """Bytes that the store may keep its own indexes in, at least."""
 
@@ -197,7 +201,7 @@ class Collection:
                     writer.store = writer.store.latest().maintain()
                 if fold:
                     writer.store = self.upkeep.fold_on_disk(writer.store)
-                if fold or writer.store.version % _CLEAN_UP_EVERY == 0:
+                if fold or writer.store.version % _TIDY_EVERY == 0:
                     writer.store.clean_up()
         if fold:
             self.upkeep.fold()
@@ -217,6 +221,9 @@ class Writer:
         self.store = store
         self.changed = False
         self._committed = committed
+        self._commits = 0
+        self._new_rows = 0
+        """Since the last maintenance."""
 
     def replace(self, documents: Sequence[EncodedDocument], gone: Sequence[str] = ()) -> None:
         """In one durable commit, puts ``documents`` in the place of what has their ids and removes the ids ``gone``."""
@@ -227,6 +234,17 @@ class Writer:
         self.store = self.store.latest().replace(rows, document_ids)
         self.changed = True
         self._committed(vector_count(rows))
+        self._commits += 1
+        self._new_rows += len(rows)
+        if self._commits % _TIDY_EVERY == 0:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """What would otherwise wait for the end of the writer, which may be a night away."""
+        if self._new_rows and self._new_rows >= _NEW_SHARE * self.store.count():
+            self._new_rows = 0
+            self.rewrite(lambda store: store.maintain(in_passing=True))
+        self.store.clean_up()
 
     def put_back(self, version: int) -> bool:
         """In one durable commit, makes the collection what it was at ``version``; whether that is a change.

@@ -9,7 +9,6 @@ Jaccard index of the features. Nothing is random: the same texts in the same ord
 from __future__ import annotations
 
 import hashlib
-import logging
 import sqlite3
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,9 +19,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from embedsvc.derived import open_derived
 from embedsvc.errors import StorageFailure
-
-log = logging.getLogger(__name__)
 
 _Bytes = npt.NDArray[np.uint8]
 _Wide = npt.NDArray[np.uint64]
@@ -41,6 +39,8 @@ _NEARLY = 0.99
 _COMPARED = 64
 """Texts with one band in common that are compared at most: what very many have in common tells none apart."""
 _CACHE_KB = 64_000
+_KEPT_EVERY = 1_000
+"""Signatures added, after which they are kept: so many are made again where a process is killed, in half a second."""
 _NONE = np.uint64(2**64 - 1)
 
 _TABLES = f"""
@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS bands (key INTEGER, number INTEGER, PRIMARY KEY (key,
 PRAGMA cache_size = -{_CACHE_KB};
 """
 _VERSION = 1
-"""Of the file; one of another version is made anew."""
+"""Of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,27 +127,9 @@ class Signatures:
         self._threshold = threshold
         self._rows = _rows_per_band(threshold)
         self._file = file
+        self._added = 0
         with self._working():
-            try:
-                self._data = self._opened()
-            except sqlite3.DatabaseError as error:
-                if file is None or isinstance(error, sqlite3.OperationalError):
-                    raise
-                log.warning("%s is not usable (%s); it is made again", file, error)
-                file.unlink()
-                self._data = self._opened()
-
-    def _opened(self) -> sqlite3.Connection:
-        data = sqlite3.connect(self._file or "")
-        try:
-            version = data.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
-                raise sqlite3.DatabaseError(f"it is of version {version}")
-            data.executescript(_TABLES + f"PRAGMA user_version = {_VERSION};")
-        except BaseException:
-            data.close()
-            raise
-        return data
+            self._data = open_derived(file, _TABLES, _VERSION)
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -201,6 +183,9 @@ class Signatures:
             ).lastrowid
             bands = [(key, number) for key in self._keys(signature)]
             self._data.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", bands)
+            self._added += 1
+            if self._added % _KEPT_EVERY == 0:
+                self._data.commit()
 
     def forget(self, ids: Sequence[str]) -> None:
         with self._working():
@@ -213,6 +198,12 @@ class Signatures:
                         "DELETE FROM bands WHERE key = ? AND number = ?", [(k, number) for k in keys]
                     )
                     self._data.execute("DELETE FROM documents WHERE number = ?", (number,))
+
+    def compact(self) -> None:
+        """Leaves nothing in the file of what was forgotten."""
+        with self._working():
+            self._data.commit()
+            self._data.execute("VACUUM")
 
     def close(self) -> None:
         """Keeps what was added and forgotten."""

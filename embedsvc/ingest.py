@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import threading
 import time
 from collections import ChainMap
@@ -20,6 +21,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from embedsvc import __version__
 from embedsvc.chunking import Chunks, chunk, finer_capacity
 from embedsvc.collection import Collection, EncodedDocument, Writer, check_name, collection_names
 from embedsvc.config import Duplicates, Settings, usable_cores
@@ -29,14 +31,26 @@ from embedsvc.encoding.scheduler import Ticket
 from embedsvc.encoding.tokens import Ids
 from embedsvc.errors import Conflict, ReadError, StorageFailure, UsageError
 from embedsvc.likeness import signatures_of
-from embedsvc.readers import ALL, FieldChoice, FoundFile, Rejected, Selection, absolute, discover, discover_again
-from embedsvc.readers.items import Limits
+from embedsvc.readers import (
+    ALL,
+    FieldChoice,
+    FoundFile,
+    Rejected,
+    Selection,
+    absolute,
+    discover,
+    discover_again,
+    legacy,
+    ocr,
+)
+from embedsvc.readers.items import Limits, is_final
 from embedsvc.readers.sandbox import Sandbox
 from embedsvc.readers.sitemaps import pages
 from embedsvc.readers.web import Fetching, is_url
 from embedsvc.records import Chunking, Contract, Document, Source, document_id
 from embedsvc.storage import Store
 from embedsvc.storage.store import Floats, Known
+from embedsvc.unread import Inputs, Taken, Told
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +65,8 @@ _CHARACTERS_PER_TOKEN = 5
 _READER_SECONDS = 10.0
 """A reader that was told to stop is waited for at most so long."""
 _MEGABYTE = 1_000_000
+_LASTING = frozenset({"unsupported", "binary", "locked", "damaged", "too_large", "encoding", "missing_field"})
+"""Reasons that stay as long as the bytes do. Others (no time, no memory, a program that was not there) may not."""
 _DUPLICATE = "duplicate: another input of this run has the document id {!r} too; only the first was taken."
 
 
@@ -123,6 +139,8 @@ class _Reading:
     unreadable: list[str] = field(default_factory=list)
     gone: list[tuple[str, str]] = field(default_factory=list)
     """(document id, uri) of stored records that their re-read file no longer has."""
+    taken: dict[str, Taken] = field(default_factory=dict)
+    """By uri: inputs that need not be read again while they and the store stay as they are by the end of the run."""
     undecided: list[tuple[Input, set[str]]] = field(default_factory=list)
     """Inputs to be read again for some of their documents, by id (see :class:`_Likeness`)."""
 
@@ -134,6 +152,10 @@ class _Reading:
     def hash_of(self, id: str) -> str | None:
         """As stored before; None for a document that was not there."""
         return self.known[id].hash if id in self.known else None
+
+    def stored_of(self, uri: str) -> dict[str, str]:
+        """Hash by document id of what was stored of that input before."""
+        return {id: self.known[id].hash for id in self.by_source.get(uri, ())}
 
 
 def open_or_create(
@@ -284,7 +306,10 @@ def _ingest(
         ahead: queue.Queue[_Read | Outcome | BaseException | None] = queue.Queue(maxsize=256)
         room = _Room(2 * commit_tokens * _CHARACTERS_PER_TOKEN)
         stop = threading.Event()
-        sandbox = Sandbox(_limits(collection.settings, max_file_mb))
+        limits = _limits(collection.settings, max_file_mb)
+        sandbox = Sandbox(limits)
+        directory = collection.settings.data_dir / collection.name
+        inputs = Inputs(directory, repr((__version__, fields, limits, ocr.program(), legacy.program())))
         chunkers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="chunker")
         reserved = encoder.reserved("passage")
 
@@ -297,7 +322,6 @@ def _ingest(
             return chunkers.submit(chunked, document)
 
         def signatures() -> Signatures:
-            directory = collection.settings.data_dir / collection.name
             opened = signatures_of(writer.store, reading.known, directory)
             opened.forget([id for id, _ in reading.gone])
             return opened
@@ -306,7 +330,7 @@ def _ingest(
 
         def read_ahead() -> None:
             try:
-                for item in _read_all(items, fields, reading, sandbox.read, chunk_apart, likeness, within):
+                for item in _read_all(items, fields, reading, sandbox.read, chunk_apart, likeness, inputs, within):
                     room.take(len(item.document.text) if isinstance(item, _Read) else 0, stop)
                     _put(ahead, item, stop)
                 _put(ahead, None, stop)
@@ -321,12 +345,14 @@ def _ingest(
         try:
             yield from _encode_and_commit(writer, encoder, ahead, room, committer, commit_tokens)
             yield from _remove(writer, reading, within)
+            _keep_taken(inputs, writer, reading)
         finally:
             stop.set()
             sandbox.close()
             # It ends at its next look at `stop`. Where an interrupt struck inside a lock that the two share, it never
             # comes to that; being a daemon, it holds up nothing.
             reader.join(_READER_SECONDS)
+            inputs.close()
             chunkers.shutdown(wait=False, cancel_futures=True)
             committer.shutdown()
 
@@ -384,6 +410,7 @@ def _read_all(
     read: Callable[[Source, FieldChoice], Iterator[Document | Rejected]],
     chunk_apart: Callable[[Document], Future[tuple[Chunks, float]]],
     likeness: _Likeness,
+    inputs: Inputs,
     within: Sequence[str],
 ) -> Iterator[_Read | Outcome]:
     def prepared(document: Document, item: Input, started: float, *, again: bool) -> Iterator[_Read | Outcome]:
@@ -407,7 +434,7 @@ def _read_all(
 
     for item in items:
         started = time.perf_counter()
-        uri = item.uri
+        uri, hash = item.uri, ""
         try:
             if isinstance(item, Rejected):
                 raise item.error
@@ -415,34 +442,57 @@ def _read_all(
                 documents: Iterable[Document | Rejected] = (item,)
             else:
                 source = item.load() if isinstance(item, FoundFile) else item
-                id = document_id(uri)
-                if id not in reading.seen and reading.hash_of(id) == source.hash:
+                id, hash = document_id(uri), source.hash
+                if id not in reading.seen and reading.hash_of(id) == hash:
                     reading.seen.add(id)
                     yield Outcome(uri, "unchanged", seconds=time.perf_counter() - started)
                     continue
+                stored = reading.stored_of(uri)
+                again = None if reading.seen & {id, *stored} else inputs.told(uri, hash, stored)
+                if again is not None:
+                    reading.seen.update(stored, (document_id(each.uri) for each in again))
+                    for each in (*(Told(reading.known[id].uri, "unchanged", None, ()) for id in stored), *again):
+                        seconds = time.perf_counter() - started
+                        yield Outcome(each.uri, each.status, seconds=seconds, reason=each.reason, notes=each.notes)
+                        started = time.perf_counter()
+                    continue
                 documents = read(source, fields)
-            whole = True
+            rejected: set[str] = set()
+            told: list[Told] = []
+            lasts, is_known_by_hash = True, False
             for document in documents:
                 if isinstance(document, Rejected):
-                    # A record that cannot be read today keeps what was stored of it before.
-                    whole = False
-                    yield Outcome(document.uri, "quarantined", reason=_reason(document.error))
+                    rejected.add(document.uri.rpartition("#")[0] if document.placed else document.uri)
+                    told.append(Told(document.uri, "quarantined", _reason(document.error), ()))
+                    lasts = lasts and document.error.reason in _LASTING
+                    yield Outcome(document.uri, "quarantined", reason=told[-1].reason)
                     continue
                 if document.id in reading.seen:
+                    lasts = False
                     yield Outcome(document.uri, "quarantined", reason=_DUPLICATE.format(document.id))
                     continue
                 reading.seen.add(document.id)
                 if reading.hash_of(document.id) == document.hash:
                     yield Outcome(document.uri, "unchanged", seconds=time.perf_counter() - started)
                 else:
+                    if not document.text.strip():
+                        told.append(Told(document.uri, "empty", _why_empty(document), document.notes))
+                    else:
+                        is_known_by_hash = is_known_by_hash or (document.uri, document.hash) == (uri, hash)
+                        # It may be left out, for another that may go.
+                        lasts = lasts and not likeness.drops
                     yield from prepared(document, item, started, again=False)
+                lasts = lasts and is_final(document)
                 started = time.perf_counter()
             if not isinstance(item, Document):
                 left = [id for id in reading.by_source.get(uri, ()) if id not in reading.seen]
                 reading.seen.update(left)
-                if whole:
-                    reading.gone += [(id, reading.known[id].uri) for id in left]
-                    likeness.forget(left)
+                # What cannot be read today keeps what was stored of it before.
+                gone = [id for id in left if uri not in rejected and not _is_of(reading.known[id].uri, rejected)]
+                reading.gone += [(id, reading.known[id].uri) for id in gone]
+                likeness.forget(gone)
+                if lasts and not is_known_by_hash and len(gone) == len(left):
+                    reading.taken[uri] = Taken(hash, told)
         except ReadError as error:
             # The file is there, only not readable now: what was stored of it stays, also with --exact.
             reading.seen.update(reading.by_source.get(uri, ()))
@@ -460,6 +510,15 @@ def _read_all(
                 started = time.perf_counter()
         except ReadError as error:
             yield Outcome(item.uri, "quarantined", seconds=time.perf_counter() - started, reason=_reason(error))
+
+
+_INTO = re.compile("!/|#")
+"""What stands in a uri between a file and what is in it: a member of an archive, an attachment; a record."""
+
+
+def _is_of(uri: str, rejected: Set[str]) -> bool:
+    """Whether it is one of the ``rejected`` uris, or lies in one."""
+    return uri in rejected or any(uri[: into.start()] in rejected for into in _INTO.finditer(uri))
 
 
 def _reason(error: ReadError) -> str:
@@ -605,11 +664,26 @@ def _committed(future: Future[None], encoding: _Encoding) -> Iterator[Outcome]:
         if item.is_dropped:
             status = "duplicate"
         elif not chunks.passages:
-            status, reason = "empty", "; ".join(document.notes) or "there is no text in it"
+            status, reason = "empty", _why_empty(document)
         count = len(chunks.passages)
         yield Outcome(
             document.uri, status, count, chunks.tokens, encoded_tokens, item.seconds, reason, notes, item.like
         )
+
+
+def _why_empty(document: Document) -> str:
+    return "; ".join(document.notes) or "there is no text in it"
+
+
+def _keep_taken(inputs: Inputs, writer: Writer, reading: _Reading) -> None:
+    """Once all is committed: what is stored of them by now is what the next run must find."""
+    if not reading.taken:
+        return
+    stored: dict[str, dict[str, str]] = {}
+    for id, document in writer.store.known_documents().items():
+        if document.source in reading.taken:
+            stored.setdefault(document.source, {})[id] = document.hash
+    inputs.keep(reading.taken, stored)
 
 
 def _remove(writer: Writer, reading: _Reading, within: Sequence[str]) -> Iterator[Outcome]:

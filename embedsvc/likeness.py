@@ -9,7 +9,9 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from embedsvc.derived import remove_derived
 from embedsvc.duplicates import Signatures, sign
+from embedsvc.errors import StorageFailure
 from embedsvc.storage import Store
 from embedsvc.storage.store import Known
 
@@ -46,6 +48,20 @@ def signatures_of(store: Store, known: Mapping[str, Known], directory: Path) -> 
     return signatures
 
 
-def forget_signatures(directory: Path) -> None:
-    """Leaves nothing of what was derived from the text of documents that went. By the one that holds the write lock."""
-    (directory / SIGNATURES).unlink(missing_ok=True)
+def compact_signatures(store: Store, directory: Path) -> None:
+    """Leaves nothing of what was derived from the text of documents that ``store`` has not any more. By the one that
+    holds the write lock."""
+    file = directory / SIGNATURES
+    if not file.exists():
+        remove_derived(file)
+        return
+    try:
+        signatures = Signatures(file)
+        try:
+            signatures.keep_only({id: document.hash for id, document in store.known_documents().items()})
+            signatures.compact()
+        finally:
+            signatures.close()
+    except StorageFailure as error:
+        log.warning("%s Removed.", error)
+        remove_derived(file)

@@ -18,11 +18,12 @@ from typing import Any
 
 from embedsvc.collection import Collection, asides, collection_directory, leftovers
 from embedsvc.config import Settings
+from embedsvc.derived import remove_derived
 from embedsvc.describe import bytes_below
 from embedsvc.disk_index import DiskIndex
 from embedsvc.duplicates import near_duplicates
 from embedsvc.errors import DamagedCollection, EmbedsvcError, NotFound, StorageFailure, UsageError
-from embedsvc.likeness import forget_signatures, stored_texts
+from embedsvc.likeness import compact_signatures, stored_texts
 from embedsvc.storage import (
     Store,
     StoredDocument,
@@ -34,6 +35,7 @@ from embedsvc.storage import (
     write_lock,
 )
 from embedsvc.storage.store import TABLE, writing
+from embedsvc.unread import INPUTS
 from embedsvc.upkeep import INDEX_FOLDER
 from embedsvc.vectors import index_faults
 
@@ -108,7 +110,8 @@ def compact(collection: Collection, grace: float = _GRACE) -> Compacted:
     before = bytes_below(directory)
     with collection.writer() as writer:
         writer.rewrite(Store.compacted)
-        forget_signatures(directory)
+        compact_signatures(writer.store, directory)
+        remove_derived(directory / INPUTS)  # it names what went, too
         collection.upkeep.purge()
         writer.store = writer.store.latest()
         time.sleep(grace)

@@ -39,7 +39,7 @@ from embedsvc.errors import (
     UsageError,
 )
 from embedsvc.records import Chunking, make_document
-from embedsvc.storage import told_of_waiting
+from embedsvc.storage import Store, told_of_waiting
 from tests.fakes import FakeEncoder
 from tests.test_storage import contents, cut, simple, unit_vectors, with_finer
 from tests.tiny_models import make_bert
@@ -611,6 +611,37 @@ def test_a_long_writer_folds_while_it_writes(here: Settings) -> None:
     assert len(end.index) == 200
     assert len(end.index.fresh) <= 20
     assert end.index.scores(vectors[0], rows) == pytest.approx(vectors @ vectors[0])
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+def test_a_long_writer_maintains_the_store_while_it_writes(
+    here: Settings, monkeypatch: pytest.MonkeyPatch, replacing: bool
+) -> None:
+    monkeypatch.setattr("embedsvc.storage.store._KEEP_VERSIONS", timedelta(0))
+    collection = collection_of(here, "c", *(f"tiger {at}" for at in range(20 * replacing)))
+    with collection.writer() as writer:
+        for at in range(100):
+            writer.replace([simple(f"d{at % 20 if replacing else at}", f"stone {at}")])
+            assert writer.store.dataset.stats.index_stats("text_idx")["num_unindexed_rows"] <= 33
+            assert len(Store.versions_on_disk(here.data_dir / "c")) <= 40
+        rows = 20 if replacing else 100
+        assert len(writer.store.lexical("stone", 1000)[0]) == rows
+        assert not len(writer.store.lexical("tiger", 1000)[0])
+        assert collection.store().version == writer.store.version
+        if not replacing:
+            assert len(writer.store.dataset.get_fragments()) <= 40
+
+
+def test_a_long_writer_maintains_a_large_store_more_seldom(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedsvc.collection._TIDY_EVERY", 2)
+    monkeypatch.setattr("embedsvc.collection._NEW_SHARE", 0.5)
+    collection = collection_of(here)
+    unindexed = []
+    with collection.writer() as writer:
+        for at in range(16):
+            writer.replace([simple(f"d{at}", f"stone {at}")])
+            unindexed.append(writer.store.dataset.stats.index_stats("text_idx")["num_unindexed_rows"])
+    assert [at + 1 for at, rows in enumerate(unindexed) if not rows] == [2, 4, 8, 16]
 
 
 def test_searches_while_the_index_is_folded_see_every_row_once(here: Settings) -> None:

@@ -118,6 +118,25 @@ def test_a_damaged_file_of_signatures_is_made_again(tmp_path: Path, caplog: pyte
     kept.close()
 
 
+def test_signatures_are_kept_while_more_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedsvc.duplicates._KEPT_EVERY", 3)
+    kept = Signatures(tmp_path / "signatures")
+    for at in range(4):
+        kept.add(f"d{at}", "u", "h", signed(f"text {at}"))
+    with sqlite3.connect(tmp_path / "signatures") as data:  # what is there should the process be killed now
+        assert data.execute("SELECT id FROM documents").fetchall() == [("d0",), ("d1",), ("d2",)]
+    data.close()
+    kept.close()
+
+
+def test_the_journal_of_a_damaged_file_goes_with_it(tmp_path: Path) -> None:
+    file, journal = tmp_path / "signatures", tmp_path / "signatures-journal"
+    file.write_bytes(b"no database at all" * 100)
+    journal.write_bytes(b"of what was there before")
+    Signatures(file).close()
+    assert not journal.exists()
+
+
 def test_signatures_that_cannot_be_kept_are_told_of(tmp_path: Path) -> None:
     with pytest.raises(StorageFailure, match="may be removed"):
         Signatures(tmp_path / "no such folder" / "signatures")

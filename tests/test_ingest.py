@@ -5,7 +5,9 @@ import errno
 import io
 import os
 import sys
+import tarfile
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,12 +24,23 @@ from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, load_encoder
 from embedsvc.encoding.choices import Calibration, record
 from embedsvc.encoding.machine import machine
-from embedsvc.errors import Conflict, ContractMismatch, NotFound, StorageFailure, UsageError
+from embedsvc.errors import (
+    Conflict,
+    ContractMismatch,
+    NeedsOcr,
+    NotFound,
+    ReaderOutOfMemory,
+    ReadError,
+    ReaderTimeout,
+    StorageFailure,
+    UsageError,
+)
 from embedsvc.ingest import Outcome, ingest_changed, ingest_items, ingest_paths, open_or_create
-from embedsvc.readers import FieldChoice, Selection, discover
+from embedsvc.readers import FieldChoice, Rejected, Selection, discover
 from embedsvc.readers.sandbox import Sandbox
 from embedsvc.records import Chunking, Document, Source, make_document
 from embedsvc.storage import Store
+from embedsvc.unread import INPUTS
 from tests.conftest import write_tree
 from tests.fakes import FakeEncoder
 from tests.tiny_models import make_bert
@@ -87,20 +100,100 @@ def test_a_tree_is_indexed_and_then_unchanged(
     assert collection.snapshot().version <= version + 1  # maintenance at most
 
 
-def test_an_unchanged_file_is_not_read_into_text_again(
-    here: Settings, fake: FakeEncoder, tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
-    run(collection, fake, tree)
+def _names_read(monkeypatch: pytest.MonkeyPatch, work: Any) -> list[str]:
+    """Of the files that are read into text meanwhile."""
     read, names = Sandbox.read, []
 
     def reading(sandbox: Sandbox, source: Source, fields: FieldChoice) -> Any:
         names.append(source.name)
         return read(sandbox, source, fields)
 
-    monkeypatch.setattr(Sandbox, "read", reading)
+    with monkeypatch.context() as patched:
+        patched.setattr(Sandbox, "read", reading)
+        work()
+    return names
+
+
+def test_an_unchanged_file_is_not_read_into_text_again(
+    here: Settings, fake: FakeEncoder, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
     run(collection, fake, tree)
-    assert names == ["records.jsonl"]  # what is known by its hash there are the records
+    assert _names_read(monkeypatch, lambda: run(collection, fake, tree)) == []
+
+
+def contained(tmp_path: Path) -> Path:
+    tree = write_tree(tmp_path / "tree", {"blank.txt": " \n", "r.jsonl": '{"id": "1", "text": "red"}\n'})
+    archive(tree / "z.zip", {"a.txt": "green", "song.mp3": "la", "none.txt": ""})
+    return tree
+
+
+CONTAINED = {
+    "blank.txt": "empty", "r.jsonl#1": "unchanged", "a.txt": "unchanged", "song.mp3": "quarantined",
+    "none.txt": "empty",
+}  # fmt: skip
+
+
+def test_what_holds_many_documents_or_none_is_not_read_again_either(
+    here: Settings, fake: FakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = contained(tmp_path)
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    first = run(collection, fake, tree)
+    with monkeypatch.context() as patched:
+        patched.setattr(Sandbox, "read", _fails)
+        again = run(collection, fake, tree, exact=True)
+    assert statuses(again) == CONTAINED
+    for name in ("blank.txt", "song.mp3", "none.txt"):
+        assert (again[name].reason, again[name].notes) == (first[name].reason, first[name].notes)
+    archive(tree / "z.zip", {"song.mp3": "la"})
+    assert statuses(run(collection, fake, tree, exact=True))["a.txt"] == "removed"
+    assert texts(collection) == {"r.jsonl#1": "red"}
+
+
+def _without_a_document(collection: Collection, file: Path) -> None:
+    with collection.writer() as writer:
+        writer.replace((), [each.id for each in collection.store().documents() if each.uri.endswith("a.txt")])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _without_a_document,
+        lambda _, file: file.write_bytes(b"no database" * 99),
+        lambda collection, _: setattr(collection, "settings", replace(collection.settings, ocr_languages="deu")),
+    ],
+    ids=["documents deleted", "file damaged", "read otherwise"],
+)
+def test_an_archive_is_read_again_where_that_may_give_something_else(
+    here: Settings, fake: FakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
+    tree = contained(tmp_path)
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    run(collection, fake, tree)
+    change(collection, here.data_dir / "c" / INPUTS)
+    names = _names_read(monkeypatch, lambda: run(collection, fake, tree))
+    assert "z.zip" in names
+    assert texts(collection).keys() == {"a.txt", "r.jsonl#1"}
+    assert _names_read(monkeypatch, lambda: run(collection, fake, tree)) == []
+
+
+@pytest.mark.parametrize("error", [ReaderTimeout, ReaderOutOfMemory, NeedsOcr])
+def test_what_may_be_read_another_day_is_tried_again(
+    here: Settings, fake: FakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[ReadError]
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    tree = contained(tmp_path)
+    (tree / "r.jsonl").unlink()
+    (tree / "blank.txt").unlink()
+
+    def failing(_: Sandbox, source: Source, fields: FieldChoice) -> Iterator[Rejected]:
+        yield Rejected(f"{source.uri}!/a.txt", error("not today"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Sandbox, "read", failing)
+        assert statuses(run(collection, fake, tree)) == {"a.txt": "quarantined"}
+    assert statuses(run(collection, fake, tree))["a.txt"] == "indexed"
 
 
 @pytest.mark.parametrize("exact_passages", [1, 1000])  # with a saved index, and without
@@ -419,6 +512,42 @@ def test_while_a_record_cannot_be_read_none_of_its_file_is_removed(
     outcomes = statuses(run(collection, fake, file, exact=exact))
     assert Counter(outcomes.values()) == {"quarantined": 1, "replaced": 1}
     assert texts(collection) == {"r.jsonl#1": "red", "r.jsonl#2": "blue"}
+
+
+def archive(file: Path, members: dict[str, str]) -> None:
+    with zipfile.ZipFile(file, "w") as made:
+        for name, text in members.items():
+            made.writestr(name, text)
+
+
+def test_a_member_that_is_never_read_keeps_no_other_that_went(
+    here: Settings, fake: FakeEncoder, tmp_path: Path
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    file = tmp_path / "z.zip"
+    records = '{"id": "1", "text": "white"}\n{"id": "2", "text": "red"}\n'
+    archive(file, {"a.txt": "red", "b.txt": "green", "song.mp3": "la", "c.txt": "blue", "r.jsonl": records})
+    run(collection, fake, file)
+    archive(file, {"a.txt": "red", "song.mp3": "la", "c.txt": "\0\1\2" * 99, "r.jsonl": '{"id": "1"\n'})
+    assert statuses(run(collection, fake, file, exact=True)) == {
+        "a.txt": "unchanged", "b.txt": "removed", "song.mp3": "quarantined", "c.txt": "quarantined",
+        "r.jsonl#line-1": "quarantined",
+    }  # fmt: skip
+    # What cannot be read is kept, also where it cannot be told which record it is.
+    assert texts(collection) == {"a.txt": "red", "c.txt": "blue", "r.jsonl#1": "white", "r.jsonl#2": "red"}
+
+
+def test_of_an_archive_that_is_cut_short_nothing_is_removed(here: Settings, fake: FakeEncoder, tmp_path: Path) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    file = tmp_path / "t.tar"
+    with tarfile.open(file, "w") as made:
+        for name in ("a.txt", "b.txt"):
+            (tmp_path / name).write_text("red " * 200)
+            made.add(tmp_path / name, name)
+    run(collection, fake, file)
+    file.write_bytes(file.read_bytes()[:2000])
+    assert run(collection, fake, file, exact=True)["t.tar"].status == "quarantined"
+    assert texts(collection).keys() == {"a.txt", "b.txt"}
 
 
 @pytest.mark.parametrize("exact", [False, True])

@@ -16,9 +16,9 @@ import embedsvc
 
 PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = (
-    {"records", "errors", "config", "logs", "allocator"},
+    {"records", "errors", "config", "logs", "allocator", "derived"},
     {"readers", "chunking", "duplicates", "encoding", "vectors", "storage"},
-    {"disk_index", "likeness"},
+    {"disk_index", "likeness", "unread"},
     {"upkeep"},
     {"collection"},
     {"ingest", "search", "checks"},

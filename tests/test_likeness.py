@@ -16,6 +16,7 @@ from embedsvc.likeness import SIGNATURES
 from embedsvc.maintenance import compact
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, make_document
+from embedsvc.storage import Store
 from tests.conftest import write_tree
 from tests.fakes import FakeEncoder
 
@@ -172,7 +173,21 @@ def test_signatures_follow_whatever_is_done_to_the_store(
         writer.replace((), [document.id])
     write_tree(tree, {"a.txt": OTHER, "b.txt": ONE})
     assert told(run(reporting, fake, tree)) == {"a.txt": "indexed", "b.txt": "indexed"}
+
+
+def test_compaction_leaves_the_signatures_of_what_is_there(
+    reporting: Collection, fake: FakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = reporting.settings.data_dir / "r" / SIGNATURES
+    tree = write_tree(tmp_path / "t", {"gone.txt": OTHER, "b.txt": ONE})
+    run(reporting, fake, tree)
+    (tree / "gone.txt").unlink()
+    run(reporting, fake, tree, exact=True)
     compact(reporting, grace=0)
-    assert not file.exists(), "what was derived from deleted text goes too"
+    assert b"gone.txt" not in file.read_bytes(), "what was derived from deleted text goes too"
+    monkeypatch.setattr(Store, "whole_documents", None)  # no text is read again
     write_tree(tree, {"c.txt": NEARLY})
     assert told(run(reporting, fake, tree))["c.txt"] == ("indexed", "b.txt")
+    file.write_bytes(b"no database at all" * 100)
+    compact(reporting, grace=0)
+    assert b"at all" not in file.read_bytes()

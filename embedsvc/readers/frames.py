@@ -82,7 +82,7 @@ def requested(about: About, data: bytes) -> tuple[Source, FieldChoice]:
 def item_messages(item: Document | Rejected) -> Iterator[bytes]:
     """The messages that carry ``item``."""
     if isinstance(item, Rejected):
-        yield pack({"kind": "rejected", "uri": item.uri, **error_about(item.error)})
+        yield pack({"kind": "rejected", "uri": item.uri, "placed": item.placed, **error_about(item.error)})
         return
     text = item.text
     starts = range(0, len(text), _PART) or range(1)
@@ -114,7 +114,7 @@ def error_from(about: About) -> ReadError:
 
 
 def rejected_from(about: About, source: Source) -> Rejected:
-    return Rejected(_own(_text(about.get("uri")), source), error_from(about))
+    return Rejected(_own(_text(about.get("uri")), source), error_from(about), _typed(about.get("placed"), bool))
 
 
 def document_from(about: About, text: str, source: Source) -> Document:

@@ -6,14 +6,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from embedsvc.errors import ReadError
+from embedsvc.records import Document
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An input, or one record of it, that gives no document; ``error`` says why and what to do about it."""
+    """An input, or one record of it, that gives no document; ``error`` says why and what to do about it.
+
+    ``placed``: ``uri`` gives the record's place in its file (``#line-3``), since its id cannot be read.
+    """
 
     uri: str
     error: ReadError
+    placed: bool = False
+
+
+NOT_RECOGNISED = "-without-ocr"
+"""Behind the hash of a file whose pages recognition may give more of: so the next run reads it again."""
+OCR_FAILED = "tesseract failed, or took too long"
+"""How the note ends on pages that could not be looked at."""
+
+
+def is_final(document: Document) -> bool:
+    """Whether another reading of the same bytes, by the same programs, would give the same."""
+    return not document.hash.endswith(NOT_RECOGNISED) and not any(OCR_FAILED in note for note in document.notes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,4 +82,4 @@ def _numbered(
             yield number, record, notes
         else:
             why = f"{source.uri}, record {number}: it is a JSON {kind(record)}, not an object. Correct that record."
-            yield Rejected(f"{source.uri}#record-{number}", DamagedFile(why))
+            yield Rejected(f"{source.uri}#record-{number}", DamagedFile(why), placed=True)

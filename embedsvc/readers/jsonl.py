@@ -36,6 +36,7 @@ def lines(
             yield Rejected(
                 f"{source.uri}#line-{number}",
                 DamagedFile(f"{source.uri}, line {number}: {problem}. Correct that line, then index the file again."),
+                placed=True,
             )
         else:
             yield number, value, notes

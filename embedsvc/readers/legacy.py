@@ -30,6 +30,11 @@ _SECRET_SLIDES = b"\xdf\xc4\xd1\xf3"
 """What the user's stream of an encrypted PPT says."""
 
 
+def program() -> str | None:
+    """Where LibreOffice is; None where it is not."""
+    return next(filter(None, map(shutil.which, _PROGRAMS)), None)
+
+
 def read_legacy(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
     """What the converted file gives, under the uri and the hash of the original.
 
@@ -41,13 +46,13 @@ def read_legacy(source: Source, fields: FieldChoice) -> Iterator[Document | Reje
     _check_open(source)
     kind = _kind(source)
     target = _TARGETS[kind]
-    program = next(filter(None, map(shutil.which, _PROGRAMS)), None)
-    if program is None:
+    converter = program()
+    if converter is None:
         raise UnsupportedFormat(
             f"{source.uri}: files of this kind ({kind}) are read through LibreOffice, which is not there. "
             f"Install it (soffice must be on the PATH), or save the file as .{target}, then index it again."
         )
-    data = _converted(program, source, kind, target)
+    data = _converted(converter, source, kind, target)
     stand_in = Source(source.uri, f"{source.name}.{target}", data)
     for item in getattr(import_module(f"embedsvc.readers.{target}"), f"read_{target}")(stand_in, fields):
         if isinstance(item, Document):

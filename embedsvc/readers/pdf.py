@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from embedsvc.errors import DamagedFile, LockedFile, NeedsOcr
 from embedsvc.readers import ocr
-from embedsvc.readers.items import FieldChoice, Means
+from embedsvc.readers.items import NOT_RECOGNISED, OCR_FAILED, FieldChoice, Means
 from embedsvc.readers.titles import meaningful
 from embedsvc.records import Document, Heading, Source, make_document
 
@@ -24,8 +24,6 @@ _WRONG_PASSWORD = 4
 """FPDF_ERR_PASSWORD of PDFium."""
 _DPI, _LOOK_DPI = 300, 36
 """What tesseract is best at; what tells whether there is anything on a page."""
-_NOT_RECOGNISED = "-without-ocr"
-"""Behind the hash of a file whose pages recognition may give more of: so the next run reads it again."""
 _MOST_PIXELS = 40_000_000
 """Of a page; A4 has 9 million. A larger one is drawn more coarsely."""
 
@@ -71,7 +69,7 @@ def _read(source: Source, means: Means) -> Document:
             if len(empty) + len(broken) == len(texts) and means.ocr_languages is not None:
                 raise NeedsOcr(f"{source.uri}: its pages are pictures (scanned?), and {error}") from None
             notes.append(f"page(s) {_listed(empty)} have no text layer (scanned or blank?), and {error}")
-            hash += _NOT_RECOGNISED
+            hash += NOT_RECOGNISED
         else:
             texts = [found.get(page, text) for page, text in enumerate(texts, start=1)]
             notes += told
@@ -113,7 +111,7 @@ def _recognised(pdf: PdfDocument, empty: Sequence[int], means: Means) -> tuple[d
     told = {
         f"recognised by tesseract ({means.ocr_languages})": [page for page, text in found.items() if text],
         "no text was recognised": [page for page, text in found.items() if text == ""],
-        "tesseract failed, or took too long": [page for page, text in found.items() if text is None],
+        OCR_FAILED: [page for page, text in found.items() if text is None],
         "blank": [page for page in empty if page not in found],
     }
     notes = [f"page(s) {_listed(those)}: {what}" for what, those in told.items() if those]

@@ -512,13 +512,16 @@ class Store:
 
         return self._committed(work)
 
-    def maintain(self) -> Store:
-        """Folds new rows into the text index, and small fragments together."""
+    def maintain(self, *, in_passing: bool = False) -> Store:
+        """Folds new rows into the text index, and small fragments together. ``in_passing``: fragments are left as they
+        are where rows were deleted, for then the whole text index would have to be built anew."""
 
         def work(dataset: lance.LanceDataset) -> None:
             rows = [fragment.count_rows() for fragment in dataset.get_fragments()]
-            if len(rows) > _MANY_FRAGMENTS or sum(rows) - max(rows, default=0) > _TAIL_SHARE * sum(rows):
-                if any(fragment.num_deletions for fragment in dataset.get_fragments()):
+            is_scattered = len(rows) > _MANY_FRAGMENTS or sum(rows) - max(rows, default=0) > _TAIL_SHARE * sum(rows)
+            has_deleted = any(fragment.num_deletions for fragment in dataset.get_fragments())
+            if is_scattered and not (in_passing and has_deleted):
+                if has_deleted:
                     # Compaction forgets which rows were deleted, and the text index would find them again
                     # (github.com/lance-format/lance/issues/6262). One that is built anew never saw them.
                     dataset.create_scalar_index("text", "INVERTED", replace=True, **_TEXT_INDEX)
