@@ -20,6 +20,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +37,7 @@ from embedsvc.records import Document, Source
 from embedsvc.service.opened import Opened
 from embedsvc.service.problems import Busy, NotReady, json_bytes
 from embedsvc.storage import told_of_waiting
+from embedsvc.storage.store import writing
 
 log = logging.getLogger(__name__)
 
@@ -197,6 +199,8 @@ class Jobs:
         self._queues: dict[str, deque[_Job]] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._encoders: dict[str, Encoder] = {}
+        self._unsaved: dict[str, _Job] = {}
+        """Jobs that ended while the disk refused to take that; tried again with whatever is saved next."""
         self.inputs: Counter[tuple[str, str]] = Counter()
         """By collection and status: inputs whose fate was decided since this process began."""
 
@@ -256,6 +260,8 @@ class Jobs:
         """
         if not _ID.fullmatch(id):
             raise NotFound(f"There is no job {id!r}. A job's id comes with the answer to the upload.")
+        if (ended := self._unsaved.get(id)) is not None:
+            return ended.to_dict()
         try:
             state: dict[str, Any] = json.loads((self._folder / f"{id}.json").read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -299,6 +305,7 @@ class Jobs:
             for queue in self._queues.values():
                 for job in queue:
                     self._finish(job, "interrupted", _INTERRUPTED)
+            self._save_ended()
             if self._owner_file is not None:
                 (self._folder / f"{self._owner}.owner").unlink(missing_ok=True)
                 os.close(self._owner_file)
@@ -345,10 +352,13 @@ class Jobs:
                     fold=False,
                     duplicates=job.duplicates,
                 )
-                with (self._folder / f"{job.id}{_REPORT}").open("wb", buffering=0) as report:
+                with writing(self._folder):
+                    report = (self._folder / f"{job.id}{_REPORT}").open("wb", buffering=0)
+                with report:
                     for outcome in outcomes:
                         job.take_in(outcome)
-                        report.write(json_bytes(outcome_dict(outcome)) + b"\n")
+                        with writing(self._folder):
+                            report.write(json_bytes(outcome_dict(outcome)) + b"\n")
                         self.inputs[job.collection, outcome.status] += 1
                         if time.monotonic() - job.saved > _SAVE_SECONDS:
                             self._save(job)
@@ -401,7 +411,8 @@ class Jobs:
             if message:
                 log.info("job %s waits: %s", job.id, message)
             job.status = status
-            self._save(job)
+            with suppress(StorageFailure):  # that it waits is news, and no reason to end it
+                self._save(job)
 
     def _finish(self, job: _Job, status: JobStatus, error: str | None) -> None:
         if job.finished is not None:
@@ -412,17 +423,34 @@ class Jobs:
             job.pace.ended = time.monotonic()
         try:
             self._save(job)
-        except OSError:
-            log.exception("the state of job %s cannot be written", job.id)
+        except StorageFailure as failure:
+            self._unsaved[job.id] = job
+            log.error("the end of job %s is not saved yet: %s", job.id, failure)
         counts = ", ".join(f"{number} {name}" for name, number in job.counts.items())
         log.info("job %s on %s: %s (%s)", job.id, job.collection, status, counts or "nothing yet")
 
     # -- files -----------------------------------------------------------------------------------------------------
 
     def _save(self, job: _Job) -> None:
+        """Raises StorageFailure."""
+        self._write(job)
+        self._save_ended()
+
+    def _save_ended(self) -> None:
+        for ended in list(self._unsaved.values()):
+            with suppress(StorageFailure):
+                self._write(ended)
+                self._unsaved.pop(ended.id, None)  # another thread may have been quicker
+
+    def _write(self, job: _Job) -> None:
         temporary = self._folder / f".{job.id}.{threading.get_ident()}.tmp"
-        temporary.write_bytes(json_bytes({**job.to_dict(), "owner": self._owner}))
-        temporary.replace(self._folder / f"{job.id}.json")
+        with writing(self._folder):
+            try:
+                temporary.write_bytes(json_bytes({**job.to_dict(), "owner": self._owner}))
+                temporary.replace(self._folder / f"{job.id}.json")
+            except OSError:
+                temporary.unlink(missing_ok=True)  # half a state, on a disk that may be full
+                raise
         job.saved = time.monotonic()
 
     def _prune(self) -> None:
