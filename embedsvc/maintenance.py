@@ -28,9 +28,9 @@ from embedsvc.storage import (
     StoredDocument,
     StoredVersion,
     audit,
+    audit_text_index,
     exchange,
     index_lock,
-    text_index_faults,
     write_lock,
 )
 from embedsvc.storage.store import TABLE, writing
@@ -216,7 +216,7 @@ def repair(
                 done.append(f"removed {path}, which a process that was killed had left")
     collection = Collection.open(name, settings)
     with collection.writer() as writer:
-        if faults := text_index_faults(writer.store):
+        if faults := audit_text_index(writer.store).faults:
             writer.rewrite(Store.with_text_index)
             done.append(f"built the text index anew: {faults[0]}")
         if problem := "it was asked for" if index else _index_fault(collection):

@@ -781,6 +781,16 @@ class Store:
             some = self.dataset.sample(min(count, self.count()), columns=["title", "text"])
         return list(zip(some["title"].to_pylist(), some["text"].to_pylist(), strict=True))
 
+    def spread_texts(self, count: int) -> list[tuple[int, str]]:
+        """Row id and text of ``count`` passages at equal distances all over the table, or of all where there are fewer:
+        the same ones each time."""
+        places = range(0, self.count(), max(1, -(-self.count() // count)))
+        if not places:
+            return []
+        with _reading(self.path):
+            some = self.dataset.take(list(places), columns=["_rowid", "text"])
+        return list(zip(some["_rowid"].to_pylist(), some["text"].to_pylist(), strict=True))
+
     def take(self, row_ids: Sequence[int]) -> list[StoredPassage]:
         """The passages of these row ids, in this order."""
         with _reading(self.path):
