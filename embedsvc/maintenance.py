@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from embedsvc.collection import Collection, asides, collection_directory, leftovers
+from embedsvc.collection import Collection, asides, collection_directory, leftovers, remove_unseen
 from embedsvc.config import Settings
 from embedsvc.describe import bytes_below
 from embedsvc.disk_index import DiskIndex
@@ -211,9 +211,12 @@ def repair(
             lost += _go_back(directory, settings, to_version)
             done.append(f"went back to version {to_version}, the newest could not be read: {fault}")
         for path in leftovers(name, settings):
-            if path.parent != settings.data_dir or path.suffix == ".deleted" or _age(path) > safe_age:
+            if path.suffix == ".deleted":
+                done.append(f"removed {path}, which a process that was killed had left")
+            elif path.parent != settings.data_dir or _age(path) > safe_age:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
                 done.append(f"removed {path}, which a process that was killed had left")
+    remove_unseen(name, settings)
     collection = Collection.open(name, settings)
     with collection.writer() as writer:
         if faults := audit_text_index(writer.store).faults:

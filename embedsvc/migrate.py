@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,14 @@ from typing import Any
 import numpy as np
 
 from embedsvc.chunking import chunk
-from embedsvc.collection import Collection, EncodedDocument, Writer, collection_directory
+from embedsvc.collection import (
+    Collection,
+    EncodedDocument,
+    Writer,
+    collection_directory,
+    put_out_of_sight,
+    remove_unseen,
+)
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, encoder_for, load_encoder
 from embedsvc.encoding.contract import first_difference
@@ -186,12 +192,12 @@ def abandon(name: str, settings: Settings) -> bool:
 def _removed(name: str, settings: Settings, suffix: str) -> bool:
     directory = collection_directory(name, settings)
     _settle(directory, settings)
+    aside = _aside(directory, suffix)
     with write_lock(directory, settings.lock_timeout):
-        aside = _aside(directory, suffix)
-        if not aside.exists():
-            return False
-        shutil.rmtree(aside.rename(directory.with_name(f".{name}.{uuid.uuid4().hex}.deleted")))
-        return True
+        if there := aside.exists():
+            put_out_of_sight(aside, name)
+    remove_unseen(name, settings)
+    return there
 
 
 # -- the folders -----------------------------------------------------------------------------------------------------

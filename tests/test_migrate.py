@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from tests.fakes import WORDS, FakeEncoder
 from tests.forked import kill_at, was_killed
 from tests.server import server
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
+from tests.test_collection import is_free
 from tests.test_maintenance import wrong
 
 OLD = FakeEncoder(WORDS)
@@ -200,6 +202,21 @@ def test_documents_that_change_in_mid_migration_are_caught_up(here: Settings) ->
     assert Collection.open("c", here).store().document_passages("d5")[0] == "blue blue blue"
 
 
+def test_nobody_waits_while_the_old_one_is_removed(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    indexed(here)
+    migrate("c", here, **fakes(other()))
+    free: list[bool] = []
+
+    def removed(path: Path, *, rmtree: Any = shutil.rmtree) -> None:
+        free.append(is_free(here.data_dir / "c"))
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    assert finish("c", here)
+    assert free == [True]
+    assert [entry.name for entry in here.data_dir.iterdir() if entry.is_dir()] == ["c"]
+
+
 def test_rollback_and_forth_and_what_it_leaves_behind(here: Settings) -> None:
     collection = indexed(here)
     was = passages(collection.store())
@@ -229,6 +246,7 @@ def test_overlap_of_equal_models_is_whole(here: Settings) -> None:
 
 def _dying(data_dir: Path, step: int, what: str) -> None:
     """One migration, rollback or clean-up, that dies when ``step`` of its commits, renames and removals are done."""
+    from embedsvc import collection as collections
     from embedsvc import migrate as module
 
     kill_at(
@@ -237,7 +255,7 @@ def _dying(data_dir: Path, step: int, what: str) -> None:
         (Path, "rename"),
         (module, "exchange"),
         (module, "fsync_path"),
-        (module.shutil, "rmtree"),
+        (collections.shutil, "rmtree"),
     )
     settings = Settings(data_dir=data_dir, commit_tokens=40)
     module._AT_ONCE = 2
