@@ -201,9 +201,10 @@ class Collection:
         return self.upkeep.current()
 
     @contextmanager
-    def writer(self, *, fold: bool = True) -> Iterator[Writer]:
+    def writer(self, *, fold: bool = True, maintain: bool = True) -> Iterator[Writer]:
         """The right to write, held by one process at a time. After it was given back without an error, the vector index
-        is folded; not to ``fold`` leaves that to a thread in the background.
+        is folded; not to ``fold`` leaves that to a thread in the background. Not to ``maintain`` leaves that, and the
+        text index, to the next writer.
 
         Raises:
             Conflict: another process writes, and did not end within ``lock_timeout`` seconds; or the collection was
@@ -217,6 +218,8 @@ class Collection:
             writer = Writer(self.store(), self.upkeep.committed)
             with self.upkeep.writing():
                 yield writer
+                if not maintain:
+                    return
                 if writer.store.count() or writer.changed:
                     writer.store = writer.store.latest().maintain()
                 if fold:
