@@ -38,6 +38,7 @@ from embedsvc.service.opened import Opened
 from embedsvc.service.problems import Busy, NotReady, json_bytes
 from embedsvc.storage import told_of_waiting
 from embedsvc.storage.store import writing
+from embedsvc.tally import Tally, settled
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ Work = Callable[[Progress], dict[str, Any]]
 JobStatus = Literal["queued", "waiting", "running", "done", "failed", "interrupted"]
 """``waiting``: it is its turn, and another process writes to the collection."""
 _ACTIVE = ("queued", "waiting", "running")
+_FAILED = ("quarantined", "empty")
 
 _FOLDER = ".jobs"
 _ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{12}")
@@ -75,8 +77,7 @@ class Pace:
     ended: float | None = None
 
     def take_in(self, outcome: Outcome) -> None:
-        own = outcome.uri if outcome.uri in self.left else outcome.uri.partition("#")[0].partition("!/")[0]
-        self.done += self.left.pop(own, 0.0)
+        self.done += settled(self.left, outcome)
 
     def to_dict(self, tokens: int) -> dict[str, float | None]:
         if not self.all:
@@ -105,16 +106,11 @@ class _Job:
     """Of another job than one that puts documents in: what it does, and tells as ``result``."""
     status: JobStatus = "queued"
     result: dict[str, Any] | None = None
-    counts: dict[str, int] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
     failures: list[dict[str, str]] = field(default_factory=list)
-    failures_left_out: int = 0
     notes: list[dict[str, str]] = field(default_factory=list)
     notes_left_out: int = 0
     alike: list[dict[str, Any]] = field(default_factory=list)
-    alike_left_out: int = 0
-    passages: int = 0
-    tokens: int = 0
-    encoded_tokens: int = 0
     pace: Pace | None = None
     """Since it is running."""
     error: str | None = None
@@ -124,23 +120,24 @@ class _Job:
     saved: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
+        counts = self.tally.counts
         return {
             "job": self.id,
             "collection": self.collection,
             "kind": self.kind,
             "status": self.status,
             "total": self.total,
-            "counts": self.counts,
+            "counts": dict(counts),
             "failures": self.failures,
-            "failures_left_out": self.failures_left_out,
+            "failures_left_out": sum(counts[status] for status in _FAILED) - len(self.failures),
             "notes": self.notes,
             "notes_left_out": self.notes_left_out,
             "alike": self.alike,
-            "alike_left_out": self.alike_left_out,
-            "passages": self.passages,
-            "tokens": self.tokens,
-            "encoded_tokens": self.encoded_tokens,
-            **(self.pace or Pace(0.0)).to_dict(self.encoded_tokens),
+            "alike_left_out": self.tally.alike - len(self.alike),
+            "passages": self.tally.passages,
+            "tokens": self.tally.tokens,
+            "encoded_tokens": self.tally.encoded_tokens,
+            **(self.pace or Pace(0.0)).to_dict(self.tally.encoded_tokens),
             "result": self.result,
             "error": self.error,
             "created": self.created,
@@ -149,22 +146,13 @@ class _Job:
         }
 
     def take_in(self, outcome: Outcome) -> None:
-        self.passages += outcome.passages
-        self.tokens += outcome.tokens
-        self.encoded_tokens += outcome.encoded_tokens
+        self.tally.take_in(outcome)
         if self.pace is not None:
             self.pace.take_in(outcome)
-        if outcome.like is not None:
-            if len(self.alike) < _LISTED:
-                self.alike.append({"uri": outcome.uri, "like": outcome.like.uri, "similarity": outcome.like.similarity})
-            else:
-                self.alike_left_out += 1
-        self.counts[outcome.status] = self.counts.get(outcome.status, 0) + 1
-        if outcome.status in ("quarantined", "empty"):
-            if len(self.failures) < _LISTED:
-                self.failures.append({"uri": outcome.uri, "reason": outcome.reason or outcome.status})
-            else:
-                self.failures_left_out += 1
+        if outcome.like is not None and len(self.alike) < _LISTED:
+            self.alike.append({"uri": outcome.uri, "like": outcome.like.uri, "similarity": outcome.like.similarity})
+        if outcome.status in _FAILED and len(self.failures) < _LISTED:
+            self.failures.append({"uri": outcome.uri, "reason": outcome.reason or outcome.status})
         for note in outcome.notes:
             if len(self.notes) < _LISTED:
                 self.notes.append({"uri": outcome.uri, "note": note})
@@ -383,7 +371,7 @@ class Jobs:
         def told(done: int, of: int) -> None:
             if self._stopping.is_set():
                 raise CancelledError
-            job.counts, job.total = {"done": done}, of
+            job.tally.counts["done"], job.total = done, of
             if job.pace is None:
                 job.pace = Pace(of, done, first=done)
             job.pace.done, job.pace.all = done, of
@@ -426,7 +414,7 @@ class Jobs:
         except StorageFailure as failure:
             self._unsaved[job.id] = job
             log.error("the end of job %s is not saved yet: %s", job.id, failure)
-        counts = ", ".join(f"{number} {name}" for name, number in job.counts.items())
+        counts = ", ".join(f"{number} {name}" for name, number in job.tally.counts.items())
         log.info("job %s on %s: %s (%s)", job.id, job.collection, status, counts or "nothing yet")
 
     # -- files -----------------------------------------------------------------------------------------------------
