@@ -735,13 +735,14 @@ class Store:
     def count_documents(self) -> int:
         return int(self.dataset.count_rows(filter="ordinal = 0"))
 
-    def documents(self) -> list[StoredDocument]:
-        """All documents, in the order of their uris."""
+    def documents(self, start: int = 0, count: int | None = None) -> list[StoredDocument]:
+        """All documents in the order of their uris, or ``count`` of them from the place ``start`` on."""
         rows = self._scan(["document_id", "uri", "title", "document_hash", "end"], None)
         groups = rows.group_by(["document_id", "uri", "title", "document_hash"]).aggregate(
             [("end", "max"), ([], "count_all")]
         )
-        groups = groups.sort_by("uri")
+        # By id where several have one uri, so that pages of them fit together.
+        groups = groups.sort_by([("uri", "ascending"), ("document_id", "ascending")]).slice(start, count)
         return [
             StoredDocument(
                 row["document_id"], row["uri"], row["title"], row["document_hash"], row["count_all"], row["end_max"]
