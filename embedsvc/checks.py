@@ -21,7 +21,7 @@ from embedsvc.readers import ocr
 from embedsvc.readers.items import Limits
 from embedsvc.readers.sandbox import Sandbox, described
 from embedsvc.records import Contract
-from embedsvc.storage import Store, audit, text_index_faults
+from embedsvc.storage import Store, audit, audit_text_index
 from embedsvc.upkeep import INDEX_FOLDER
 from embedsvc.vectors import VectorIndex, faiss_module, index_faults
 from embedsvc.vectors.measuring import stand_ins
@@ -164,12 +164,15 @@ def check_collection(
 def _all_of(collection: Collection, settings: Settings) -> Iterator[Check]:
     """What needs no vector index, of every passage and every byte."""
     name, store = collection.name, collection.store()
-    found = audit(store)
+    found, text_index = audit(store), audit_text_index(store)
+    asked = f"finds {text_index.asked:,} passages by a word of each"
+    if found.passages and not text_index.asked:
+        asked = "not checked: no passage of the sample has a word of 6 to 20 letters, in its index, to ask for"
     for what, faults, well in (
         ("spans", found.spans, f"{found.passages:,} fit their text and their neighbours'"),
         ("documents", found.order, f"the passages of {found.documents:,} give back their text"),
         ("metadata", found.metadata, "all of it is JSON"),
-        ("text index", text_index_faults(store), "finds a sample of passages by their words"),
+        ("text index", text_index.faults, asked),
         (
             "index files",
             index_faults(settings.data_dir / name / INDEX_FOLDER, store.contract.dimension, store.identity),

@@ -112,25 +112,49 @@ def asides(name: str, settings: Settings) -> list[Path]:
     return sorted(entry for entry in settings.data_dir.iterdir() if own.fullmatch(entry.name))
 
 
+def put_out_of_sight(folder: Path, name: str) -> None:
+    """The first half of removing a collection's ``folder``, under its write lock: one rename. Raises OSError."""
+    folder.rename(folder.with_name(f".{name}.{uuid.uuid4().hex}.deleted"))
+
+
+def remove_unseen(name: str, settings: Settings) -> None:
+    """The second half, for which nobody has to wait: removes what was put out of sight, also by a process that was
+    killed after it. Two processes may be at it.
+
+    Raises:
+        StorageFailure: it cannot be removed.
+    """
+    for folder in settings.data_dir.glob(f".{name}.{'[0-9a-f]' * 32}.deleted"):
+        while folder.exists():
+            try:
+                shutil.rmtree(folder)
+            except FileNotFoundError:  # the other one was quicker
+                continue
+            except OSError as error:
+                raise StorageFailure(f"{folder} cannot be removed: {error}. Check its permissions.") from error
+
+
 def delete_collection(name: str, settings: Settings) -> None:
     """Removes a collection, damaged or not: at once out of sight, then its files.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is none; what a deletion that was killed had left of it is removed all the same.
         Conflict: another process writes to it.
         StorageFailure: it cannot be removed.
     """
-    directory = collection_directory(name, settings)
-    with write_lock(directory, settings.lock_timeout):
-        collection_directory(name, settings)  # NotFound, where another process deleted it before we got the lock
-        doomed = directory.with_name(f".{name}.{uuid.uuid4().hex}.deleted")
-        try:
-            directory.rename(doomed)
-            shutil.rmtree(doomed)
-            for aside in asides(name, settings):
-                shutil.rmtree(aside.rename(directory.with_name(f".{name}.{uuid.uuid4().hex}.deleted")))
-        except OSError as error:
-            raise StorageFailure(f"{directory} cannot be deleted: {error}.") from error
+    try:
+        directory = collection_directory(name, settings)
+        with write_lock(directory, settings.lock_timeout):
+            collection_directory(name, settings)  # NotFound, where another process deleted it before we got the lock
+            try:
+                for folder in (directory, *asides(name, settings)):
+                    put_out_of_sight(folder, name)
+            except OSError as error:
+                raise StorageFailure(f"{directory} cannot be deleted: {error}.") from error
+    except NotFound:
+        remove_unseen(name, settings)
+        raise
+    remove_unseen(name, settings)
 
 
 class Collection:
@@ -181,9 +205,10 @@ class Collection:
         return self.upkeep.current()
 
     @contextmanager
-    def writer(self, *, fold: bool = True) -> Iterator[Writer]:
+    def writer(self, *, fold: bool = True, maintain: bool = True) -> Iterator[Writer]:
         """The right to write, held by one process at a time. After it was given back without an error, the vector index
-        is folded; not to ``fold`` leaves that to a thread in the background.
+        is folded; not to ``fold`` leaves that to a thread in the background. Not to ``maintain`` leaves that, and the
+        text index, to the next writer.
 
         Raises:
             Conflict: another process writes, and did not end within ``lock_timeout`` seconds; or the collection was
@@ -197,6 +222,8 @@ class Collection:
             writer = Writer(self.store(), self.upkeep.committed)
             with self.upkeep.writing():
                 yield writer
+                if not maintain:
+                    return
                 if writer.store.count() or writer.changed:
                     writer.store = writer.store.latest().maintain()
                 if fold:

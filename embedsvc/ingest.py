@@ -90,6 +90,12 @@ class Outcome:
     notes: tuple[str, ...] = ()
     like: Like | None = None
 
+    @property
+    def source(self) -> str:
+        """Uri of the file or upload that it comes from, where ``uri`` is of a record or an attachment (``#``) or of a
+        member of an archive (``!/``) in it."""
+        return self.uri.partition("#")[0].partition("!/")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class _Read:

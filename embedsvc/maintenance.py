@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from embedsvc.collection import Collection, asides, collection_directory, leftovers
+from embedsvc.collection import Collection, asides, collection_directory, leftovers, remove_unseen
 from embedsvc.config import Settings
 from embedsvc.derived import remove_derived
 from embedsvc.describe import bytes_below
@@ -29,9 +29,9 @@ from embedsvc.storage import (
     StoredDocument,
     StoredVersion,
     audit,
+    audit_text_index,
     exchange,
     index_lock,
-    text_index_faults,
     write_lock,
 )
 from embedsvc.storage.store import TABLE, writing
@@ -214,12 +214,15 @@ def repair(
             lost += _go_back(directory, settings, to_version)
             done.append(f"went back to version {to_version}, the newest could not be read: {fault}")
         for path in leftovers(name, settings):
-            if path.parent != settings.data_dir or path.suffix == ".deleted" or _age(path) > safe_age:
+            if path.suffix == ".deleted":
+                done.append(f"removed {path}, which a process that was killed had left")
+            elif path.parent != settings.data_dir or _age(path) > safe_age:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
                 done.append(f"removed {path}, which a process that was killed had left")
+    remove_unseen(name, settings)
     collection = Collection.open(name, settings)
     with collection.writer() as writer:
-        if faults := text_index_faults(writer.store):
+        if faults := audit_text_index(writer.store).faults:
             writer.rewrite(Store.with_text_index)
             done.append(f"built the text index anew: {faults[0]}")
         if problem := "it was asked for" if index else _index_fault(collection):

@@ -13,10 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,14 @@ from typing import Any
 import numpy as np
 
 from embedsvc.chunking import chunk
-from embedsvc.collection import Collection, EncodedDocument, Writer, collection_directory
+from embedsvc.collection import (
+    Collection,
+    EncodedDocument,
+    Writer,
+    collection_directory,
+    put_out_of_sight,
+    remove_unseen,
+)
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, encoder_for, load_encoder
 from embedsvc.encoding.contract import first_difference
@@ -43,7 +49,7 @@ _STATE = "migration.json"
 _AT_ONCE = 64
 """Documents that are read from the old collection together."""
 _FEW = 200
-"""Documents that may have changed meanwhile: no more are left to be encoded while nobody can write."""
+"""Documents that changed meanwhile: with more of them to be encoded, nobody is kept from writing."""
 _ROUNDS = 5
 _QUERIES = 100
 _SENTENCE = re.compile(r".{20,200}?[.!?](?=\s)|.{1,200}", re.DOTALL)
@@ -99,7 +105,7 @@ def migrate(
 
     Raises:
         UsageError: the collection has that model already. Conflict: an earlier migration is to another model, is not
-            finished, or another process writes.
+            finished, or others write, now or so much that the new collection never came level with the old one.
     """
     directory = collection_directory(name, settings)
     _settle(directory, settings)
@@ -115,19 +121,10 @@ def migrate(
     staging = _aside(directory, ".migration")
     new = _staged(old, encoder, staging)
     already = new.store().count_documents()
-    encoded = rechunked = 0
-    for _ in range(_ROUNDS):
-        done = _catch_up(old.store, new, encoder, told)
-        encoded, rechunked = encoded + done[0], rechunked + done[1]
-        if sum(done) == 0 or len(_differing(old.store(), new.store())) <= _FEW:
-            break
+    done = _catch_up(old.store, new, encoder, told)
     overlap, queries, note = _compared(old, new, encoder, compare, load_for)
     if switch:
-        with _both_locks(directory, settings):
-            done = _catch_up(old.store, new, encoder, told)
-            encoded, rechunked = encoded + done[0], rechunked + done[1]
-            new.upkeep.close()  # it would go on under the name of the old one
-            _switch(directory, staging)
+        done += _level(old, new, encoder, told, lambda: _switch(directory, staging))
     store = Store.open(directory if switch else staging / name)
     return Migrated(
         name=name,
@@ -137,9 +134,9 @@ def migrate(
         chunking=store.chunking,
         documents=store.count_documents(),
         passages=store.count(),
-        encoded=encoded,
+        encoded=done.encoded,
         already=already,
-        rechunked=rechunked,
+        rechunked=done.rechunked,
         overlap=overlap,
         queries=queries,
         note=note,
@@ -186,12 +183,12 @@ def abandon(name: str, settings: Settings) -> bool:
 def _removed(name: str, settings: Settings, suffix: str) -> bool:
     directory = collection_directory(name, settings)
     _settle(directory, settings)
+    aside = _aside(directory, suffix)
     with write_lock(directory, settings.lock_timeout):
-        aside = _aside(directory, suffix)
-        if not aside.exists():
-            return False
-        shutil.rmtree(aside.rename(directory.with_name(f".{name}.{uuid.uuid4().hex}.deleted")))
-        return True
+        if there := aside.exists():
+            put_out_of_sight(aside, name)
+    remove_unseen(name, settings)
+    return there
 
 
 # -- the folders -----------------------------------------------------------------------------------------------------
@@ -302,17 +299,65 @@ def _differing(old: Store, new: Store) -> dict[str, Known]:
     return changed | {id: known for id, known in there.items() if id not in wanted}
 
 
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """Documents that were encoded, and those of them that were cut anew."""
+
+    encoded: int = 0
+    rechunked: int = 0
+
+    def __add__(self, other: _Done) -> _Done:
+        return _Done(self.encoded + other.encoded, self.rechunked + other.rechunked)
+
+
+def _level(
+    old: Collection, new: Collection, encoder: Encoder, told: Callable[[int, int], None], switch: Callable[[], None]
+) -> _Done:
+    """Makes the new collection hold what the old one does, and calls ``switch`` while that cannot change. Meanwhile
+    nobody else writes, so what is left to be encoded by then is little, and its upkeep is for later.
+
+    Raises:
+        Conflict: others wrote more each time than may be left.
+    """
+    directory, settings = old.settings.data_dir / old.name, old.settings
+    done = _Done()
+    for _ in range(_ROUNDS):
+        done += _catch_up(old.store, new, encoder, told)
+        with _both_locks(directory, settings):
+            left = len(_differing(old.store(), new.store()))
+            if left <= _FEW:
+                new.upkeep.close()  # what it has begun would go on under the name of the old one
+                done += _catch_up(old.store, new, encoder, told, maintain=False)
+                switch()
+                break
+    else:
+        raise Conflict(
+            f"{old.name!r} changes faster than it is encoded: {left:,} documents were left after the last of {_ROUNDS} "
+            f"rounds, and for more than {_FEW} its writers are not made to wait. Nothing is lost: stop what writes to "
+            "it, or choose a quieter hour, and run the same again."
+        )
+    if left:
+        with suppress(Conflict), Collection(directory, settings).writer():  # who writes there by now does the upkeep
+            pass
+    return done
+
+
 def _catch_up(
-    newest: Callable[[], Store], new: Collection, encoder: Encoder, told: Callable[[int, int], None]
-) -> tuple[int, int]:
-    """Makes the new collection hold what the old one does; how many documents were encoded, how many cut anew."""
+    newest: Callable[[], Store],
+    new: Collection,
+    encoder: Encoder,
+    told: Callable[[int, int], None],
+    *,
+    maintain: bool = True,
+) -> _Done:
+    """Encodes what the old collection has and the new one has not. ``maintain``: as in :meth:`Collection.writer`."""
     differing = list(_differing(newest(), new.store()))
     if not differing:
-        return 0, 0
+        return _Done()
     total = newest().count_documents()
     done, rechunked = total - len(differing), 0
     told(max(0, done), total)
-    with new.writer() as writer:
+    with new.writer(maintain=maintain) as writer:
         ahead: tuple[list[str], Ticket, list[EncodedDocument]] | None = None
         for ids, documents in _batches(newest, differing, new.settings.commit_tokens):
             cut = [_cut(whole, encoder, new.chunking) for whole in documents]
@@ -330,7 +375,7 @@ def _catch_up(
         if ahead:
             done += _put(writer, *ahead)
             told(done, total)
-    return len(differing), rechunked
+    return _Done(len(differing), rechunked)
 
 
 def _batches(

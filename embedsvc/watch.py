@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from embedsvc.errors import ContractMismatch, DamagedCollection, EmbedsvcError, NotFound, ReadError, UsageError
 from embedsvc.ingest import Outcome
 from embedsvc.readers import ALL, IGNORE_FILE, Selection, absolute, reach
+from embedsvc.tally import Tally
 
 Run = Callable[[Sequence[Path] | None], Iterator[Outcome]]
 """Indexes what is at or below the paths; None: everything."""
@@ -38,10 +38,9 @@ _FIRST_RETRY, _LAST_RETRY = 1.0, 60.0
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """``counts``: outcomes by status. ``everything``: all was looked at, not only what changed."""
+    """``everything``: all was looked at, not only what changed."""
 
-    counts: Counter[str]
-    passages: int
+    tally: Tally
     seconds: float
     everything: bool
 
@@ -94,20 +93,17 @@ def watch(
 
 
 def _attempt(run: Run, paths: Sequence[Path] | None, retry: float) -> Iterator[Outcome | RunEnded | RunFailed]:
-    started = time.monotonic()
-    counts: Counter[str] = Counter()
-    passages = 0
+    tally = Tally()
     try:
         for outcome in run(paths):
-            counts[outcome.status] += 1
-            passages += outcome.passages
+            tally.take_in(outcome)
             yield outcome
     except (ContractMismatch, DamagedCollection):
         raise
     except (EmbedsvcError, OSError) as error:
         yield RunFailed(str(error), retry)
     else:
-        yield RunEnded(counts, passages, time.monotonic() - started, paths is None)
+        yield RunEnded(tally, tally.seconds, paths is None)
 
 
 def _meant(path: Path, tops: Sequence[Path], selection: Selection) -> Iterator[Path]:

@@ -38,8 +38,9 @@ from embedsvc.errors import (
     StorageFailure,
     UsageError,
 )
+from embedsvc.maintenance import repair
 from embedsvc.records import Chunking, make_document
-from embedsvc.storage import Store, told_of_waiting
+from embedsvc.storage import Store, told_of_waiting, write_lock
 from tests.fakes import FakeEncoder
 from tests.test_storage import contents, cut, simple, unit_vectors, with_finer
 from tests.tiny_models import make_bert
@@ -284,6 +285,58 @@ def test_a_collection_that_is_written_to_is_not_deleted(here: Settings) -> None:
     with collection.writer(), pytest.raises(Conflict):
         delete_collection("c", here)
     assert Collection.open("c", here).snapshot().store.count() == 1
+
+
+def is_free(directory: Path) -> bool:
+    """Whether the collection there may be written to now."""
+    try:
+        with write_lock(directory, 0):
+            return True
+    except Conflict:
+        return False
+
+
+def test_nobody_waits_while_files_are_removed(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection_of(here, "c", "text")
+    (here.data_dir / ".c.before").mkdir()
+    free: list[bool] = []
+
+    def removed(path: Path, *, rmtree: Any = shutil.rmtree) -> None:
+        free.append(is_free(here.data_dir / "c"))
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    delete_collection("c", here)
+    assert free == [True, True]
+
+
+def test_a_deletion_that_was_killed_is_ended_by_the_next_or_by_repair(
+    here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def die(path: Path) -> None:
+        raise KilledError
+
+    def names() -> list[str]:
+        return sorted(path.name for path in here.data_dir.iterdir() if path.is_dir())
+
+    for again in (lambda: delete_collection("c", here), lambda: repair("c", here)):
+        collection_of(here, "c", "text")
+        (here.data_dir / ".c.before").mkdir(exist_ok=True)
+        with monkeypatch.context() as killed:
+            killed.setattr(shutil, "rmtree", die)
+            with pytest.raises(KilledError):
+                delete_collection("c", here)
+        assert collection_names(here.data_dir) == []
+        assert [Path(name).suffix for name in names()] == [".deleted", ".deleted"]
+        with pytest.raises(NotFound):
+            again()
+        if names():
+            collection_of(here, "c", "anew")
+            assert len(again().done) == 2
+    assert names() == ["c"]
 
 
 # -- export and import --------------------------------------------------------------------------------------------

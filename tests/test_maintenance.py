@@ -387,6 +387,38 @@ def test_a_broken_text_index_is_built_anew(here: Settings) -> None:
     assert len(Collection.open("c", here).store().lexical(SECRET, 10)[0]) == 4
 
 
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("Съешь же ещё этих мягких французских булок", True),
+        ("他们说：昨天晚上下雨了，今天天气很好。", True),
+        ("「東京都庁舎前」，図書館利用者数調査結果報告書概要版第一章。", False),  # beside another bracket; too long
+        ("हिन्दी भाषा की पाठ्यपुस्तकें", False),  # vowel signs: Python splits words at them, the index does not
+        ("de\u0301sagre\u0301able 1234567890 of it", False),
+        ("himself because throughout_ 12abcdefg", False),
+    ],
+)
+def test_the_text_index_is_asked_for_words_of_any_script(here: Settings, text: str, asked: bool) -> None:
+    collection = Collection.create("c", FAKE, Chunking(64, 8), here)
+    with collection.writer() as writer:
+        writer.replace([(*simple("d", text)[:2], unit_vectors(1, 7))])
+    check = results(here)["text index"]
+    assert check.ok
+    assert check.detail.startswith("finds 1 " if asked else "not checked: ")
+    for file in (here.data_dir / "c/passages.lance/_indices").rglob("*.lance"):
+        file.write_bytes(b"junk")
+    assert wrong(here) == (["text index"] if asked else [])
+
+
+def test_texts_are_sampled_from_all_over_the_table(here: Settings) -> None:
+    store = made(here, count=95).store()
+    found = store.spread_texts(10)
+    assert [int(text.split()[2].rstrip(",")) for _, text in found] == list(range(0, 95, 10))
+    assert [passage.text for passage in store.take([id for id, _ in found])] == [text for _, text in found]
+    assert len(store.spread_texts(1000)) == 95
+    assert Collection.create("empty", FAKE, Chunking(64, 8), here).store().spread_texts(10) == []
+
+
 def test_nothing_is_done_to_what_is_well(indexed: Settings) -> None:
     made(indexed)
     assert repair("c", indexed).done == ()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,6 +30,7 @@ from tests.fakes import WORDS, FakeEncoder
 from tests.forked import kill_at, was_killed
 from tests.server import server
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
+from tests.test_collection import is_free
 from tests.test_maintenance import wrong
 
 OLD = FakeEncoder(WORDS)
@@ -200,6 +204,85 @@ def test_documents_that_change_in_mid_migration_are_caught_up(here: Settings) ->
     assert Collection.open("c", here).store().document_passages("d5")[0] == "blue blue blue"
 
 
+def test_nobody_waits_for_more_than_a_few_documents(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor for the upkeep of those few."""
+    from embedsvc import migrate as module
+
+    monkeypatch.setattr(module, "_FEW", 1)
+    collection = indexed(here)
+    free: list[bool] = []
+    upkeep: list[bool] = []
+
+    def changed(text: str, *ids: str) -> None:
+        assert set(add(collection, OLD, *(make_document(f"test:{id}", text, id=id) for id in ids))) == {"replaced"}
+
+    def told(done: int, of: int) -> None:
+        free.append(is_free(here.data_dir / "c"))
+
+    def maintained(store: Store, *, maintain: Any = Store.maintain) -> Store:
+        if ".c.migration" in store.path.parts:
+            upkeep.append(is_free(here.data_dir / "c"))
+        return cast("Store", maintain(store))
+
+    @contextmanager
+    def locks(directory: Path, settings: Settings, *, locks: Any = module._both_locks) -> Iterator[None]:
+        changed("blue blue", "d5")  # just before
+        with locks(directory, settings):
+            free.clear()
+            yield
+            assert free == [False, False]
+            free.clear()
+
+    monkeypatch.setattr(Store, "maintain", maintained)
+    monkeypatch.setattr(module, "_both_locks", locks)
+
+    def compared(_: object) -> None:
+        assert free.pop()
+        changed("blue", "d5", "d6", "d7")
+
+    done = migrate("c", here, told=told, compare=compared, **fakes(other()))
+    assert (done.encoded, done.switched) == (14 + 3 + 1, True)
+    assert upkeep == [True, True]
+    now = Collection.open("c", here)
+    assert passages(now.store(), text=True).keys() == {document.id for document in documents()}
+    assert now.store().document_passages("d5")[0] == "blue blue"
+    assert wrong(here) == []
+
+
+def test_a_collection_that_never_rests_is_not_switched(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embedsvc import migrate as module
+
+    monkeypatch.setattr(module, "_FEW", 1)
+    collection, edition = indexed(here), 0
+
+    def told(done: int, of: int) -> None:
+        nonlocal edition
+        edition += 1
+        texts = [make_document(f"test:{at}", f"blue {'red ' * edition}", id=f"d{at}") for at in range(2)]
+        assert add(collection, OLD, *texts) == ["replaced"] * 2
+
+    with pytest.raises(Conflict, match=r"2 documents were left.*run the same again"):
+        migrate("c", here, told=told, **fakes(other()))
+    assert Collection.open("c", here).contract.model == "fake"
+    done = migrate("c", here, **fakes(other()))
+    assert (done.already, done.encoded, done.switched) == (14, 2, True)
+
+
+def test_nobody_waits_while_the_old_one_is_removed(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    indexed(here)
+    migrate("c", here, **fakes(other()))
+    free: list[bool] = []
+
+    def removed(path: Path, *, rmtree: Any = shutil.rmtree) -> None:
+        free.append(is_free(here.data_dir / "c"))
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    assert finish("c", here)
+    assert free == [True]
+    assert [entry.name for entry in here.data_dir.iterdir() if entry.is_dir()] == ["c"]
+
+
 def test_rollback_and_forth_and_what_it_leaves_behind(here: Settings) -> None:
     collection = indexed(here)
     was = passages(collection.store())
@@ -229,6 +312,7 @@ def test_overlap_of_equal_models_is_whole(here: Settings) -> None:
 
 def _dying(data_dir: Path, step: int, what: str) -> None:
     """One migration, rollback or clean-up, that dies when ``step`` of its commits, renames and removals are done."""
+    from embedsvc import collection as collections
     from embedsvc import migrate as module
 
     kill_at(
@@ -237,7 +321,7 @@ def _dying(data_dir: Path, step: int, what: str) -> None:
         (Path, "rename"),
         (module, "exchange"),
         (module, "fsync_path"),
-        (module.shutil, "rmtree"),
+        (collections.shutil, "rmtree"),
     )
     settings = Settings(data_dir=data_dir, commit_tokens=40)
     module._AT_ONCE = 2

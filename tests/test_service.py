@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import gc
+import io
 import json
 import os
 import re
@@ -20,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -30,17 +32,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from embedsvc.collection import Collection, delete_collection
 from embedsvc.config import Settings, load_settings
 from embedsvc.encoding import Encoder
-from embedsvc.errors import Conflict, NotFound, Overloaded, UsageError
+from embedsvc.errors import Conflict, NotFound, Overloaded, StorageFailure, UsageError
 from embedsvc.ingest import Outcome
-from embedsvc.records import Chunking
+from embedsvc.readers import FieldChoice
+from embedsvc.records import Chunking, make_document
 from embedsvc.service import create_app, serve
 from embedsvc.service.encoders import Encoders
 from embedsvc.service.jobs import Jobs, Pace
 from embedsvc.service.middleware import Front
-from embedsvc.service.opened import Collections
+from embedsvc.service.opened import Collections, Opened
 from embedsvc.service.state import Bounded
 from embedsvc.upkeep import Upkeep
 from embedsvc.vectors import Goal, live
+from tests.fakes import FakeEncoder
 from tests.server import DEADLINE, Server, server, until
 from tests.test_storage import simple
 
@@ -602,13 +606,60 @@ def test_what_is_left_of_a_job_follows_from_the_share_that_is_done(monkeypatch: 
     assert resumed.to_dict(0)["eta_s"] == 10.0, "what an earlier job did says nothing of the pace"
 
 
+@pytest.mark.parametrize("where", ["state", "report"])
+def test_a_job_that_meets_a_full_disk_says_so_while_nothing_can_be_written_and_after(
+    here: Settings, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    full = threading.Event()
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            full.set()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def report(path: Path, *arguments: Any, **options: Any) -> Any:
+        if not path.name.endswith(".report.jsonl"):
+            return opened_file(path, *arguments, **options)
+        return Full(path, "w")
+
+    def state(path: Path, data: bytes) -> int:
+        if full.is_set() or (where == "state" and b'"indexed"' in data):
+            full.set()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return plain(path, data)
+
+    plain, opened_file = Path.write_bytes, Path.open
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    opened = SimpleNamespace(collection=collection, encoder=fake, is_current=lambda: True)
+    jobs = Jobs(here.data_dir, lambda name: cast("Opened", opened))
+    item = make_document("t:1", "red green")
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "write_bytes", state)
+        if where == "report":
+            broken.setattr(Path, "open", report)
+        broken.setattr("embedsvc.service.jobs._SAVE_SECONDS", -1)
+        job = jobs.submit("c", [item], FieldChoice(), 1)["job"]
+        until(lambda: jobs.get(job)["status"] not in ("queued", "running"))
+        told = jobs.get(job)
+        assert (told["status"], told["finished"] is not None) == ("failed", True)
+        assert "is full" in told["error"]
+        with pytest.raises(StorageFailure, match="is full"):
+            jobs.submit("c", [item], FieldChoice(), 1)
+    elsewhere = Jobs(here.data_dir, lambda name: cast("Opened", opened))
+    assert elsewhere.get(job)["status"] == "running"
+    full.clear()
+    next_one = jobs.submit("c", [item], FieldChoice(), 1)["job"]
+    assert elsewhere.get(job) == told
+    until(lambda: elsewhere.get(next_one)["status"] == "done")
+    jobs.stop(10)
+    assert not list((here.data_dir / ".jobs").glob(".*.tmp"))
+
+
 def test_old_jobs_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedsvc.service.jobs._KEEP", 3)
 
     def nothing(name: str) -> Any:
         raise UsageError(f"no {name}")
-
-    from embedsvc.readers import FieldChoice
 
     jobs = Jobs(tmp_path, nothing)
     ids = []

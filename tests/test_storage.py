@@ -343,6 +343,17 @@ def test_changes_tell_inserted_replaced_and_deleted_rows(tmp_path: Path) -> None
     assert sorted(changes.deleted.tolist()) == sorted([rows["shrinks:1"], rows["goes:0"], rows["goes:1"]])
 
 
+def test_pages_of_documents_fit_together(tmp_path: Path) -> None:
+    same = [
+        (replace(document, uri="test:same"), *rest) for document, *rest in (simple(f"s{at}", "x") for at in range(9))
+    ]
+    store = put(new_store(tmp_path / "c"), *same, simple("a", "red"), simple("z", "blue"))
+    everything = store.documents()
+    assert [document.id for document in everything] == ["a", *(f"s{at}" for at in range(9)), "z"]
+    assert [document for start in range(0, 12, 2) for document in store.documents(start, 2)] == everything
+    assert store.documents(2**63 - 1, 100) == []
+
+
 # -- lexical search -----------------------------------------------------------------------------------------------
 
 

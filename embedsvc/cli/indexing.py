@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from embedsvc.ingest import Outcome, Status, ingest_items, ingest_paths, open_or
 from embedsvc.readers import FieldChoice, FoundFile, Rejected, Selection, discover
 from embedsvc.readers.web import is_url
 from embedsvc.records import Source
+from embedsvc.tally import Tally, settled
 
 FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens"})
 """Flags that a collection, once made, must agree with."""
@@ -43,36 +43,19 @@ class Order:
     json_lines: bool
 
 
-@dataclass
-class Tally:
-    """What came of the inputs so far."""
-
-    started: float = field(default_factory=time.monotonic)
-    counts: Counter[str] = field(default_factory=Counter)
-    alike: int = 0
-    passages: int = 0
-    tokens: int = 0
-    encoded_tokens: int = 0
-
-    def take(self, outcome: Outcome) -> None:
-        self.counts[outcome.status] += 1
-        self.alike += outcome.like is not None
-        self.passages += outcome.passages
-        self.tokens += outcome.tokens
-        self.encoded_tokens += outcome.encoded_tokens
-
-    def summary(self, name: str, version: int) -> dict[str, Any]:
-        return {
-            "collection": name,
-            "version": version,
-            "inputs": self.counts.total(),
-            **{status: self.counts[status] for status in STATUSES},
-            "alike": self.alike,
-            "passages": self.passages,
-            "tokens": self.tokens,
-            "encoded_tokens": self.encoded_tokens,
-            "seconds": round(time.monotonic() - self.started, 3),
-        }
+def summary_of(tally: Tally, name: str, version: int) -> dict[str, Any]:
+    """The last line of a run's report."""
+    return {
+        "collection": name,
+        "version": version,
+        "inputs": tally.counts.total(),
+        **{status: tally.counts[status] for status in STATUSES},
+        "alike": tally.alike,
+        "passages": tally.passages,
+        "tokens": tally.tokens,
+        "encoded_tokens": tally.encoded_tokens,
+        "seconds": round(tally.seconds, 3),
+    }
 
 
 def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
@@ -117,7 +100,7 @@ def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
             )
         )
         for outcome in outcomes:
-            tally.take(outcome)
+            tally.take_in(outcome)
             write(outcome_dict(outcome))
             if not order.json_lines:
                 if outcome.reason or outcome.notes:
@@ -126,7 +109,7 @@ def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
                     alike.append(outcome)
             advance(outcome)
         store = collection.store()
-        summary = tally.summary(order.name, store.version)
+        summary = summary_of(tally, order.name, store.version)
         write({"summary": summary})
     if not order.json_lines:
         show_report(summary, mentioned, alike, store.count())
@@ -224,22 +207,22 @@ def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[Callable[[Outco
     if quiet:
         yield lambda outcome: None
         return
-    left = dict(sizes)
+    left: dict[str, float] = {**sizes}
     total = max(1, sum(sizes.values()))
     tally = Tally()
 
-    def taken(outcome: Outcome) -> tuple[int, str]:
+    def taken(outcome: Outcome) -> tuple[float, str]:
         """Bytes that are done with it, and how it goes."""
-        tally.take(outcome)
-        seconds = max(1e-9, time.monotonic() - tally.started)
+        tally.take_in(outcome)
+        seconds = max(1e-9, tally.seconds)
         text = (
             f"{tally.counts.total():,} documents  {tally.passages:,} passages  "
             f"{tally.encoded_tokens / seconds:,.0f} tokens/s"
         )
-        return left.pop(outcome.uri.partition("#")[0].partition("!/")[0], 0), text
+        return settled(left, outcome), text
 
     if not sys.stderr.isatty():
-        done, told = 0, tally.started
+        done, told = 0.0, tally.started
 
         def tell(outcome: Outcome) -> None:
             nonlocal done, told

@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from embedsvc.cli.indexing import STATUSES, Order, Tally, lines_into, show_report
+from embedsvc.cli.indexing import STATUSES, Order, lines_into, show_report, summary_of
 from embedsvc.describe import outcome_dict
 from embedsvc.errors import UsageError
 from embedsvc.ingest import Outcome, ingest_changed, ingest_paths, open_or_create
 from embedsvc.readers import absolute
 from embedsvc.readers.web import is_url
+from embedsvc.tally import Tally
 from embedsvc.watch import RunEnded, RunFailed, watch
 
 
@@ -50,7 +51,7 @@ def run(order: Order) -> bool:
             with closing(watch(tops, once, selection)) as events:
                 for event in events:
                     if isinstance(event, Outcome):
-                        tally.take(event)
+                        tally.take_in(event)
                         (failed.add if event.status == "quarantined" else failed.discard)(event.uri)
                         write(outcome_dict(event))
                     else:
@@ -58,7 +59,7 @@ def run(order: Order) -> bool:
         except (KeyboardInterrupt, Stopped):
             pass  # that is how a watch ends
         store = collection.store()
-        summary = tally.summary(order.name, store.version)
+        summary = summary_of(tally, order.name, store.version)
         write({"summary": summary})
     if not order.json_lines:
         show_report(summary, (), (), store.count())
@@ -70,13 +71,14 @@ def _tell(event: RunEnded | RunFailed, json_lines: bool) -> None:
     if isinstance(event, RunFailed):
         print(f"embedsvc: {event.reason} Trying again in {event.retry:g} s.", file=sys.stderr, flush=True)
         return
-    told: dict[str, int] = {status: event.counts[status] for status in STATUSES if event.counts[status]}
+    counts, passages = event.tally.counts, event.tally.passages
+    told: dict[str, int] = {status: counts[status] for status in STATUSES if counts[status]}
     if json_lines:
-        about = {**told, "passages": event.passages, "seconds": round(event.seconds, 3), "all": event.everything}
+        about = {**told, "passages": passages, "seconds": round(event.seconds, 3), "all": event.everything}
         print(json.dumps({"run": about}), flush=True)
     elif event.everything or told.keys() - {"unchanged"}:
         what = ", ".join(f"{count:,} {status}" for status, count in told.items()) or "nothing there yet"
-        print(f"{time.strftime('%H:%M:%S')}  {what}  ({event.passages:,} passages, {event.seconds:.1f} s)", flush=True)
+        print(f"{time.strftime('%H:%M:%S')}  {what}  ({passages:,} passages, {event.seconds:.1f} s)", flush=True)
 
 
 def _outputs(report: Path | None) -> frozenset[tuple[int, int]]:

@@ -20,6 +20,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +37,8 @@ from embedsvc.records import Document, Source
 from embedsvc.service.opened import Opened
 from embedsvc.service.problems import Busy, NotReady, json_bytes
 from embedsvc.storage import told_of_waiting
+from embedsvc.storage.store import writing
+from embedsvc.tally import Tally, settled
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ Work = Callable[[Progress], dict[str, Any]]
 JobStatus = Literal["queued", "waiting", "running", "done", "failed", "interrupted"]
 """``waiting``: it is its turn, and another process writes to the collection."""
 _ACTIVE = ("queued", "waiting", "running")
+_FAILED = ("quarantined", "empty")
 
 _FOLDER = ".jobs"
 _ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{12}")
@@ -73,8 +77,7 @@ class Pace:
     ended: float | None = None
 
     def take_in(self, outcome: Outcome) -> None:
-        own = outcome.uri if outcome.uri in self.left else outcome.uri.partition("#")[0].partition("!/")[0]
-        self.done += self.left.pop(own, 0.0)
+        self.done += settled(self.left, outcome)
 
     def to_dict(self, tokens: int) -> dict[str, float | None]:
         if not self.all:
@@ -103,16 +106,11 @@ class _Job:
     """Of another job than one that puts documents in: what it does, and tells as ``result``."""
     status: JobStatus = "queued"
     result: dict[str, Any] | None = None
-    counts: dict[str, int] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
     failures: list[dict[str, str]] = field(default_factory=list)
-    failures_left_out: int = 0
     notes: list[dict[str, str]] = field(default_factory=list)
     notes_left_out: int = 0
     alike: list[dict[str, Any]] = field(default_factory=list)
-    alike_left_out: int = 0
-    passages: int = 0
-    tokens: int = 0
-    encoded_tokens: int = 0
     pace: Pace | None = None
     """Since it is running."""
     error: str | None = None
@@ -122,23 +120,24 @@ class _Job:
     saved: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
+        counts = self.tally.counts
         return {
             "job": self.id,
             "collection": self.collection,
             "kind": self.kind,
             "status": self.status,
             "total": self.total,
-            "counts": self.counts,
+            "counts": dict(counts),
             "failures": self.failures,
-            "failures_left_out": self.failures_left_out,
+            "failures_left_out": sum(counts[status] for status in _FAILED) - len(self.failures),
             "notes": self.notes,
             "notes_left_out": self.notes_left_out,
             "alike": self.alike,
-            "alike_left_out": self.alike_left_out,
-            "passages": self.passages,
-            "tokens": self.tokens,
-            "encoded_tokens": self.encoded_tokens,
-            **(self.pace or Pace(0.0)).to_dict(self.encoded_tokens),
+            "alike_left_out": self.tally.alike - len(self.alike),
+            "passages": self.tally.passages,
+            "tokens": self.tally.tokens,
+            "encoded_tokens": self.tally.encoded_tokens,
+            **(self.pace or Pace(0.0)).to_dict(self.tally.encoded_tokens),
             "result": self.result,
             "error": self.error,
             "created": self.created,
@@ -147,22 +146,13 @@ class _Job:
         }
 
     def take_in(self, outcome: Outcome) -> None:
-        self.passages += outcome.passages
-        self.tokens += outcome.tokens
-        self.encoded_tokens += outcome.encoded_tokens
+        self.tally.take_in(outcome)
         if self.pace is not None:
             self.pace.take_in(outcome)
-        if outcome.like is not None:
-            if len(self.alike) < _LISTED:
-                self.alike.append({"uri": outcome.uri, "like": outcome.like.uri, "similarity": outcome.like.similarity})
-            else:
-                self.alike_left_out += 1
-        self.counts[outcome.status] = self.counts.get(outcome.status, 0) + 1
-        if outcome.status in ("quarantined", "empty"):
-            if len(self.failures) < _LISTED:
-                self.failures.append({"uri": outcome.uri, "reason": outcome.reason or outcome.status})
-            else:
-                self.failures_left_out += 1
+        if outcome.like is not None and len(self.alike) < _LISTED:
+            self.alike.append({"uri": outcome.uri, "like": outcome.like.uri, "similarity": outcome.like.similarity})
+        if outcome.status in _FAILED and len(self.failures) < _LISTED:
+            self.failures.append({"uri": outcome.uri, "reason": outcome.reason or outcome.status})
         for note in outcome.notes:
             if len(self.notes) < _LISTED:
                 self.notes.append({"uri": outcome.uri, "note": note})
@@ -197,6 +187,8 @@ class Jobs:
         self._queues: dict[str, deque[_Job]] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._encoders: dict[str, Encoder] = {}
+        self._unsaved: dict[str, _Job] = {}
+        """Jobs that ended while the disk refused to take that; tried again with whatever is saved next."""
         self.inputs: Counter[tuple[str, str]] = Counter()
         """By collection and status: inputs whose fate was decided since this process began."""
 
@@ -256,6 +248,8 @@ class Jobs:
         """
         if not _ID.fullmatch(id):
             raise NotFound(f"There is no job {id!r}. A job's id comes with the answer to the upload.")
+        if (ended := self._unsaved.get(id)) is not None:
+            return ended.to_dict()
         try:
             state: dict[str, Any] = json.loads((self._folder / f"{id}.json").read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -299,6 +293,7 @@ class Jobs:
             for queue in self._queues.values():
                 for job in queue:
                     self._finish(job, "interrupted", _INTERRUPTED)
+            self._save_ended()
             if self._owner_file is not None:
                 (self._folder / f"{self._owner}.owner").unlink(missing_ok=True)
                 os.close(self._owner_file)
@@ -345,10 +340,13 @@ class Jobs:
                     fold=False,
                     duplicates=job.duplicates,
                 )
-                with (self._folder / f"{job.id}{_REPORT}").open("wb", buffering=0) as report:
+                with writing(self._folder):
+                    report = (self._folder / f"{job.id}{_REPORT}").open("wb", buffering=0)
+                with report:
                     for outcome in outcomes:
                         job.take_in(outcome)
-                        report.write(json_bytes(outcome_dict(outcome)) + b"\n")
+                        with writing(self._folder):
+                            report.write(json_bytes(outcome_dict(outcome)) + b"\n")
                         self.inputs[job.collection, outcome.status] += 1
                         if time.monotonic() - job.saved > _SAVE_SECONDS:
                             self._save(job)
@@ -373,7 +371,7 @@ class Jobs:
         def told(done: int, of: int) -> None:
             if self._stopping.is_set():
                 raise CancelledError
-            job.counts, job.total = {"done": done}, of
+            job.tally.counts["done"], job.total = done, of
             if job.pace is None:
                 job.pace = Pace(of, done, first=done)
             job.pace.done, job.pace.all = done, of
@@ -401,7 +399,8 @@ class Jobs:
             if message:
                 log.info("job %s waits: %s", job.id, message)
             job.status = status
-            self._save(job)
+            with suppress(StorageFailure):  # that it waits is news, and no reason to end it
+                self._save(job)
 
     def _finish(self, job: _Job, status: JobStatus, error: str | None) -> None:
         if job.finished is not None:
@@ -412,17 +411,34 @@ class Jobs:
             job.pace.ended = time.monotonic()
         try:
             self._save(job)
-        except OSError:
-            log.exception("the state of job %s cannot be written", job.id)
-        counts = ", ".join(f"{number} {name}" for name, number in job.counts.items())
+        except StorageFailure as failure:
+            self._unsaved[job.id] = job
+            log.error("the end of job %s is not saved yet: %s", job.id, failure)
+        counts = ", ".join(f"{number} {name}" for name, number in job.tally.counts.items())
         log.info("job %s on %s: %s (%s)", job.id, job.collection, status, counts or "nothing yet")
 
     # -- files -----------------------------------------------------------------------------------------------------
 
     def _save(self, job: _Job) -> None:
+        """Raises StorageFailure."""
+        self._write(job)
+        self._save_ended()
+
+    def _save_ended(self) -> None:
+        for ended in list(self._unsaved.values()):
+            with suppress(StorageFailure):
+                self._write(ended)
+                self._unsaved.pop(ended.id, None)  # another thread may have been quicker
+
+    def _write(self, job: _Job) -> None:
         temporary = self._folder / f".{job.id}.{threading.get_ident()}.tmp"
-        temporary.write_bytes(json_bytes({**job.to_dict(), "owner": self._owner}))
-        temporary.replace(self._folder / f"{job.id}.json")
+        with writing(self._folder):
+            try:
+                temporary.write_bytes(json_bytes({**job.to_dict(), "owner": self._owner}))
+                temporary.replace(self._folder / f"{job.id}.json")
+            except OSError:
+                temporary.unlink(missing_ok=True)  # half a state, on a disk that may be full
+                raise
         job.saved = time.monotonic()
 
     def _prune(self) -> None:

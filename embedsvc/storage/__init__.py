@@ -1,6 +1,6 @@
 """The store: one Lance table per collection, the single source of truth."""
 
-from embedsvc.storage.auditing import Audit, audit, text_index_faults
+from embedsvc.storage.auditing import Audit, TextIndexAudit, audit, audit_text_index
 from embedsvc.storage.durability import exchange
 from embedsvc.storage.lock import index_lock, told_of_waiting, write_lock
 from embedsvc.storage.portable import export_store, read_exported
@@ -23,14 +23,15 @@ __all__ = [
     "StoredDocument",
     "StoredPassage",
     "StoredVersion",
+    "TextIndexAudit",
     "WholeDocument",
     "audit",
+    "audit_text_index",
     "exchange",
     "export_store",
     "index_lock",
     "passage_table",
     "read_exported",
-    "text_index_faults",
     "told_of_waiting",
     "write_lock",
 ]

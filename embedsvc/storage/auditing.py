@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,12 @@ from embedsvc.errors import DamagedCollection
 from embedsvc.storage.store import Store
 
 _ROWS = 2048
-_WORD = re.compile(r"\b[A-Za-z]{6,20}\b")
+_EDGE = r"\s.,;:!?()\"。，、；：！？"
+_WORD = re.compile(rf"(?<![^{_EDGE}])[^\W\d_]{{6,20}}(?![^{_EDGE}])")
+"""Letters of any script between white space or punctuation: beside anything else (a vowel sign, an accent that is a
+character of its own) they may be a part of what the index takes for one word."""
+_LONGEST = 39
+"""Bytes of a word in UTF-8: Lance leaves longer ones out of its text index."""
 _STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -112,17 +116,31 @@ def _disorder(columns: Sequence[npt.NDArray[np.int64]], documents: Sequence[str]
     ]
 
 
-def text_index_faults(store: Store, sample: int = 50) -> list[str]:
-    """What is wrong with the text index: it cannot be read, or does not find some passages by a word of theirs."""
+@dataclass(frozen=True, slots=True)
+class TextIndexAudit:
+    """``asked``: passages that were looked for by a word of theirs; none where no passage of the sample has a word that
+    could be asked for."""
+
+    asked: int
+    faults: tuple[str, ...]
+    """It cannot be read, or does not find some of them."""
+
+
+def audit_text_index(store: Store, sample: int = 100) -> TextIndexAudit:
+    """Looks for a ``sample`` of passages from all over the table by a word of each."""
+    missed = []
+    asked = 0
     try:
-        rows: Any = store.dataset.scanner(columns=["text"], with_row_id=True, limit=10_000).to_table().to_pylist()
-        missed = []
-        for row in rows[:: max(1, len(rows) // sample)]:
-            found = _WORD.search(row["text"])
-            if found is None or found[0].lower() in _STOP_WORDS:
-                continue
-            if not len(store.lexical(found[0], 1, among=[row["_rowid"]])[0]):
-                missed.append(f"{found[0]!r} does not find row {row['_rowid']}")
-        return missed
+        for row_id, text in store.spread_texts(sample):
+            word = next(filter(_is_indexed, _WORD.findall(text)), None)
+            if word is not None:
+                asked += 1
+                if not len(store.lexical(word, 1, among=[row_id])[0]):
+                    missed.append(f"{word!r} does not find row {row_id}")
     except DamagedCollection as error:
-        return [str(error)]
+        return TextIndexAudit(asked, (str(error),))
+    return TextIndexAudit(asked, tuple(missed))
+
+
+def _is_indexed(word: str) -> bool:
+    return word.lower() not in _STOP_WORDS and len(word.encode()) <= _LONGEST

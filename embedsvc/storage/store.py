@@ -738,13 +738,14 @@ class Store:
     def count_documents(self) -> int:
         return int(self.dataset.count_rows(filter="ordinal = 0"))
 
-    def documents(self) -> list[StoredDocument]:
-        """All documents, in the order of their uris."""
+    def documents(self, start: int = 0, count: int | None = None) -> list[StoredDocument]:
+        """All documents in the order of their uris, or ``count`` of them from the place ``start`` on."""
         rows = self._scan(["document_id", "uri", "title", "document_hash", "end"], None)
         groups = rows.group_by(["document_id", "uri", "title", "document_hash"]).aggregate(
             [("end", "max"), ([], "count_all")]
         )
-        groups = groups.sort_by("uri")
+        # By id where several have one uri, so that pages of them fit together.
+        groups = groups.sort_by([("uri", "ascending"), ("document_id", "ascending")]).slice(start, count)
         return [
             StoredDocument(
                 row["document_id"], row["uri"], row["title"], row["document_hash"], row["count_all"], row["end_max"]
@@ -783,6 +784,16 @@ class Store:
         with _reading(self.path):
             some = self.dataset.sample(min(count, self.count()), columns=["title", "text"])
         return list(zip(some["title"].to_pylist(), some["text"].to_pylist(), strict=True))
+
+    def spread_texts(self, count: int) -> list[tuple[int, str]]:
+        """Row id and text of ``count`` passages at equal distances all over the table, or of all where there are fewer:
+        the same ones each time."""
+        places = range(0, self.count(), max(1, -(-self.count() // count)))
+        if not places:
+            return []
+        with _reading(self.path):
+            some = self.dataset.take(list(places), columns=["_rowid", "text"])
+        return list(zip(some["_rowid"].to_pylist(), some["text"].to_pylist(), strict=True))
 
     def take(self, row_ids: Sequence[int]) -> list[StoredPassage]:
         """The passages of these row ids, in this order."""

@@ -241,9 +241,9 @@ async def list_documents(
     state = state_of(request)
 
     def work(opened: Opened) -> Response:
-        documents = opened.collection.store().documents()
-        page = [asdict(document) for document in documents[offset : offset + limit]]
-        return reply({"total": len(documents), "limit": limit, "offset": offset, "documents": page})
+        store = opened.collection.store()
+        page = [asdict(document) for document in store.documents(offset, limit)]
+        return reply({"total": store.count_documents(), "limit": limit, "offset": offset, "documents": page})
 
     return await run(state.errands, lambda: state.collections.call(name, work))
 
