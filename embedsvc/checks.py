@@ -16,7 +16,7 @@ from embedsvc.config import Settings, usable_cores
 from embedsvc.disk_index import DiskIndex
 from embedsvc.encoding import encoder_for, load_encoder, parity
 from embedsvc.encoding.choices import recorded
-from embedsvc.errors import EmbedsvcError
+from embedsvc.errors import DamagedCollection, EmbedsvcError
 from embedsvc.readers import ocr
 from embedsvc.readers.items import Limits
 from embedsvc.readers.sandbox import Sandbox, described
@@ -127,6 +127,9 @@ def check_collection(
                 return [*checks, Check(f"{name}: index", False, f"not looked at; embedsvc collections repair {name}")]
         snapshot = collection.snapshot()
         passages = snapshot.store.count()
+    except DamagedCollection as error:
+        remedy = f"embedsvc collections repair {name} says which versions can be read"
+        return [*checks, Check(f"{name}: store", False, f"{error.fact} {remedy}")]
     except EmbedsvcError as error:
         return [*checks, Check(f"{name}: store", False, str(error))]
     checks.insert(0, Check(f"{name}: store", True, f"version {snapshot.version}, {passages:,} passages"))

@@ -149,7 +149,11 @@ class ParityError(ModelError):
 
 
 class DamagedCollection(EmbedsvcError):
-    """A collection whose store cannot be read."""
+    """A collection whose store cannot be read. ``fact``: the message without what to do about it."""
+
+    def __init__(self, fact: str, remedy: str = "") -> None:
+        self.fact = fact
+        super().__init__(f"{fact} {remedy}".rstrip())
 
 
 class StorageFailure(EmbedsvcError):

@@ -242,7 +242,7 @@ def _unreadable(directory: Path, settings: Settings, version: int | None = None)
             return f"version {newest} has a manifest, and {store.version} is the newest that opens"
         audit(store)
     except DamagedCollection as error:
-        return str(error)
+        return error.fact
     return None
 
 
@@ -256,7 +256,10 @@ def _way_back(name: str, directory: Path, settings: Settings, fault: str) -> Dam
                 f"be lost, and has to be indexed again. To go back: embedsvc collections repair {name} --to-version "
                 f"{version}"
             )
-    return DamagedCollection(f"{fault}\nNo earlier version can be read either: restore the folder from a backup.")
+    return DamagedCollection(
+        f"{fault}\nNo earlier version can be read either: restore the folder from a backup, or delete it "
+        "and index again."
+    )
 
 
 def _go_back(directory: Path, settings: Settings, version: int) -> list[str]:
@@ -287,13 +290,16 @@ def _lost(directory: Path, kept: Store, settings: Settings) -> list[str]:
     try:
         newest = Store.open(directory, settings.durability).known_documents()
     except EmbedsvcError:
-        return [f"everything that was committed after version {kept.version - 1}; index your files again"]
+        return [
+            f"everything that was committed after version {kept.version - 1}; index your files again with --exact: "
+            "what was deleted since is there again"
+        ]
     there = kept.known_documents()
     missing = sorted(known.uri for id, known in newest.items() if there.get(id) != known)
     back = sum(id not in newest for id in there)
     lost = [f"{uri}: index it again" for uri in missing[:100]]
     lost += [f"{len(missing) - 100:,} more documents"] if len(missing) > 100 else []
-    return lost + ([f"{back:,} documents that were deleted are there again"] if back else [])
+    return lost + ([f"{back:,} documents that were deleted are there again: index your files with --exact"] if back else [])
 
 
 def _index_fault(collection: Collection) -> str | None:

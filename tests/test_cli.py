@@ -549,7 +549,7 @@ def test_a_damaged_index_is_built_again_with_a_warning(library: Path) -> None:
 def test_a_damaged_store_is_3(run: Run, library: Path) -> None:
     damage_store(library)
     refused(run("search", "x", "-c", "library", "--data-dir", library), 3, "cannot be read as a collection")
-    refused(run("collections", "show", "library", "--data-dir", library), 3, "Restore the folder from a backup")
+    refused(run("collections", "show", "library", "--data-dir", library), 3, "collections repair library")
 
 
 def test_a_damaged_collection_does_not_hide_the_others(run: Run, library: Path, tmp_path: Path) -> None:

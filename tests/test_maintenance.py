@@ -372,9 +372,19 @@ def test_a_lost_data_file_is_gone_back_from_and_says_which_documents_are_lost(he
     file.write_bytes(data[: len(data) // 2])
     with pytest.raises(DamagedCollection, match=f"--to-version {version}"):
         repair("c", here)
-    repair("c", here, to_version=version)
+    assert any("--exact" in line for line in repair("c", here, to_version=version).lost)
     assert wrong(here) == []
     assert Collection.open("c", here).store().count() == 20
+
+
+def test_a_data_file_that_is_gone_is_named_with_the_commands_that_help(here: Settings) -> None:
+    collection = made(here, count=20)
+    [*files] = (here.data_dir / "c/passages.lance/data").iterdir()
+    for file in files:
+        file.unlink()
+    with pytest.raises(DamagedCollection, match="collections verify c .*collections repair c ") as raised:
+        list(collection.store().documents())
+    assert any(f" {file.absolute()}" in str(raised.value) for file in files), "from the root"
 
 
 def test_a_broken_text_index_is_built_anew(here: Settings) -> None:

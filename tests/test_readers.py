@@ -223,7 +223,7 @@ def test_binary_junk_is_told_under_any_name(name: str, data: bytes) -> None:
 @pytest.mark.parametrize("data", [b"", b" \n\t\n"])
 def test_an_empty_file_is_an_empty_document(name: str, data: bytes) -> None:
     doc = document(name, data)
-    assert (doc.text, doc.notes) == ("", ("the file is empty",))
+    assert (doc.text, doc.notes) == ("", ("it holds only white space" if data else "the file is empty",))
 
 
 # -- Markdown and reStructuredText ----------------------------------------------------------------------------------

@@ -338,6 +338,9 @@ def test_xml_encodings_and_what_is_not_well_formed() -> None:
     assert "not well-formed" in doc.notes[0]
     assert document("a.xml", "<!DOCTYPE a SYSTEM 'x'><a>1 &mgr;g &eacute;</a>").text == "1 &mgr;g é"
     assert "no text" in document("a.xml", "<a b='c'/>").notes[0]
+    outside = document("a.xml", "<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><a>1 &x;</a>")
+    assert outside.text == "1 &x;"
+    assert "only as external files" in outside.notes[0]
 
 
 LAUGHS = "".join(f"<!ENTITY l{n + 1} '{f'&l{n};' * 10}'>" for n in range(9))

@@ -122,6 +122,11 @@ def test_this_machine_is_not_asked_however_it_is_written(site: Site, host: str) 
     assert site.asked == []
 
 
+def test_a_literal_address_is_named_once() -> None:
+    with pytest.raises(PrivateAddress, match=r": 127\.0\.0\.1 is an address of"):
+        fetch("http://127.0.0.1:1/", Fetching())
+
+
 def test_one_private_address_among_public_ones_is_enough() -> None:
     with pytest.raises(PrivateAddress, match=r"10\.0\.0\.1"):
         fetch("http://h.example/", Fetching(), resolve=lambda host, port: ["8.8.8.8", "10.0.0.1"])

@@ -91,7 +91,9 @@ def read(source: Source, fields: FieldChoice, means: Means = Means()) -> Iterato
                 "If other programs open it, please report this as a bug, with the file."
             ) from error
     if not count:
-        note = "it has no records" if source.data.strip() else "the file is empty"
+        note = "the file is empty"
+        if source.data:
+            note = "it has no records" if source.data.strip() else "it holds only white space"
         empty = make_document(source.uri, "", title=source.name, hash=source.hash, notes=(note,))
         yield replace(empty, source=source.uri)
 

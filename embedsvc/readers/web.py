@@ -190,8 +190,9 @@ def _connected(
     addresses = _in_time(lambda: resolve(host, port), deadline)
     for address in addresses:
         if not how.allow_private and not is_public(address):
+            what = f"{host} is" if address == host else f"{host} is {address},"
             raise PrivateAddress(
-                f"{url}: {host} is {address}, an address of a private network or of this machine. "
+                f"{url}: {what} an address of a private network or of this machine. "
                 "Pages there are fetched with --allow-private-urls (setting allow_private_urls) only."
             )
     error: OSError = OSError("its name has no address")

@@ -91,7 +91,8 @@ def read_xml(source: Source, fields: FieldChoice) -> Iterator[Document]:
     if page.skipped:
         notes = (
             *notes,
-            f"entities that the file does not declare kept as they are written: {', '.join(sorted(page.skipped)[:20])}",
+            "entities that the file does not declare, or only as external files, kept as they are written: "
+            f"{', '.join(sorted(page.skipped)[:20])}",
         )
     if not page.text:
         notes = (*notes, "its elements hold no text")

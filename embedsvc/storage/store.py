@@ -291,10 +291,24 @@ def _reading(path: Path) -> Iterator[None]:
             raise StorageFailure(
                 f"{path} cannot be read now: {problem}. Check permissions, disk and the limit of open files."
             ) from error
-        raise DamagedCollection(
-            f"{path} cannot be read as a collection: {problem}. "
-            "Restore the folder from a backup, or delete it and index again."
-        ) from error
+        problem = _rooted(problem, path)
+        raise DamagedCollection(f"{path} cannot be read as a collection: {problem}.", _mending(path)) from error
+
+
+def _rooted(problem: str, path: Path) -> str:
+    """``problem`` with the slash that Lance leaves out where it names a file below ``path``."""
+    bare = str(path.absolute()).removeprefix("/")
+    return re.sub(rf"(?<![^\s'\"(]){re.escape(bare)}", lambda found: f"/{found[0]}", problem)
+
+
+def _mending(path: Path) -> str:
+    name = path.parent.name
+    if name.startswith("."):  # in the making, or put aside: these commands do not take it
+        return "Restore the folder from a backup, or delete it and index again."
+    return (
+        f"embedsvc collections verify {name} says what is damaged, embedsvc collections repair {name} which versions "
+        "can be read and how to go back to one."
+    )
 
 
 @contextmanager
@@ -416,8 +430,7 @@ class Store:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedCollection(
-                f"{path} cannot be read as a collection: it lacks {error} or has another layout. "
-                "Restore the folder from a backup, or delete it and index again."
+                f"{path} cannot be read as a collection: it lacks {error} or has another layout.", _mending(path)
             ) from error
 
     @classmethod
