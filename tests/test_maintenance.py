@@ -382,7 +382,7 @@ def test_a_data_file_that_is_gone_is_named_with_the_commands_that_help(here: Set
     [*files] = (here.data_dir / "c/passages.lance/data").iterdir()
     for file in files:
         file.unlink()
-    with pytest.raises(DamagedCollection, match="collections verify c .*collections repair c ") as raised:
+    with pytest.raises(DamagedCollection, match=r"collections verify c .*collections repair c ") as raised:
         list(collection.store().documents())
     assert any(f" {file.absolute()}" in str(raised.value) for file in files), "from the root"
 
