@@ -24,8 +24,7 @@ from embedsvc.errors import NotFound, UsageError
 from embedsvc.ingest import Outcome, ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, make_document
-from embedsvc.search import Hit, Query, search
-from embedsvc.search.pipeline import MAX_K, Mode
+from embedsvc.search import MAX_K, Hit, Mode, Query, search
 from embedsvc.upkeep import Snapshot
 
 Qrels = Mapping[str, Mapping[str, int]]

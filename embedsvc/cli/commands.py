@@ -166,6 +166,8 @@ def search(
     on_overflow: Annotated[
         str | None, typer.Option(help="A query longer than the window: error, split or truncate.")
     ] = None,
+    merge: Annotated[bool, typer.Option(help="Overlapping passages of one document are one hit.")] = True,
+    explain: Annotated[bool, typer.Option("--explain", help="Tell what each stage of the search did.")] = False,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -176,7 +178,7 @@ def search(
     from embedsvc.search import Query, check_query, search
 
     settings = settings_of(data_dir=data_dir, on_overflow=on_overflow)
-    asked = Query(query, None, k, mode, filter, min_score, settings.on_overflow)  # type: ignore[arg-type]
+    asked = Query(query, None, k, mode, filter, min_score, settings.on_overflow, merge, explain)  # type: ignore[arg-type]
     check_query(asked)
     collection = Collection.open(name, settings)
     answer = search(collection.snapshot(), encoder_for(collection.contract, settings), asked)

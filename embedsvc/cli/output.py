@@ -70,9 +70,15 @@ def answer(answer: Answer, json: bool) -> None:
         console.print(line)
         if hit.heading:
             console.print(Text(f"   {printable(hit.heading)}", "magenta"))
+        if hit.places:
+            places = (f"{name} {place.rank} ({place.score:.3f})" for name, place in hit.places.items())
+            console.print(Text("   " + ", ".join(places), "dim"))
         text = printable(" ".join(hit.text.split()))
         more = " …" if len(text) > _SHOWN_CHARACTERS else ""
         console.print(Text("   " + text[:_SHOWN_CHARACTERS] + more), soft_wrap=False)
+    if answer.explanation is not None:
+        for step in answer.explanation.steps:
+            console.print(f"{step.stage:<12} {step.ms:8.1f} ms  {step.passages:5} passages", style="dim")
     count = len(answer.hits)
     console.print(
         f"{count} hit{'' if count == 1 else 's'} in {answer.took_ms:.1f} ms "

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from embedsvc.search.run import Floats, Run, ranked
+
+
+def fuse(run: Run) -> Run:
+    """The candidates of both sides in the order of their fused scores; equal ones in that of their rows."""
+    assert run.dense is not None
+    assert run.lexical is not None
+    fused = convex_combination(run.dense, run.lexical)
+    order = np.lexsort((run.row_ids, -fused))
+    return ranked(run, order, fused[order])
 
 
 def convex_combination(dense: Floats, lexical: Floats, weight: float = 0.5) -> Floats:

@@ -43,6 +43,12 @@ class SearchRequest(_Request):
         description="A query longer than the model's window: refuse it, take the mean of several windows, or cut "
         "it and say so in `tokens_cut`.",
     )
+    merge: bool = Field(
+        True, description="Overlapping passages of one document are one hit. False: each is a hit of its own."
+    )
+    explain: bool = Field(
+        False, description="Also tell what each stage of the search made of the passages, and how long it took."
+    )
 
 
 class CollectionRequest(_Request):
@@ -228,6 +234,11 @@ class ScoresOut(BaseModel):
     rerank: float | None
 
 
+class PlaceOut(BaseModel):
+    rank: int = Field(description="From 1.")
+    score: float
+
+
 class HitOut(BaseModel):
     id: str = Field(description="The passage's id.")
     document_id: str
@@ -241,6 +252,26 @@ class HitOut(BaseModel):
     score: float
     scores: ScoresOut
     metadata: _JSON
+    explain: dict[str, PlaceOut] | None = Field(
+        None, description="Where its passage stood: on each side, and after each stage that ranked. Only if asked for."
+    )
+
+
+class ScoredOut(BaseModel):
+    id: str
+    score: float
+
+
+class StepOut(BaseModel):
+    stage: str
+    ms: float
+    passages: int = Field(description="How many it left.")
+    rankings: dict[str, list[ScoredOut]] = Field(description="The best, as many as hits were asked for.")
+
+
+class ExplanationOut(BaseModel):
+    rounds: int = Field(description="How often the stages ran, each time with more candidates; the times are added up.")
+    stages: list[StepOut]
 
 
 class Answer(BaseModel):
@@ -251,6 +282,7 @@ class Answer(BaseModel):
     took_ms: float
     hits: list[HitOut]
     tokens_cut: int | None = Field(None, description="Tokens of the query that were left out; absent when none were.")
+    explain: ExplanationOut | None = Field(None, description="Only if asked for.")
 
 
 class Answers(BaseModel):

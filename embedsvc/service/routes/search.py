@@ -109,6 +109,8 @@ def _queries(body: SearchRequest, on_overflow: OnOverflow) -> list[Query]:
             filter=body.filter,
             min_score=body.min_score,
             on_overflow=on_overflow,
+            merge=body.merge,
+            explain=body.explain,
         )
         for text in texts
     ]
