@@ -119,9 +119,11 @@ def evaluate(
         raise UsageError(
             f"max_tokens is {max_tokens}; {encoder.model.name} takes {encoder.max_length}. Ask for no more than that."
         )
-    chunking = Chunking(max_tokens, whole=True)
+    chunking = Chunking(max_tokens, whole=True, language=settings.language)
     if passages:
-        chunking = Chunking(settings.chunk_tokens, settings.overlap, finer=settings.finer_tokens)
+        chunking = replace(
+            chunking, window=settings.chunk_tokens, overlap=settings.overlap, whole=False, finer=settings.finer_tokens
+        )
     with tempfile.TemporaryDirectory(prefix="embedsvc-eval-") as scratch:
         collection = Collection.create(
             "evaluation", encoder.contract, chunking, replace(settings, data_dir=Path(scratch))

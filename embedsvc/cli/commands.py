@@ -61,6 +61,9 @@ def index(
     finer_tokens: Annotated[
         int | None, typer.Option(help="Tokens per sub-window that longer passages are also matched by; 0: none.")
     ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of the text, for stems and stop words: english (default), german … or other.")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Also remove what vanished from PATHS.")] = False,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Leave out, as in .gitignore; may be repeated.")
@@ -113,6 +116,7 @@ def index(
         chunk_tokens=chunk_tokens,
         overlap=overlap,
         finer_tokens=finer_tokens,
+        language=language,
         max_file_mb=max_file_mb,
         allow_private_urls=allow_private_urls,
         sitemap_other_hosts=other_hosts,
@@ -210,6 +214,7 @@ def evaluate(
     chunk_tokens: Annotated[int | None, typer.Option(help="With --passages: tokens per passage.")] = None,
     overlap: Annotated[int | None, typer.Option(help="With --passages: tokens that neighbours share.")] = None,
     finer_tokens: Annotated[int | None, typer.Option(help="With --passages: tokens per sub-window; 0: none.")] = None,
+    language: Annotated[str | None, typer.Option(help="Of the text, for stems and stop words.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Whole documents: tokens that the vector sees.")] = 256,
     model: Annotated[str | None, typer.Option(help="Model id or folder.")] = None,
     runtime: Runtime = None,
@@ -228,6 +233,7 @@ def evaluate(
         chunk_tokens=chunk_tokens,
         overlap=overlap,
         finer_tokens=finer_tokens,
+        language=language,
     )
     for name in (modes := mode or ["hybrid"]):
         check_query(Query("-", mode=name))  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from embedsvc.config import Dtype, Duplicates
+from embedsvc.records import Language
 
 _JSON = dict[str, Any]
 
@@ -63,6 +64,9 @@ class CollectionRequest(_Request):
         ge=0,
         lt=2**31,
         description="Tokens per sub-window. A longer passage is also matched by these, its best counts. 0: none.",
+    )
+    language: Language | None = Field(
+        None, description="Of the text, for stems and stop words on the lexical side; `other` has neither."
     )
 
 
@@ -309,6 +313,7 @@ class ChunkingOut(BaseModel):
     overlap: int
     whole: bool
     finer: int = Field(description="Tokens per sub-window that longer passages are also matched by; 0: none.")
+    language: str = Field(description="Of the text, for stems and stop words on the lexical side.")
 
 
 class LiveRecallOut(BaseModel):

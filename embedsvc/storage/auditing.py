@@ -15,17 +15,10 @@ import pyarrow.compute as pc
 
 from embedsvc.errors import DamagedCollection
 from embedsvc.storage.store import Store
+from embedsvc.storage.words import says_something
 
 _ROWS = 2048
 _WORD = re.compile(r"\b[A-Za-z]{6,20}\b")
-_STOP_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "myself ourselves yourself yourselves himself herself itself theirs themselves having because before during "
-        "against between through further should",
-    )
-)
-"""Those of six letters or more: they are in no text index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +112,7 @@ def text_index_faults(store: Store, sample: int = 50) -> list[str]:
         missed = []
         for row in rows[:: max(1, len(rows) // sample)]:
             found = _WORD.search(row["text"])
-            if found is None or found[0].lower() in _STOP_WORDS:
+            if found is None or not says_something(found[0], store.chunking.language):
                 continue
             if not len(store.lexical(found[0], 1, among=[row["_rowid"]])[0]):
                 missed.append(f"{found[0]!r} does not find row {row['_rowid']}")
