@@ -2,6 +2,7 @@
 # make test   the tests          make check   lint, types and format
 # make bench  the figures of docs/performance.md; bench-encode: those of the encoder and its API, with Infinity as peer
 # make bench-index   the vector index against hnswlib, at 1M vectors or SIZE=N
+# make bench-quality what the default search finds, and what its stages cost
 # make bench-ingest  whether an ingest can be left alone;  make crash-test  200 kills amid one;  make fuzz  SECONDS=1800 per target
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -14,7 +15,7 @@ READY  := $(VENV)/.ready-$(FAISS)
 # infinity_emb in an environment of its own, for the comparison
 PEER   := .venv-infinity
 
-.PHONY: demo test check bench bench-encode bench-index bench-ingest crash-test fuzz clean
+.PHONY: demo test check bench bench-encode bench-index bench-quality bench-ingest crash-test fuzz clean
 
 demo: $(READY)
 	$(BIN)/embedsvc demo
@@ -41,6 +42,9 @@ SIZE ?= 1000000
 bench-index: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/index.py --size $(SIZE) --json benchmarks/results/index-$(SIZE).json
+
+bench-quality: $(READY)
+	$(BIN)/python benchmarks/answers.py --json benchmarks/results/answers.json
 
 bench-ingest: $(READY)
 	$(BIN)/python benchmarks/ingest.py --json benchmarks/results/ingest.json
