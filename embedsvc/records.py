@@ -181,6 +181,22 @@ class Chunking:
     language: Language = "english"
 
 
+FusionMethod = Literal["convex", "rrf"]
+Normalisation = Literal["max", "minmax", "zscore"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How hybrid search makes one ranking of two. ``convex``: the weighted sum of the scores, each side first made
+    comparable by ``normalisation``; ``rrf``: of reciprocal ranks. ``weight``: the dense side's, 0 to 1; the lexical
+    side has the rest. ``depth``: candidates that each side brings, at least."""
+
+    method: FusionMethod = "convex"
+    weight: float = 0.5
+    normalisation: Normalisation = "max"
+    depth: int = 100
+
+
 @dataclass(frozen=True, slots=True)
 class Contract:
     """The embedding contract: everything that must be equal for two vectors to be comparable.

@@ -260,6 +260,8 @@ def test_search_for_a_person(run: Run, library: Path, library_files: Path, monke
     told = run("search", "largest planet", "-c", "library", "-k", 1, "--explain", "--data-dir", library)
     assert "fuse 1 (" in told.out
     assert "candidates" in told.out
+    weighted = run("search", "largest planet", "-c", "library", "--weight", 2, "--data-dir", library)
+    refused(weighted, 2, "weight is 2")
 
 
 def test_search_options_reach_the_search(run: Run, library: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,8 @@ from typer.core import TyperGroup
 
 from embedsvc.cli import maintenance, models
 from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, settings_of
+from embedsvc.config import Settings
+from embedsvc.errors import UsageError
 
 
 class _Root(TyperGroup):
@@ -171,6 +174,8 @@ def search(
         str | None, typer.Option(help="A query longer than the window: error, split or truncate.")
     ] = None,
     merge: Annotated[bool, typer.Option(help="Overlapping passages of one document are one hit.")] = True,
+    fusion: Annotated[str | None, typer.Option(help="Mode hybrid: convex or rrf. Default: the collection's.")] = None,
+    weight: Annotated[float | None, typer.Option(help="Mode hybrid: of meaning, 0 to 1; words have the rest.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Tell what each stage of the search did.")] = False,
     data_dir: DataDir = None,
     json: Json = False,
@@ -185,6 +190,8 @@ def search(
     asked = Query(query, None, k, mode, filter, min_score, settings.on_overflow, merge, explain)  # type: ignore[arg-type]
     check_query(asked)
     collection = Collection.open(name, settings)
+    changed = {key: value for key, value in {"method": fusion, "weight": weight}.items() if value is not None}
+    asked = replace(asked, fusion=replace(collection.store().fusion, **changed))  # type: ignore[arg-type]
     answer = search(collection.snapshot(), encoder_for(collection.contract, settings), asked)
     output.answer(answer, json)
 
@@ -215,6 +222,11 @@ def evaluate(
     overlap: Annotated[int | None, typer.Option(help="With --passages: tokens that neighbours share.")] = None,
     finer_tokens: Annotated[int | None, typer.Option(help="With --passages: tokens per sub-window; 0: none.")] = None,
     language: Annotated[str | None, typer.Option(help="Of the text, for stems and stop words.")] = None,
+    tune: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Tune the fusion of this collection, which holds the documents.")
+    ] = None,
+    save: Annotated[bool, typer.Option("--save", help="With --tune: keep it where it is proved to be better.")] = False,
+    data_dir: DataDir = None,
     max_tokens: Annotated[int, typer.Option(help="Whole documents: tokens that the vector sees.")] = 256,
     model: Annotated[str | None, typer.Option(help="Model id or folder.")] = None,
     runtime: Runtime = None,
@@ -227,6 +239,7 @@ def evaluate(
     from embedsvc.search import Query, check_query
 
     settings = settings_of(
+        data_dir=data_dir,
         model=model,
         runtime=runtime,
         dtype=dtype,
@@ -235,6 +248,11 @@ def evaluate(
         finer_tokens=finer_tokens,
         language=language,
     )
+    if tune is not None:
+        _tune(tune, folder, split, settings, save, json)
+        return
+    if save:
+        raise UsageError("--save keeps what --tune NAME finds. Name the collection to tune.")
     for name in (modes := mode or ["hybrid"]):
         check_query(Query("-", mode=name))  # type: ignore[arg-type]
     for result in evaluate(
@@ -247,6 +265,21 @@ def evaluate(
         max_tokens=max_tokens,
     ):
         output.evaluation(result, json)
+
+
+def _tune(name: str, folder: Path, split: str, settings: Settings, save: bool, json: bool) -> None:
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.encoding import encoder_for
+    from embedsvc.tuning import tune
+
+    collection = Collection.open(name, settings)
+    found = tune(collection.snapshot(), encoder_for(collection.contract, settings), folder, split)
+    kept = save and found.proved
+    if kept:
+        with collection.writer() as writer:
+            writer.rewrite(lambda store: store.with_fusion(found.best))
+    output.tuning(found, kept, json)
 
 
 @app.command()

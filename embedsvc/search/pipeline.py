@@ -19,9 +19,6 @@ from embedsvc.search.merging import SPARE, merge
 from embedsvc.search.run import Answer, Query, Run, check_query
 from embedsvc.upkeep import Snapshot
 
-_CANDIDATES = 100
-"""Candidates that each side brings to a fusion, at least."""
-
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -53,10 +50,11 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
     """
     started = time.perf_counter()
     check_query(query)
-    query = replace(query, text=without_surrogates(query.text))
+    fusion = query.fusion or snapshot.store.fusion
+    query = replace(query, text=without_surrogates(query.text), fusion=fusion)
     stages = [stage for stage in STAGES if stage.wanted(query)]
     limit = int(query.k * SPARE) + 1
-    run = Run(snapshot, encoder, query, max(_CANDIDATES, limit) if query.mode == "hybrid" else limit)
+    run = Run(snapshot, encoder, query, max(fusion.depth, limit) if query.mode == "hybrid" else limit)
     rounds = []
     while True:
         rounds.append(_through(stages, run))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from embedsvc.encoding import Encoder, OnOverflow
 from embedsvc.errors import UsageError
-from embedsvc.records import Metadata
+from embedsvc.records import Fusion, FusionMethod, Metadata, Normalisation
 from embedsvc.storage import StoredPassage
 from embedsvc.upkeep import Snapshot
 
@@ -29,7 +29,7 @@ class Query:
 
     ``filter`` is SQL over built-in fields and ``metadata.KEY``. Hits below ``min_score`` are left out. Without
     ``merge`` every passage is a hit of its own, also where it overlaps another. ``explain``: the answer tells what
-    every stage made of its hits.
+    every stage made of its hits. ``fusion``: of mode hybrid; None: the collection's own.
     """
 
     text: str = ""
@@ -41,6 +41,7 @@ class Query:
     on_overflow: OnOverflow = "error"
     merge: bool = True
     explain: bool = False
+    fusion: Fusion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +174,24 @@ def check_query(query: Query) -> None:
         raise UsageError("min_score is not a number.")
     if query.mode not in get_args(Mode):
         raise UsageError(f"mode is {query.mode!r}; choose {', '.join(get_args(Mode))}.")
+    if query.fusion is not None:
+        check_fusion(query.fusion)
     if query.vector is None:
         if not query.text.strip():
             raise UsageError("The query is empty. Ask with at least one word.")
     elif query.mode != "dense" or query.text:
         raise UsageError("A query vector is searched in mode dense, without a query text.")
+
+
+def check_fusion(fusion: Fusion) -> None:
+    """Raise UsageError where a value is out of range."""
+    if not 0 <= fusion.weight <= 1:
+        raise UsageError(f"weight is {fusion.weight}; the dense side's is from 0 to 1, the lexical side has the rest.")
+    if not 1 <= fusion.depth <= MAX_K:
+        raise UsageError(f"depth is {fusion.depth}; choose 1 to {MAX_K} candidates of each side.")
+    for name, allowed in (("method", FusionMethod), ("normalisation", Normalisation)):
+        if getattr(fusion, name) not in get_args(allowed):
+            raise UsageError(f"{name} is {getattr(fusion, name)!r}; choose {', '.join(get_args(allowed))}.")
 
 
 def ranked(run: Run, order: npt.NDArray[np.intp], scores: Floats) -> Run:

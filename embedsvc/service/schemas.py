@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from embedsvc.config import Dtype, Duplicates
-from embedsvc.records import Language
+from embedsvc.records import FusionMethod, Language, Normalisation
 
 _JSON = dict[str, Any]
 
@@ -17,6 +17,15 @@ class _Request(BaseModel):
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
+
+
+class FusionIn(_Request):
+    """How the two sides of a hybrid search become one ranking. What is left out is the collection's."""
+
+    method: FusionMethod | None = Field(None, description="Weighted sum of scores, or of reciprocal ranks.")
+    weight: float | None = Field(None, description="The dense side's, 0 to 1; the lexical side has the rest.")
+    normalisation: Normalisation | None = Field(None, description="Of `convex`: what makes scores comparable.")
+    depth: int | None = Field(None, description="Candidates that each side brings, at least; 1 to 1000.")
 
 
 class SearchRequest(_Request):
@@ -47,6 +56,7 @@ class SearchRequest(_Request):
     merge: bool = Field(
         True, description="Overlapping passages of one document are one hit. False: each is a hit of its own."
     )
+    fusion: FusionIn | None = Field(None, description="Of mode hybrid. Default: the collection's own.")
     explain: bool = Field(
         False, description="Also tell what each stage of the search made of the passages, and how long it took."
     )

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsvc.errors import BadFilter, Conflict, DamagedCollection, NotFound, StorageFailure, UsageError
-from embedsvc.records import Chunking, Contract, Document, Metadata, Passage
+from embedsvc.records import Chunking, Contract, Document, Fusion, Metadata, Passage
 from embedsvc.storage.durability import TAGS, DurableCommits, fsync_path, fsync_tree
 from embedsvc.storage.filters import compile_filter, problem_of
 from embedsvc.storage.words import matching, phrases, text_index
@@ -39,6 +39,8 @@ FORMAT = "2"
 _IDENTITY = "embedsvc.identity"
 """Key of a random id that tells a table from another one made later under its name."""
 KEYS = ("embedsvc.format", "embedsvc.contract", "embedsvc.chunking")
+_FUSION = "embedsvc.fusion"
+"""Key of how hybrid search fuses, where that was tuned."""
 _MANY_FRAGMENTS = 64
 _TAIL_SHARE = 0.1
 """Fragments are folded together once all but the largest hold this share of the rows. Reading 16 passages took 4.7 ms
@@ -361,6 +363,8 @@ class Store:
     durability: Literal["fsync", "os"]
     contract: Contract
     chunking: Chunking
+    fusion: Fusion
+    """How hybrid search of this collection fuses, unless a query says otherwise."""
 
     # -- open and create ---------------------------------------------------------------------------------------
 
@@ -424,7 +428,12 @@ class Store:
                     f"{path} has layout {written}, this embedsvc reads layout {FORMAT}: use the embedsvc that wrote it."
                 )
             return cls(
-                path, dataset, durability, Contract.from_dict(json.loads(contract)), Chunking(**json.loads(chunking))
+                path,
+                dataset,
+                durability,
+                Contract.from_dict(json.loads(contract)),
+                Chunking(**json.loads(chunking)),
+                _fusion_of(dataset),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedCollection(
@@ -494,7 +503,7 @@ class Store:
         return None if found is None else str(found.decode())
 
     def _at(self, dataset: lance.LanceDataset) -> Store:
-        return Store(self.path, dataset, self.durability, self.contract, self.chunking)
+        return Store(self.path, dataset, self.durability, self.contract, self.chunking, _fusion_of(dataset))
 
     # -- write ---------------------------------------------------------------------------------------------------
 
@@ -546,6 +555,14 @@ class Store:
         def work(dataset: lance.LanceDataset) -> None:
             self._build_text_index(dataset)
             dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
+
+        return self._committed(work)
+
+    def with_fusion(self, fusion: Fusion) -> Store:
+        """Keeps ``fusion`` as this collection's own."""
+
+        def work(dataset: lance.LanceDataset) -> None:
+            dataset.update_schema_metadata({_FUSION: json.dumps(asdict(fusion))})
 
         return self._committed(work)
 
@@ -929,6 +946,11 @@ class Store:
     def _scan(self, columns: list[str], condition: str | None, with_row_id: bool = False) -> pa.Table:
         with _reading(self.path):
             return self.dataset.scanner(columns=columns, filter=condition, with_row_id=with_row_id).to_table()
+
+
+def _fusion_of(dataset: lance.LanceDataset) -> Fusion:
+    kept = (dataset.schema.metadata or {}).get(_FUSION.encode())
+    return Fusion() if kept is None else Fusion(**json.loads(kept))
 
 
 def _manifest_version(name: str) -> int:
