@@ -2,6 +2,7 @@
 # make test   the tests          make check   lint, types and format
 # make bench  the figures of docs/performance.md; bench-encode: those of the encoder and its API, with Infinity as peer
 # make bench-index   the vector index against hnswlib, at 1M vectors or SIZE=N
+# make bench-quality what the default search finds, and what its stages cost
 # make bench-ingest  whether an ingest can be left alone;  make crash-test  200 kills amid one, and what is synced when
 # make fault-test    a disk that fails at each step;  make fuzz  SECONDS=1800 for each reader, then the routes that write
 
@@ -15,7 +16,7 @@ READY  := $(VENV)/.ready-$(FAISS)
 # infinity_emb in an environment of its own, for the comparison
 PEER   := .venv-infinity
 
-.PHONY: demo test check bench bench-encode bench-index bench-ingest crash-test fault-test fuzz clean
+.PHONY: demo test check bench bench-encode bench-index bench-quality bench-ingest crash-test fault-test fuzz clean
 
 demo: $(READY)
 	$(BIN)/embedsvc demo
@@ -42,6 +43,9 @@ SIZE ?= 1000000
 bench-index: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/index.py --size $(SIZE) --json benchmarks/results/index-$(SIZE).json
+
+bench-quality: $(READY)
+	$(BIN)/python benchmarks/answers.py --json benchmarks/results/answers.json
 
 bench-ingest: $(READY)
 	$(BIN)/python benchmarks/ingest.py --json benchmarks/results/ingest.json

@@ -20,7 +20,7 @@ from figures import Figure, at_least, report
 from embedsvc.config import load_settings
 from embedsvc.encoding import load_encoder
 from embedsvc.evaluate import Evaluation, evaluate
-from embedsvc.search.pipeline import Mode
+from embedsvc.search import Mode
 
 STS = "../shared/data/sts/stsb-en-test.csv"
 RUNS: dict[str, list[Mode]] = {"fp32": ["dense", "hybrid"], "int8": ["dense", "hybrid", "lexical"]}

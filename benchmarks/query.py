@@ -23,8 +23,7 @@ from common import WINDOW, arguments, documents, open_or_make, queries, served
 from figures import Figure, at_most, percentile, report, resident_mb
 
 from embedsvc.encoding import encoder_for
-from embedsvc.search import Query, search
-from embedsvc.search.pipeline import Mode
+from embedsvc.search import Mode, Query, search
 
 MODES: tuple[Mode, ...] = ("hybrid", "dense", "lexical")
 BLOCK = 100

@@ -80,7 +80,7 @@ def _recall(recall: Recall) -> dict[str, Any]:
 
 
 def answer_dict(answer: Answer) -> dict[str, Any]:
-    """The answer as JSON; ``tokens_cut`` only where the query lost some."""
+    """The answer as JSON; ``tokens_cut`` only where the query lost some, ``explain`` only where it was asked for."""
     value: dict[str, Any] = {
         "query": answer.query,
         "collection": answer.collection,
@@ -91,6 +91,24 @@ def answer_dict(answer: Answer) -> dict[str, Any]:
     }
     if answer.tokens_cut:
         value["tokens_cut"] = answer.tokens_cut
+    if (explanation := answer.explanation) is not None:
+        value["explain"] = {
+            "rounds": explanation.rounds,
+            "stages": [
+                {
+                    "stage": step.stage,
+                    "ms": step.ms,
+                    "passages": step.passages,
+                    "rankings": {
+                        name: [{"id": id, "score": score} for id, score in ranking]
+                        for name, ranking in step.rankings.items()
+                    },
+                }
+                for step in explanation.steps
+            ],
+        }
+        for hit, said in zip(answer.hits, value["hits"], strict=True):
+            said["explain"] = {name: asdict(place) for name, place in hit.places.items()}
     return value
 
 

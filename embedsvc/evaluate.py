@@ -24,8 +24,7 @@ from embedsvc.errors import NotFound, UsageError
 from embedsvc.ingest import Outcome, ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, make_document
-from embedsvc.search import Hit, Query, search
-from embedsvc.search.pipeline import MAX_K, Mode
+from embedsvc.search import MAX_K, Hit, Mode, Query, search
 from embedsvc.upkeep import Snapshot
 
 Qrels = Mapping[str, Mapping[str, int]]
@@ -72,7 +71,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Folder:
+class Folder:
     """A checked BEIR folder: its document ids, the text of its judged queries, the judgements."""
 
     path: Path
@@ -114,15 +113,17 @@ def evaluate(
     """
     if not ks or not all(1 <= k <= MAX_K for k in ks):
         raise UsageError(f"k is {', '.join(map(str, ks)) or 'not given'}; choose cut-offs from 1 to {MAX_K}.")
-    beir = _read_folder(folder, split)
+    beir = read_folder(folder, split)
     encoder = load_encoder(settings)
     if not passages and max_tokens > encoder.max_length:
         raise UsageError(
             f"max_tokens is {max_tokens}; {encoder.model.name} takes {encoder.max_length}. Ask for no more than that."
         )
-    chunking = Chunking(max_tokens, whole=True)
+    chunking = Chunking(max_tokens, whole=True, language=settings.language)
     if passages:
-        chunking = Chunking(settings.chunk_tokens, settings.overlap, finer=settings.finer_tokens)
+        chunking = replace(
+            chunking, window=settings.chunk_tokens, overlap=settings.overlap, whole=False, finer=settings.finer_tokens
+        )
     with tempfile.TemporaryDirectory(prefix="embedsvc-eval-") as scratch:
         collection = Collection.create(
             "evaluation", encoder.contract, chunking, replace(settings, data_dir=Path(scratch))
@@ -133,7 +134,7 @@ def evaluate(
 
 
 def _ingest(
-    collection: Collection, encoder: Encoder, beir: _Folder, progress: Callable[[Outcome], None] | None
+    collection: Collection, encoder: Encoder, beir: Folder, progress: Callable[[Outcome], None] | None
 ) -> _Ingested:
     whole = collection.chunking.whole
     room = collection.chunking.window - encoder.reserved("passage")
@@ -153,7 +154,7 @@ def _evaluate(
     mode: Mode,
     snapshot: Snapshot,
     encoder: Encoder,
-    beir: _Folder,
+    beir: Folder,
     split: str,
     ks: Sequence[int],
     passages: bool,
@@ -199,18 +200,20 @@ def judge(snapshot: Snapshot, encoder: Encoder, folder: Path, split: str, mode: 
     Raises:
         NotFound, UsageError: as :func:`evaluate`; or the collection holds no document of the corpus.
     """
-    beir = _read_folder(folder, split)
+    beir = read_folder(folder, split)
     run: Run = {}
     for id, text in beir.queries.items():
-        run[id], _ = _ranked(snapshot, encoder, text, mode, 10, lambda hit: _corpus_id(hit, beir.document_ids))
+        run[id], _ = _ranked(
+            snapshot, encoder, text, mode, 10, lambda hit: corpus_id(hit.document_id, hit.uri, beir.document_ids)
+        )
     if not any(id in beir.document_ids for found in run.values() for id in found):
         raise UsageError(f"{snapshot.name!r} holds no document of {folder}: nothing can be measured.")
     return measure(beir.qrels, run, (10,))["ndcg@10"]
 
 
-def _corpus_id(hit: Hit, known: Set[str]) -> str:
+def corpus_id(document_id: str, uri: str, known: Set[str]) -> str:
     """What the corpus calls the document: its id, or the record's in the uri of one that was read from a file."""
-    return hit.document_id if hit.document_id in known else unquote(hit.uri.rpartition("#")[2])
+    return document_id if document_id in known else unquote(uri.rpartition("#")[2])
 
 
 def measure(qrels: Qrels, run: Run, ks: Sequence[int]) -> dict[str, float]:
@@ -255,7 +258,7 @@ def _ranked(
 # -- the folder ------------------------------------------------------------------------------------------------------
 
 
-def _read_folder(folder: Path, split: str) -> _Folder:
+def read_folder(folder: Path, split: str) -> Folder:
     """Reads and checks all of it before anything is encoded."""
     if not folder.is_dir():
         raise NotFound(f"There is no folder {folder}. Name a BEIR folder: corpus.jsonl, queries.jsonl, qrels/.")
@@ -283,7 +286,7 @@ def _read_folder(folder: Path, split: str) -> _Folder:
         document_ids.add(id)
     if not any(id in document_ids for judgements in qrels.values() for id in judgements):
         raise UsageError(f"No document of {qrels_file} is in {corpus_file}: not of one dataset?")
-    return _Folder(folder, frozenset(document_ids), queries, qrels)
+    return Folder(folder, frozenset(document_ids), queries, qrels)
 
 
 def _read_qrels(file: Path) -> tuple[dict[str, dict[str, int]], dict[str, int]]:

@@ -174,7 +174,8 @@ def open_or_create(
     """The collection ``name`` and its encoder; made from ``settings`` where there is none yet.
 
     ``asked``: the settings that the caller insists on (of ``model``, ``dtype``, ``chunk_tokens``, ``overlap``,
-    ``finer_tokens``); a collection that was made with others is refused. Those not asked for follow the collection.
+    ``finer_tokens``, ``language``); a collection that was made with others is refused. Those not asked for follow the
+    collection.
     ``load`` gives the encoder that settings name, ``load_for`` the one that made a collection.
 
     Raises:
@@ -193,7 +194,12 @@ def open_or_create(
             # Another process made it in between: then it is there already, as for any later caller.
     collection = Collection.open(name, settings)
     contract, chunking = collection.contract, collection.chunking
-    made_with = {"chunk_tokens": chunking.window, "overlap": chunking.overlap, "finer_tokens": chunking.finer}
+    made_with = {
+        "chunk_tokens": chunking.window,
+        "overlap": chunking.overlap,
+        "finer_tokens": chunking.finer,
+        "language": chunking.language,
+    }
     for key, value in made_with.items():
         if key in asked and getattr(settings, key) != value:
             raise Conflict(
@@ -229,7 +235,7 @@ def chunking_for(encoder: Encoder, settings: Settings, asked: Set[str]) -> Chunk
         if "finer_tokens" in asked:
             raise UsageError(f"finer_tokens is {finer}; it must be smaller than the window of {window} tokens.")
         finer = 0  # every passage fits into one: it would have its own vector only
-    chunking = Chunking(window, overlap, finer=finer)
+    chunking = Chunking(window, overlap, finer=finer, language=settings.language)
     finer_capacity(chunking, encoder.reserved("passage"))
     return chunking
 

@@ -225,6 +225,7 @@ def _staged(old: Collection, encoder: Encoder, staging: Path) -> Collection:
             chunk_tokens=old.chunking.window,
             overlap=old.chunking.overlap,
             finer_tokens=old.chunking.finer,
+            language=old.chunking.language,
         ),
         frozenset(),
     )

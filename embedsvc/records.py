@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,21 +155,46 @@ class Passage:
     finer: tuple[npt.NDArray[np.int32], ...] = field(default=(), compare=False, repr=False)
 
 
+Language = Literal[
+    "arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian", "italian", "norwegian",
+    "portuguese", "romanian", "russian", "spanish", "swedish", "tamil", "turkish", "other",
+]  # fmt: skip
+"""Languages whose words have stems and stop words. ``other``: none are known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunking:
-    """How a collection's documents are cut into passages. Fixed when the collection is made.
+    """How a collection's documents are cut into passages and words. Fixed when the collection is made.
 
     ``window``: tokens per passage, counting special tokens and the passage prompt. ``overlap``: tokens shared by
     neighbours, at most. ``whole``: one passage per document whose vector sees only the first window (the
     BEIR convention, for evaluations); every such cut is counted and reported. ``finer``: tokens, counted as those of
     the window, of the sub-windows that a longer passage is also represented by, so that a fact in the midst of it is
     not lost in the mean of all it says; it scores as the best of its vectors. 0: a passage has only its own.
+    ``language``: of the text, for the stems and stop words of the lexical side.
     """
 
     window: int = 512
     overlap: int = 64
     whole: bool = False
     finer: int = 0
+    language: Language = "english"
+
+
+FusionMethod = Literal["convex", "rrf"]
+Normalisation = Literal["max", "minmax", "zscore"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How hybrid search makes one ranking of two. ``convex``: the weighted sum of the scores, each side first made
+    comparable by ``normalisation``; ``rrf``: of reciprocal ranks. ``weight``: the dense side's, 0 to 1; the lexical
+    side has the rest. ``depth``: candidates that each side brings, at least."""
+
+    method: FusionMethod = "convex"
+    weight: float = 0.5
+    normalisation: Normalisation = "max"
+    depth: int = 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,6 +257,11 @@ def test_search_for_a_person(run: Run, library: Path, library_files: Path, monke
     assert str(library_files) not in done.out
     assert "Jupiter is the largest planet." in done.out
     assert "1 hit in" in done.out
+    told = run("search", "largest planet", "-c", "library", "-k", 1, "--explain", "--data-dir", library)
+    assert "fuse 1 (" in told.out
+    assert "candidates" in told.out
+    weighted = run("search", "largest planet", "-c", "library", "--weight", 2, "--data-dir", library)
+    refused(weighted, 2, "weight is 2")
 
 
 def test_search_options_reach_the_search(run: Run, library: Path) -> None:

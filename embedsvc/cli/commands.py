@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,8 @@ from typer.core import TyperGroup
 
 from embedsvc.cli import maintenance, models
 from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, settings_of
+from embedsvc.config import Settings
+from embedsvc.errors import UsageError
 
 
 class _Root(TyperGroup):
@@ -60,6 +63,9 @@ def index(
     overlap: Annotated[int | None, typer.Option(help="Tokens that neighbouring passages share, at most.")] = None,
     finer_tokens: Annotated[
         int | None, typer.Option(help="Tokens per sub-window that longer passages are also matched by; 0: none.")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of the text, for stems and stop words: english (default), german … or other.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Also remove what vanished from PATHS.")] = False,
     exclude: Annotated[
@@ -113,6 +119,7 @@ def index(
         chunk_tokens=chunk_tokens,
         overlap=overlap,
         finer_tokens=finer_tokens,
+        language=language,
         max_file_mb=max_file_mb,
         allow_private_urls=allow_private_urls,
         sitemap_other_hosts=other_hosts,
@@ -166,6 +173,10 @@ def search(
     on_overflow: Annotated[
         str | None, typer.Option(help="A query longer than the window: error, split or truncate.")
     ] = None,
+    merge: Annotated[bool, typer.Option(help="Overlapping passages of one document are one hit.")] = True,
+    fusion: Annotated[str | None, typer.Option(help="Mode hybrid: convex or rrf. Default: the collection's.")] = None,
+    weight: Annotated[float | None, typer.Option(help="Mode hybrid: of meaning, 0 to 1; words have the rest.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Tell what each stage of the search did.")] = False,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -176,9 +187,11 @@ def search(
     from embedsvc.search import Query, check_query, search
 
     settings = settings_of(data_dir=data_dir, on_overflow=on_overflow)
-    asked = Query(query, None, k, mode, filter, min_score, settings.on_overflow)  # type: ignore[arg-type]
+    asked = Query(query, None, k, mode, filter, min_score, settings.on_overflow, merge, explain)  # type: ignore[arg-type]
     check_query(asked)
     collection = Collection.open(name, settings)
+    changed = {key: value for key, value in {"method": fusion, "weight": weight}.items() if value is not None}
+    asked = replace(asked, fusion=replace(collection.store().fusion, **changed))  # type: ignore[arg-type]
     answer = search(collection.snapshot(), encoder_for(collection.contract, settings), asked)
     output.answer(answer, json)
 
@@ -208,6 +221,12 @@ def evaluate(
     chunk_tokens: Annotated[int | None, typer.Option(help="With --passages: tokens per passage.")] = None,
     overlap: Annotated[int | None, typer.Option(help="With --passages: tokens that neighbours share.")] = None,
     finer_tokens: Annotated[int | None, typer.Option(help="With --passages: tokens per sub-window; 0: none.")] = None,
+    language: Annotated[str | None, typer.Option(help="Of the text, for stems and stop words.")] = None,
+    tune: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Tune the fusion of this collection, which holds the documents.")
+    ] = None,
+    save: Annotated[bool, typer.Option("--save", help="With --tune: keep it where it is proved to be better.")] = False,
+    data_dir: DataDir = None,
     max_tokens: Annotated[int, typer.Option(help="Whole documents: tokens that the vector sees.")] = 256,
     model: Annotated[str | None, typer.Option(help="Model id or folder.")] = None,
     runtime: Runtime = None,
@@ -220,13 +239,20 @@ def evaluate(
     from embedsvc.search import Query, check_query
 
     settings = settings_of(
+        data_dir=data_dir,
         model=model,
         runtime=runtime,
         dtype=dtype,
         chunk_tokens=chunk_tokens,
         overlap=overlap,
         finer_tokens=finer_tokens,
+        language=language,
     )
+    if tune is not None:
+        _tune(tune, folder, split, settings, save, json)
+        return
+    if save:
+        raise UsageError("--save keeps what --tune NAME finds. Name the collection to tune.")
     for name in (modes := mode or ["hybrid"]):
         check_query(Query("-", mode=name))  # type: ignore[arg-type]
     for result in evaluate(
@@ -239,6 +265,21 @@ def evaluate(
         max_tokens=max_tokens,
     ):
         output.evaluation(result, json)
+
+
+def _tune(name: str, folder: Path, split: str, settings: Settings, save: bool, json: bool) -> None:
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.encoding import encoder_for
+    from embedsvc.tuning import tune
+
+    collection = Collection.open(name, settings)
+    found = tune(collection.snapshot(), encoder_for(collection.contract, settings), folder, split)
+    kept = save and found.proved
+    if kept:
+        with collection.writer() as writer:
+            writer.rewrite(lambda store: store.with_fusion(found.best))
+    output.tuning(found, kept, json)
 
 
 @app.command()

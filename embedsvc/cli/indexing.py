@@ -21,7 +21,7 @@ from embedsvc.readers.web import is_url
 from embedsvc.records import Source
 from embedsvc.tally import Tally, settled
 
-FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens"})
+FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens", "language"})
 """Flags that a collection, once made, must agree with."""
 STATUSES: tuple[Status, ...] = ("indexed", "replaced", "unchanged", "removed", "duplicate", "empty", "quarantined")
 _ALIKE = 20

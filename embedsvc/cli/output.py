@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from embedsvc.checks import Check
     from embedsvc.encoding.choices import Calibration
     from embedsvc.evaluate import Evaluation
+    from embedsvc.records import Fusion
     from embedsvc.search import Answer
+    from embedsvc.tuning import Tuning
     from embedsvc.vectors import Goal, Plan
 
 _SHOWN_CHARACTERS = 400
@@ -70,9 +72,15 @@ def answer(answer: Answer, json: bool) -> None:
         console.print(line)
         if hit.heading:
             console.print(Text(f"   {printable(hit.heading)}", "magenta"))
+        if hit.places:
+            places = (f"{name} {place.rank} ({place.score:.3f})" for name, place in hit.places.items())
+            console.print(Text("   " + ", ".join(places), "dim"))
         text = printable(" ".join(hit.text.split()))
         more = " …" if len(text) > _SHOWN_CHARACTERS else ""
         console.print(Text("   " + text[:_SHOWN_CHARACTERS] + more), soft_wrap=False)
+    if answer.explanation is not None:
+        for step in answer.explanation.steps:
+            console.print(f"{step.stage:<12} {step.ms:8.1f} ms  {step.passages:5} passages", style="dim")
     count = len(answer.hits)
     console.print(
         f"{count} hit{'' if count == 1 else 's'} in {answer.took_ms:.1f} ms "
@@ -87,6 +95,27 @@ def evaluation(result: Evaluation, json: bool) -> None:
         _print_json(value)
     else:
         _pairs(value)
+
+
+def tuning(found: Tuning, kept: bool, json: bool) -> None:
+    if json:
+        _print_json({**found.to_dict(), "kept": kept})
+        return
+    low, high = found.interval
+    _pairs(
+        {
+            "now": _fusion(found.current),
+            "best": f"{_fusion(found.best)}, chosen on {found.queries[0]} queries",
+            "nDCG@10": f"{found.ndcg:.4f} now, {found.tuned:.4f} then, on {found.queries[1]} other queries",
+            "gain": f"{found.tuned - found.ndcg:+.4f}, 95 %: {low:+.4f} to {high:+.4f}, p = {found.p_value:.3f}",
+            "kept": "yes" if kept else "no" if found.proved else "no: the gain is not proved",
+        }
+    )
+
+
+def _fusion(fusion: Fusion) -> str:
+    how = f"convex, {fusion.normalisation}" if fusion.method == "convex" else fusion.method
+    return f"{how}, weight {fusion.weight:g}, depth {fusion.depth}"
 
 
 def checks(results: Sequence[Check], json: bool) -> None:

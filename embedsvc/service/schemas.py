@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from embedsvc.config import Dtype, Duplicates
+from embedsvc.records import FusionMethod, Language, Normalisation
 from embedsvc.storage import LABEL
 
 _JSON = dict[str, Any]
@@ -26,6 +27,15 @@ class _Request(BaseModel):
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
+
+
+class FusionIn(_Request):
+    """How the two sides of a hybrid search become one ranking. What is left out is the collection's."""
+
+    method: FusionMethod | None = Field(None, description="Weighted sum of scores, or of reciprocal ranks.")
+    weight: float | None = Field(None, description="The dense side's, 0 to 1; the lexical side has the rest.")
+    normalisation: Normalisation | None = Field(None, description="Of `convex`: what makes scores comparable.")
+    depth: int | None = Field(None, description="Candidates that each side brings, at least; 1 to 1000.")
 
 
 class SearchRequest(_Request):
@@ -53,6 +63,13 @@ class SearchRequest(_Request):
         description="A query longer than the model's window: refuse it, take the mean of several windows, or cut "
         "it and say so in `tokens_cut`.",
     )
+    merge: bool = Field(
+        True, description="Overlapping passages of one document are one hit. False: each is a hit of its own."
+    )
+    fusion: FusionIn | None = Field(None, description="Of mode hybrid. Default: the collection's own.")
+    explain: bool = Field(
+        False, description="Also tell what each stage of the search made of the passages, and how long it took."
+    )
 
 
 class CollectionRequest(_Request):
@@ -67,6 +84,9 @@ class CollectionRequest(_Request):
         ge=0,
         lt=2**31,
         description="Tokens per sub-window. A longer passage is also matched by these, its best counts. 0: none.",
+    )
+    language: Language | None = Field(
+        None, description="Of the text, for stems and stop words on the lexical side; `other` has neither."
     )
 
 
@@ -279,6 +299,11 @@ class ScoresOut(BaseModel):
     rerank: float | None
 
 
+class PlaceOut(BaseModel):
+    rank: int = Field(description="From 1.")
+    score: float
+
+
 class HitOut(BaseModel):
     id: str = Field(description="The passage's id.")
     document_id: str
@@ -292,6 +317,26 @@ class HitOut(BaseModel):
     score: float
     scores: ScoresOut
     metadata: _JSON
+    explain: dict[str, PlaceOut] | None = Field(
+        None, description="Where its passage stood: on each side, and after each stage that ranked. Only if asked for."
+    )
+
+
+class ScoredOut(BaseModel):
+    id: str
+    score: float
+
+
+class StepOut(BaseModel):
+    stage: str
+    ms: float
+    passages: int = Field(description="How many it left.")
+    rankings: dict[str, list[ScoredOut]] = Field(description="The best, as many as hits were asked for.")
+
+
+class ExplanationOut(BaseModel):
+    rounds: int = Field(description="How often the stages ran, each time with more candidates; the times are added up.")
+    stages: list[StepOut]
 
 
 class Answer(BaseModel):
@@ -302,6 +347,7 @@ class Answer(BaseModel):
     took_ms: float
     hits: list[HitOut]
     tokens_cut: int | None = Field(None, description="Tokens of the query that were left out; absent when none were.")
+    explain: ExplanationOut | None = Field(None, description="Only if asked for.")
 
 
 class Answers(BaseModel):
@@ -328,6 +374,7 @@ class ChunkingOut(BaseModel):
     overlap: int
     whole: bool
     finer: int = Field(description="Tokens per sub-window that longer passages are also matched by; 0: none.")
+    language: str = Field(description="Of the text, for stems and stop words on the lexical side.")
 
 
 class LiveRecallOut(BaseModel):

@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsvc.errors import DamagedCollection
+from embedsvc.records import Language
 from embedsvc.storage.store import Store
+from embedsvc.storage.words import says_something
 
 _ROWS = 2048
 _EDGE = r"\s.,;:!?()\"。，、；：！？"
@@ -22,14 +24,6 @@ _WORD = re.compile(rf"(?<![^{_EDGE}])[^\W\d_]{{6,20}}(?![^{_EDGE}])")
 character of its own) they may be a part of what the index takes for one word."""
 _LONGEST = 39
 """Bytes of a word in UTF-8: Lance leaves longer ones out of its text index."""
-_STOP_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "myself ourselves yourself yourselves himself herself itself theirs themselves having because before during "
-        "against between through further should",
-    )
-)
-"""Those of six letters or more: they are in no text index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +126,7 @@ def audit_text_index(store: Store, sample: int = 100) -> TextIndexAudit:
     asked = 0
     try:
         for row_id, text in store.spread_texts(sample):
-            word = next(filter(_is_indexed, _WORD.findall(text)), None)
+            word = next((word for word in _WORD.findall(text) if _is_indexed(word, store.chunking.language)), None)
             if word is not None:
                 asked += 1
                 if not len(store.lexical(word, 1, among=[row_id])[0]):
@@ -142,5 +136,5 @@ def audit_text_index(store: Store, sample: int = 100) -> TextIndexAudit:
     return TextIndexAudit(asked, tuple(missed))
 
 
-def _is_indexed(word: str) -> bool:
-    return word.lower() not in _STOP_WORDS and len(word.encode()) <= _LONGEST
+def _is_indexed(word: str, language: Language) -> bool:
+    return len(word.encode()) <= _LONGEST and says_something(word, language)

@@ -26,12 +26,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from lance.query import MatchQuery
 
 from embedsvc.errors import BadFilter, Conflict, DamagedCollection, NotFound, StorageFailure, UsageError
-from embedsvc.records import Chunking, Contract, Document, Metadata, Passage
+from embedsvc.records import Chunking, Contract, Document, Fusion, Metadata, Passage
 from embedsvc.storage.durability import TAGS, DurableCommits, fsync_path, fsync_tree
 from embedsvc.storage.filters import compile_filter, problem_of
+from embedsvc.storage.words import matching, phrases, text_index
 
 TABLE = "passages.lance"
 FORMAT = "2"
@@ -39,7 +39,8 @@ FORMAT = "2"
 _IDENTITY = "embedsvc.identity"
 """Key of a random id that tells a table from another one made later under its name."""
 KEYS = ("embedsvc.format", "embedsvc.contract", "embedsvc.chunking")
-_TEXT_INDEX: dict[str, Any] = {"language": "English", "stem": True, "remove_stop_words": True, "ascii_folding": True}
+_FUSION = "embedsvc.fusion"
+"""Key of how hybrid search fuses, where that was tuned."""
 _MANY_FRAGMENTS = 64
 _TAIL_SHARE = 0.1
 """Fragments are folded together once all but the largest hold this share of the rows. Reading 16 passages took 4.7 ms
@@ -323,6 +324,20 @@ def _evaluating(condition: str) -> Iterator[None]:
         raise BadFilter(f"Bad filter: {problem}\n  {condition}") from None
 
 
+@contextmanager
+def _finding_phrases(store: Store) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "position is not found" not in str(error):
+            raise
+        name = store.path.parent.name
+        raise UsageError(
+            f"The text index of {name!r} was made before phrases could be searched for. "
+            f"Build it anew, embedsvc collections compact {name}, or leave out the quotes."
+        ) from None
+
+
 def check_free(directory: Path) -> None:
     """Raise Conflict where ``directory`` is there already and holds something."""
     if directory.exists() and any(directory.iterdir()):
@@ -363,6 +378,8 @@ class Store:
     durability: Literal["fsync", "os"]
     contract: Contract
     chunking: Chunking
+    fusion: Fusion
+    """How hybrid search of this collection fuses, unless a query says otherwise."""
 
     # -- open and create ---------------------------------------------------------------------------------------
 
@@ -393,7 +410,7 @@ class Store:
                 )
                 # Made while empty, so that lexical search never meets a table without it: rows that the index
                 # does not cover yet are searched all the same.
-                dataset.create_scalar_index("text", "INVERTED", **_TEXT_INDEX)
+                dataset.create_scalar_index("text", "INVERTED", **text_index(chunking.language))
                 if durability == "fsync":
                     fsync_tree(temporary)
                 move_into_place(temporary, directory, durability)
@@ -426,7 +443,12 @@ class Store:
                     f"{path} has layout {written}, this embedsvc reads layout {FORMAT}: use the embedsvc that wrote it."
                 )
             return cls(
-                path, dataset, durability, Contract.from_dict(json.loads(contract)), Chunking(**json.loads(chunking))
+                path,
+                dataset,
+                durability,
+                Contract.from_dict(json.loads(contract)),
+                Chunking(**json.loads(chunking)),
+                _fusion_of(dataset),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedCollection(
@@ -495,7 +517,7 @@ class Store:
         return None if found is None else str(found.decode())
 
     def _at(self, dataset: lance.LanceDataset) -> Store:
-        return Store(self.path, dataset, self.durability, self.contract, self.chunking)
+        return Store(self.path, dataset, self.durability, self.contract, self.chunking, _fusion_of(dataset))
 
     # -- write ---------------------------------------------------------------------------------------------------
 
@@ -537,7 +559,7 @@ class Store:
                 if has_deleted:
                     # Compaction forgets which rows were deleted, and the text index would find them again
                     # (github.com/lance-format/lance/issues/6262). One that is built anew never saw them.
-                    dataset.create_scalar_index("text", "INVERTED", replace=True, **_TEXT_INDEX)
+                    self._build_text_index(dataset)
                 dataset.optimize.compact_files()
             dataset.optimize.optimize_indices()
 
@@ -548,16 +570,25 @@ class Store:
         text index, which is built anew before that (see :meth:`maintain`). Older versions keep theirs."""
 
         def work(dataset: lance.LanceDataset) -> None:
-            dataset.create_scalar_index("text", "INVERTED", replace=True, **_TEXT_INDEX)
+            self._build_text_index(dataset)
             dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
+
+        return self._committed(work)
+
+    def with_fusion(self, fusion: Fusion) -> Store:
+        """Keeps ``fusion`` as this collection's own."""
+
+        def work(dataset: lance.LanceDataset) -> None:
+            dataset.update_schema_metadata({_FUSION: json.dumps(asdict(fusion))})
 
         return self._committed(work)
 
     def with_text_index(self) -> Store:
         """Builds the text index anew, in place of the one there was, readable or not."""
-        return self._committed(
-            lambda dataset: dataset.create_scalar_index("text", "INVERTED", replace=True, **_TEXT_INDEX)
-        )
+        return self._committed(self._build_text_index)
+
+    def _build_text_index(self, dataset: lance.LanceDataset) -> None:
+        dataset.create_scalar_index("text", "INVERTED", replace=True, **text_index(self.chunking.language))
 
     def with_rows_of(self, old: Store) -> Store:
         """In ONE commit, puts back what ``old``, an earlier version of this table, held; this very Store where that is
@@ -905,16 +936,22 @@ class Store:
             table = scanner.to_table()
         return np.sort(table["_rowid"].to_numpy().astype(np.int64))
 
+    def phrases(self, query: str) -> list[str]:
+        """What a passage must hold to be found by :meth:`lexical`: stands in double quotes in ``query``."""
+        return phrases(query, self.chunking.language)
+
     def lexical(
         self, query: str, limit: int, *, where: str | None = None, among: Sequence[int] | None = None
     ) -> tuple[RowIds, Floats]:
-        """BM25 over the passages' text (English stemming, any term may match): row ids and scores, best first.
+        """BM25 over the passages' text, by the words of the collection's language: row ids and scores, best first. Any
+        term may match; what stands in double quotes must, as a phrase.
 
         ``where`` (the user's SQL) or ``among`` (row ids) restricts the search; the scores are those of the
         unrestricted search.
 
         Raises:
             BadFilter: ``where`` is not SQL over the collection's fields.
+            UsageError: a phrase, of a collection whose text index was made before there were any.
         """
         if among is not None and not len(among):
             return np.empty(0, np.int64), np.empty(0, np.float32)
@@ -923,12 +960,12 @@ class Store:
             condition = compile_filter(where)
         scanner = self.dataset.scanner(
             columns=["_rowid", "_score"],
-            full_text_query=MatchQuery(query, "text"),
+            full_text_query=matching(query, "text", self.chunking.language),
             limit=limit,
             filter=condition,
             prefilter=condition is not None,
         )
-        with _reading(self.path), _evaluating(where) if where is not None else nullcontext():
+        with _reading(self.path), _evaluating(where) if where is not None else nullcontext(), _finding_phrases(self):
             table = scanner.to_table()
         ids, scores = table["_rowid"].to_numpy().astype(np.int64), table["_score"].to_numpy().astype(np.float32)
         order = np.lexsort((ids, -scores))  # Lance leaves equal scores in any order
@@ -937,6 +974,11 @@ class Store:
     def _scan(self, columns: list[str], condition: str | None, with_row_id: bool = False) -> pa.Table:
         with _reading(self.path):
             return self.dataset.scanner(columns=columns, filter=condition, with_row_id=with_row_id).to_table()
+
+
+def _fusion_of(dataset: lance.LanceDataset) -> Fusion:
+    kept = (dataset.schema.metadata or {}).get(_FUSION.encode())
+    return Fusion() if kept is None else Fusion(**json.loads(kept))
 
 
 def _manifest_version(name: str) -> int:

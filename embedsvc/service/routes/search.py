@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -85,9 +88,11 @@ async def search_collection(name: Name, request: Request) -> Response:
 
     def work(opened: Opened) -> Response:
         snapshot = opened.collection.snapshot()
-        answers = [answer_dict(search(snapshot, opened.encoder, query)) for query in asked]
+        fusion = replace(snapshot.store.fusion, **changed)
+        answers = [answer_dict(search(snapshot, opened.encoder, replace(query, fusion=fusion))) for query in asked]
         return reply(answers[0] if body.queries is None else {"results": answers})
 
+    changed: dict[str, Any] = {} if body.fusion is None else body.fusion.model_dump(exclude_none=True)
     asked = _queries(body, body.on_overflow or state.settings.on_overflow)
     await state.ready(name)
     return await state.queries.run(lambda: state.collections.call(name, work))
@@ -109,6 +114,8 @@ def _queries(body: SearchRequest, on_overflow: OnOverflow) -> list[Query]:
             filter=body.filter,
             min_score=body.min_score,
             on_overflow=on_overflow,
+            merge=body.merge,
+            explain=body.explain,
         )
         for text in texts
     ]

@@ -1,0 +1,35 @@
+"""The last stage: spans as hits, with their place in the document."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from embedsvc.search.run import Floats, Hit, Run, Scores, Span
+
+
+def cite(run: Run) -> Run:
+    return replace(run, hits=tuple(_hit(span, run) for span in run.spans))
+
+
+def _hit(span: Span, run: Run) -> Hit:
+    best, rank = span.best, span.rank
+    return Hit(
+        id=best.id,
+        document_id=best.document_id,
+        uri=best.uri,
+        title=best.title,
+        text=span.text,
+        start=span.start,
+        end=span.end,
+        page=best.page,
+        heading=best.heading,
+        score=float(run.scores[rank]),
+        scores=Scores(_at(run.dense, rank), _at(run.lexical, rank), _at(run.rerank, rank)),
+        metadata=best.metadata,
+    )
+
+
+def _at(scores: Floats | None, rank: int) -> float | None:
+    return None if scores is None or np.isnan(scores[rank]) else float(scores[rank])

@@ -1,0 +1,211 @@
+"""What a search is about: the query, the answer, and the run that the stages carry from one to the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsvc.encoding import Encoder, OnOverflow
+from embedsvc.errors import UsageError
+from embedsvc.records import Fusion, FusionMethod, Metadata, Normalisation
+from embedsvc.storage import StoredPassage
+from embedsvc.upkeep import Snapshot
+
+Mode = Literal["hybrid", "dense", "lexical"]
+RowIds = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+MAX_K = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked. Either ``text``, or for dense search a ready-made ``vector`` (dimension floats).
+
+    ``filter`` is SQL over built-in fields and ``metadata.KEY``. Hits below ``min_score`` are left out. Without
+    ``merge`` every passage is a hit of its own, also where it overlaps another. ``explain``: the answer tells what
+    every stage made of its hits. ``fusion``: of mode hybrid; None: the collection's own.
+    """
+
+    text: str = ""
+    vector: tuple[float, ...] | None = None
+    k: int = 10
+    mode: Mode = "hybrid"
+    filter: str | None = None
+    min_score: float | None = None
+    on_overflow: OnOverflow = "error"
+    merge: bool = True
+    explain: bool = False
+    fusion: Fusion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A hit's score on each side; None where that side was not asked. BM25 of 0: no term of the query is in it."""
+
+    dense: float | None
+    lexical: float | None
+    rerank: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a passage stood in a ranking, the first being 1, and with what score."""
+
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A finished answer: its text is ``text`` of the document from ``start`` to ``end``, to the letter.
+
+    Hits never share text, unless ``merge`` is off. A passage that overlaps a better one answers as part of its hit, so
+    a hit spans at most a passage and those that overlap it; all else (``id``, ``scores``, ``page``, ``heading`` …) is
+    that passage's own. ``places``: its place in every ranking of the explanation, where one was asked for.
+    """
+
+    id: str
+    document_id: str
+    uri: str
+    title: str
+    text: str
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+    score: float
+    scores: Scores
+    metadata: Metadata
+    places: Mapping[str, Place] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a stage did: its milliseconds, over all rounds, and how many passages it left.
+
+    ``rankings``: the best of them by id with their scores, as many as hits were asked for; of the candidates one for
+    each side, of other stages one under their own name, or none where they rank nothing.
+    """
+
+    stage: str
+    ms: float
+    passages: int
+    rankings: Mapping[str, tuple[tuple[str, float], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """``rounds``: how often the stages ran, each time with more candidates, until there were hits enough."""
+
+    rounds: int
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The hits of one query, best first. ``tokens_cut``: of the query, by ``on_overflow = truncate``."""
+
+    query: str
+    collection: str
+    version: int
+    mode: Mode
+    took_ms: float
+    hits: tuple[Hit, ...]
+    tokens_cut: int = 0
+    explanation: Explanation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A hit in the making: ``best``, the candidate at ``rank`` (from 0), with what was joined to it."""
+
+    rank: int
+    best: StoredPassage
+    start: int
+    end: int
+    text: str
+
+
+def _no_rows() -> RowIds:
+    return np.empty(0, np.int64)
+
+
+def _no_scores() -> Floats:
+    return np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One query on its way through the stages: each takes a run and gives back another.
+
+    ``limit``: candidates that each side is asked for; ``more``: whether it may have others. ``vector`` (dimension,) is
+    the query's, once it is known. The candidates are ``row_ids`` (n,), best first, with their ``scores`` (n,) by the
+    stage that ranked them last; ``dense``, ``lexical`` and ``rerank`` (n,) are those of each side, None where it was
+    not asked.
+    """
+
+    snapshot: Snapshot
+    encoder: Encoder
+    query: Query
+    limit: int
+    more: bool = True
+    vector: Floats | None = None
+    tokens_cut: int = 0
+    row_ids: RowIds = field(default_factory=_no_rows)
+    scores: Floats = field(default_factory=_no_scores)
+    dense: Floats | None = None
+    lexical: Floats | None = None
+    rerank: Floats | None = None
+    spans: tuple[Span, ...] = ()
+    hits: tuple[Hit, ...] = ()
+
+
+def check_query(query: Query) -> None:
+    """Raise UsageError for what is wrong with ``query`` whatever collection it is for."""
+    if not 1 <= query.k <= MAX_K:
+        raise UsageError(f"k is {query.k}; ask for 1 to {MAX_K} hits.")
+    if query.min_score is not None and math.isnan(query.min_score):
+        raise UsageError("min_score is not a number.")
+    if query.mode not in get_args(Mode):
+        raise UsageError(f"mode is {query.mode!r}; choose {', '.join(get_args(Mode))}.")
+    if query.fusion is not None:
+        check_fusion(query.fusion)
+    if query.vector is None:
+        if not query.text.strip():
+            raise UsageError("The query is empty. Ask with at least one word.")
+    elif query.mode != "dense" or query.text:
+        raise UsageError("A query vector is searched in mode dense, without a query text.")
+
+
+def check_fusion(fusion: Fusion) -> None:
+    """Raise UsageError where a value is out of range."""
+    if not 0 <= fusion.weight <= 1:
+        raise UsageError(f"weight is {fusion.weight}; the dense side's is from 0 to 1, the lexical side has the rest.")
+    if not 1 <= fusion.depth <= MAX_K:
+        raise UsageError(f"depth is {fusion.depth}; choose 1 to {MAX_K} candidates of each side.")
+    for name, allowed in (("method", FusionMethod), ("normalisation", Normalisation)):
+        if getattr(fusion, name) not in get_args(allowed):
+            raise UsageError(f"{name} is {getattr(fusion, name)!r}; choose {', '.join(get_args(allowed))}.")
+
+
+def ranked(run: Run, order: npt.NDArray[np.intp], scores: Floats) -> Run:
+    """``run`` with its candidates in another ``order`` (m,), with these ``scores`` (m,): all that is known of each goes
+    along, what is not in ``order`` is left out."""
+
+    def moved(side: Floats | None) -> Floats | None:
+        return None if side is None else side[order]
+
+    return replace(
+        run,
+        row_ids=run.row_ids[order],
+        scores=scores,
+        dense=moved(run.dense),
+        lexical=moved(run.lexical),
+        rerank=moved(run.rerank),
+    )

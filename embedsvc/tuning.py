@@ -1,0 +1,174 @@
+"""The fusion that ranks a collection's documents best, chosen on one half of judged queries and proved on the other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsvc.encoding import Encoder
+from embedsvc.errors import UsageError
+from embedsvc.evaluate import Folder, corpus_id, read_folder
+from embedsvc.records import Fusion, Normalisation
+from embedsvc.search.candidates import candidates
+from embedsvc.search.fusion import fused
+from embedsvc.search.run import Floats, Query, Run
+from embedsvc.upkeep import Snapshot
+
+_FEWEST = 20
+"""Queries; of fewer, no half would tell anything."""
+_DEPTHS = (50, 100, 200)
+_WEIGHTS = tuple(round(0.1 * step, 1) for step in range(1, 10))
+_NORMALISATIONS: tuple[Normalisation, ...] = ("max", "minmax", "zscore")
+_RESAMPLES = 10_000
+_CUT = 10
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """``best`` did best on ``queries[0]`` queries. On the ``queries[1]`` others, which had no part in the choice, it
+    has nDCG@10 of ``tuned`` where ``current`` has ``ndcg``. ``interval``: of the gain, 95 %, by bootstrap over queries;
+    ``p_value``: by a paired randomisation test, two-sided. ``proved``: the whole interval is above 0.
+    """
+
+    current: Fusion
+    best: Fusion
+    queries: tuple[int, int]
+    ndcg: float
+    tuned: float
+    interval: tuple[float, float]
+    p_value: float
+
+    @property
+    def proved(self) -> bool:
+        return self.interval[0] > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``embedsvc eval --tune --json``, but for what became of it."""
+        return {**asdict(self), "proved": self.proved}
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A query's candidates: scores on both sides (n,), ranks on both (n,), gain of each one's document (n,), which
+    document that is (n,), and the gains of an ideal answer."""
+
+    dense: Floats
+    lexical: Floats
+    ranks: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+    gains: Doubles
+    documents: npt.NDArray[np.int64]
+    ideal: float
+
+
+def tune(snapshot: Snapshot, encoder: Encoder, folder: Path, split: str) -> Tuning:
+    """Tries all fusions of a grid on a collection that holds the corpus of the BEIR ``folder``; changes nothing.
+
+    A query is of the first or the second half by its id, so that the same data give the same halves.
+
+    Raises:
+        NotFound, UsageError: as :func:`.evaluate.evaluate`; or there are too few queries, or none of the documents.
+    """
+    beir = read_folder(folder, split)
+    if len(beir.queries) < _FEWEST:
+        raise UsageError(f"{folder} judges {len(beir.queries)} queries; tuning takes {_FEWEST} at least.")
+    halves: tuple[list[_Found], list[_Found]] = [], []
+    for id, text in beir.queries.items():
+        half = hashlib.blake2b(id.encode()).digest()[0] % 2
+        halves[half].append(_found(snapshot, encoder, beir, id, text))
+    if not all(any(each.gains.any() for each in half) for half in halves):
+        raise UsageError(f"{snapshot.name!r} holds too little of {folder}: nothing can be measured.")
+    chosen_on, held_out = halves
+    current = snapshot.store.fusion
+    # The current one first: another is taken only where it is better, not where it is as good.
+    best = max((current, *_grid()), key=lambda fusion: _ndcgs(chosen_on, fusion).mean())
+    before, after = _ndcgs(held_out, current), _ndcgs(held_out, best)
+    return Tuning(
+        current,
+        best,
+        (len(chosen_on), len(held_out)),
+        float(before.mean()),
+        float(after.mean()),
+        bootstrap_interval(after - before),
+        randomisation_test(after - before),
+    )
+
+
+def bootstrap_interval(differences: Doubles, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of the mean of ``differences`` (n,), by percentiles over resampled ones."""
+    means = _resampled(seed, lambda random, n: differences[random.integers(0, n, n)].mean(), len(differences))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def randomisation_test(differences: Doubles, seed: int = 0) -> float:
+    """How often the mean of ``differences`` (n,) would be as far from 0 by chance, each with either sign.
+
+    Source: Smucker, Allan, Carterette, "A Comparison of Statistical Significance Tests for Information Retrieval
+    Evaluation", CIKM 2007.
+    """
+    means = _resampled(seed, lambda random, n: (differences * random.choice((-1, 1), n)).mean(), len(differences))
+    return float((1 + (np.abs(means) >= abs(differences.mean()) - 1e-12).sum()) / (1 + _RESAMPLES))
+
+
+def _resampled(seed: int, mean: Callable[[np.random.Generator, int], float], count: int) -> Doubles:
+    random = np.random.default_rng(seed)
+    return np.array([mean(random, count) for _ in range(_RESAMPLES)])
+
+
+def _grid() -> list[Fusion]:
+    convex = [Fusion("convex", *each) for each in product(_WEIGHTS, _NORMALISATIONS, _DEPTHS)]
+    return convex + [Fusion("rrf", weight, depth=depth) for weight, depth in product(_WEIGHTS, _DEPTHS)]
+
+
+def _found(snapshot: Snapshot, encoder: Encoder, beir: Folder, id: str, text: str) -> _Found:
+    query = Query(text, k=_CUT, on_overflow="truncate")
+    run = candidates(Run(snapshot, encoder, query, max(*_DEPTHS, snapshot.store.fusion.depth)))
+    assert run.dense is not None
+    assert run.lexical is not None
+    named = [
+        corpus_id(passage.document_id, passage.uri, beir.document_ids)
+        for passage in snapshot.store.take(run.row_ids.tolist())
+    ]
+    judged = beir.qrels[id]
+    return _Found(
+        run.dense,
+        run.lexical,
+        (_ranks(run.dense), _ranks(run.lexical)),
+        np.array([judged.get(name, 0) for name in named], np.float64),
+        np.unique(named, return_inverse=True)[1],
+        _discounted(sorted((float(gain) for gain in judged.values()), reverse=True)),
+    )
+
+
+def _ranks(scores: Floats) -> npt.NDArray[np.int64]:
+    ranks = np.empty(len(scores), np.int64)
+    ranks[np.argsort(-np.nan_to_num(scores), kind="stable")] = np.arange(len(scores))
+    return ranks
+
+
+def _ndcgs(queries: Sequence[_Found], fusion: Fusion) -> Doubles:
+    """nDCG@10 of each query (n,), a document ranking as its best passage."""
+    return np.array([_ndcg(query, fusion) for query in queries])
+
+
+def _ndcg(query: _Found, fusion: Fusion) -> float:
+    # What the sides bring at this depth; the others were brought by a greater one.
+    brought = np.flatnonzero((query.ranks[0] < fusion.depth) | ((query.ranks[1] < fusion.depth) & (query.lexical > 0)))
+    if not len(brought) or not query.ideal:
+        return 0.0
+    order = brought[np.argsort(-fused(query.dense[brought], query.lexical[brought], fusion), kind="stable")]
+    first = np.sort(np.unique(query.documents[order], return_index=True)[1])[:_CUT]
+    return _discounted(query.gains[order[first]].tolist()) / query.ideal
+
+
+def _discounted(gains: Sequence[float]) -> float:
+    return sum(gain / float(np.log2(rank + 2)) for rank, gain in enumerate(gains[:_CUT]))

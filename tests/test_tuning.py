@@ -1,0 +1,125 @@
+"""Fusion as a query, a collection and its tuning have it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedsvc.collection import Collection
+from embedsvc.errors import UsageError
+from embedsvc.records import Fusion, make_document
+from embedsvc.search import Query, check_query
+from embedsvc.search.fusion import convex_combination, fused, reciprocal_ranks
+from embedsvc.tuning import bootstrap_interval, randomisation_test, tune
+from tests.fakes import FakeEncoder
+from tests.test_search import ask, collection_of, ids, texts
+
+DENSE, LEXICAL = np.array([0.8, 0.4, 0.2], np.float32), np.array([0, 10, 5], np.float32)
+
+
+def test_normalisations_by_hand() -> None:
+    assert convex_combination(DENSE, LEXICAL, 0.5, "minmax").tolist() == pytest.approx([0.5, 1 / 6 + 0.5, 0.25])
+    z = convex_combination(DENSE, LEXICAL, 0.5, "zscore")
+    assert z.tolist() == pytest.approx(0.5 * (DENSE - DENSE.mean()) / DENSE.std() + 0.5 * (LEXICAL - 5) / LEXICAL.std())
+    same = np.full(3, 0.3, np.float32)
+    for normalisation in ("minmax", "zscore"):
+        assert convex_combination(same, same, 0.5, normalisation).tolist() == [0, 0, 0]  # type: ignore[arg-type]
+        assert convex_combination(same[:0], same[:0], 0.5, normalisation).tolist() == []  # type: ignore[arg-type]
+
+
+def test_reciprocal_ranks_by_hand_and_what_was_not_found_gets_nothing() -> None:
+    found = reciprocal_ranks(DENSE, LEXICAL, 0.5)
+    assert found.tolist() == pytest.approx([0.5, 0.5 * 61 / 62 + 0.5, 0.5 * 61 / 63 + 0.5 * 61 / 62])
+    assert reciprocal_ranks(np.array([np.nan, -1], np.float32), np.zeros(2, np.float32)).tolist() == [0, 0]
+    assert fused(DENSE, LEXICAL, Fusion("rrf", 1.0)).tolist() == pytest.approx([1, 61 / 62, 61 / 63])
+
+
+@pytest.mark.parametrize(
+    ("fusion", "says"),
+    [
+        (Fusion(weight=1.1), "weight is 1.1"),
+        (Fusion(weight=-0.1), "weight is -0.1"),
+        (Fusion(weight=float("nan")), "weight is nan"),
+        (Fusion(depth=0), "depth is 0"),
+        (Fusion("sum"), "'sum'; choose convex, rrf"),  # type: ignore[arg-type]
+        (Fusion(normalisation="softmax"), "'softmax'; choose max"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_fusions(fusion: Fusion, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        check_query(Query("red", fusion=fusion))
+
+
+def test_a_query_fuses_as_it_says_else_as_the_collection_does(tmp_path: Path, fake: FakeEncoder) -> None:
+    collection = texts(tmp_path, fake, meaning="red red red", words="red apple apple pie apple")
+    assert ids(ask(collection, fake, "red apple", fusion=Fusion(weight=1.0)))[0] == "meaning"
+    assert ids(ask(collection, fake, "red apple", fusion=Fusion(weight=0.0)))[0] == "words"
+    with collection.writer() as writer:
+        writer.rewrite(lambda store: store.with_fusion(Fusion(weight=1.0)))
+    for each in (collection, Collection.open("c", collection.settings)):
+        assert each.store().fusion == Fusion(weight=1.0)
+        assert ids(ask(each, fake, "red apple"))[0] == "meaning"
+        assert ids(ask(each, fake, "red apple", fusion=Fusion(weight=0.0)))[0] == "words"
+
+
+def test_intervals_and_p_values() -> None:
+    better, nothing = np.linspace(0.0, 0.2, 50), np.linspace(-0.1, 0.1, 51)
+    low, high = bootstrap_interval(better)
+    assert 0.05 < low < 0.1 < high < 0.15
+    assert randomisation_test(better) < 0.001
+    low, high = bootstrap_interval(nothing)
+    assert low < 0 < high
+    assert randomisation_test(nothing) > 0.9
+    assert randomisation_test(np.zeros(5)) == 1
+
+
+@pytest.fixture
+def judged(tmp_path: Path, fake: FakeEncoder) -> tuple[Collection, Path]:
+    """Words mislead: the judged document says what is meant, and another one repeats the query's odd word."""
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    documents, queries, qrels = [], [], []
+    for at in range(40):
+        mix = "red " * (at % 7 + 1) + "green " * (at // 7 + 1)
+        odd = f"odd{'x' * at}"
+        documents += [(f"good{at}", mix), (f"bad{at}", f"{odd} red green blue white")]
+        queries.append({"_id": f"q{at}", "text": mix + odd})
+        qrels.append(f"q{at}\tgood{at}\t1")
+    records = [{"_id": id, "title": "", "text": text} for id, text in documents]
+    for name, lines in (("corpus", records), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "qrels" / "test.tsv").write_text("\n".join(qrels))
+    made = [make_document(f"t:{id}", text, id=id) for id, text in documents]
+    return collection_of(tmp_path / "d", fake, *made), folder
+
+
+def test_tuning_chooses_on_one_half_and_proves_on_the_other(judged: tuple[Collection, Path], fake: Any) -> None:
+    collection, folder = judged
+    with collection.writer() as writer:
+        writer.rewrite(lambda store: store.with_fusion(Fusion(weight=0.0)))
+    found = tune(collection.snapshot(), fake, folder, "test")
+    assert found.current == Fusion(weight=0.0)
+    assert sum(found.queries) == 40
+    assert min(found.queries) > 5
+    assert found.best.weight > 0
+    assert found.tuned > found.ndcg
+    assert found.proved == (found.interval[0] > 0)
+    assert tune(collection.snapshot(), fake, folder, "test") == found, "the same data give the same answer"
+    assert collection.store().fusion == Fusion(weight=0.0), "nothing is kept unasked"
+    again = replace(found, current=found.best)
+    with collection.writer() as writer:
+        writer.rewrite(lambda store: store.with_fusion(found.best))
+    assert tune(collection.snapshot(), fake, folder, "test").best == again.current, "as good is not better"
+
+
+def test_too_few_queries_to_tune_by(judged: tuple[Collection, Path], fake: Any) -> None:
+    collection, folder = judged
+    lines = (folder / "qrels" / "test.tsv").read_text().splitlines()
+    (folder / "qrels" / "few.tsv").write_text("\n".join(lines[:5]))
+    with pytest.raises(UsageError, match="5 queries; tuning takes 20"):
+        tune(collection.snapshot(), fake, folder, "few")
