@@ -299,9 +299,8 @@ def _lost(directory: Path, kept: Store, settings: Settings) -> list[str]:
     back = sum(id not in newest for id in there)
     lost = [f"{uri}: index it again" for uri in missing[:100]]
     lost += [f"{len(missing) - 100:,} more documents"] if len(missing) > 100 else []
-    return lost + (
-        [f"{back:,} documents that were deleted are there again: index your files with --exact"] if back else []
-    )
+    again = f"{back:,} documents that were deleted are there again: index your files again with --exact"
+    return [*lost, again] if back else lost
 
 
 def _index_fault(collection: Collection) -> str | None:

@@ -216,6 +216,45 @@ def test_excludes_and_includes_reach_the_ingest(run: Run, tmp_path: Path) -> Non
     refused(run("index", files, *to_c, "--exclude", "*"), 2, "--exclude")
 
 
+def test_an_exact_run_that_takes_nothing_does_not_empty_a_collection(run: Run, tmp_path: Path) -> None:
+    files = write_tree(tmp_path / "f", {"a.txt": "Rivers.", "b.txt": "Stones."})
+    to_c = ("-c", "c", "--data-dir", tmp_path / "d")
+    assert run("index", files, *to_c).code == 0
+    for how in ("--exact", "--watch"):
+        refused(run("index", files, *to_c, how, "--include", "*.xyz"), 2, "2 of collection 'c'", "collections delete c")
+    (files / ".embedsvcignore").write_text("*\n")
+    refused(run("index", files, *to_c, "--exact"), 2, ".embedsvcignore")
+    assert run("collections", "show", "c", "--json", "--data-dir", tmp_path / "d").json["passages"] == 2
+    other = write_tree(tmp_path / "other", {"c.md": "Bones."})
+    assert run("index", other, *to_c, "--exact", "--include", "*.xyz").code == 0, "nothing of it is stored"
+
+
+@pytest.mark.parametrize("pattern", ["[", "a\\", "", "#a"])
+def test_a_pattern_that_can_match_nothing_is_refused(run: Run, tmp_path: Path, pattern: str) -> None:
+    files = write_tree(tmp_path / "f", {"a.txt": "Rivers."})
+    refused(run("index", files, "-c", "c", "--exclude", pattern, "--data-dir", tmp_path / "d"), 2, repr(pattern))
+
+
+def test_urls_of_files_are_paths_and_other_schemes_are_refused(run: Run, tmp_path: Path) -> None:
+    files = write_tree(tmp_path / "f", {"a b.txt": "Rivers."})
+    uri = (files / "a b.txt").as_uri()
+    to_c = ("-c", "c", "--data-dir", tmp_path / "d")
+    assert [line["uri"] for line in run("index", f"{uri}#page=2", *to_c, "--json").lines[:-1]] == [uri]
+    refused(run("index", "ftp://x/y", *to_c), 2, "ftp:// is not fetched")
+    refused(run("index", "file://host/y", *to_c), 2, "no file of this machine")
+
+
+def test_a_renamed_file_is_not_told_as_a_copy(run: Run, tmp_path: Path) -> None:
+    files = write_tree(tmp_path / "f", {"a.txt": "Rivers flow, and stones lie where they are, whatever the season."})
+    to_c = ("-c", "c", "--data-dir", tmp_path / "d")
+    run("index", files, *to_c)
+    (files / "a.txt").rename(files / "b.txt")
+    told = run("index", files, *to_c).out
+    assert "a.txt (1.00), which is no longer there; --exact removes it" in told
+    assert "--duplicates drop" not in told
+    assert "removed" in run("index", files, *to_c, "--exact").out
+
+
 def test_what_cannot_be_watched(run: Run, tmp_path: Path) -> None:
     refused(run("index", "https://e.example/", "-c", "c", "--watch", "--data-dir", tmp_path / "d"), 2, "watched")
     assert not (tmp_path / "d").exists()

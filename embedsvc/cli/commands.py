@@ -108,7 +108,7 @@ def index(
     """
     from embedsvc.allocator import give_back_memory
     from embedsvc.cli import indexing
-    from embedsvc.readers import FieldChoice, Selection
+    from embedsvc.readers import FieldChoice, Selection, check_patterns, path_or_url
 
     give_back_memory()
     settings = settings_of(
@@ -131,7 +131,10 @@ def index(
     )
     asked = {key for key, value in locals().items() if key in indexing.FIXED and value is not None}
     selection = Selection(tuple(exclude or ()), tuple(include or ()))
-    order = indexing.Order(name, paths, settings, fields, asked, selection, report, json)
+    check_patterns((*selection.exclude, *selection.include))
+    order = indexing.Order(
+        name, [path_or_url(path) for path in paths], settings, fields, asked, selection, report, json
+    )
     if watch:
         from embedsvc.cli import watching
 

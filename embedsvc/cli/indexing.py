@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from embedsvc.collection import Collection, collection_names
 from embedsvc.config import Settings
 from embedsvc.describe import outcome_dict
 from embedsvc.errors import FileTooLarge, UsageError
 from embedsvc.ingest import Outcome, Status, ingest_items, ingest_paths, open_or_create
-from embedsvc.readers import FieldChoice, FoundFile, Rejected, Selection, discover
+from embedsvc.readers import FieldChoice, FoundFile, Rejected, Selection, absolute, discover, path_or_url
 from embedsvc.readers.web import is_url
 from embedsvc.records import Source
 from embedsvc.tally import Tally, settled
@@ -82,6 +84,9 @@ def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
             f"There is no file to index under {', '.join(map(str, order.paths))} (hidden and backup files are left "
             "out, and what the patterns of --exclude, --include and .embedsvcignore leave out)."
         )
+    if exact and files and not sizes:
+        check_emptying(order, files)
+    moved = 0
     mentioned: list[Outcome] = []
     alike: list[Outcome] = []
     with lines_into(order) as write, _progress(sizes, quiet=order.json_lines) as advance:
@@ -105,15 +110,54 @@ def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
             if not order.json_lines:
                 if outcome.reason or outcome.notes:
                     mentioned.append(outcome)
-                if outcome.like and len(alike) < _ALIKE:
-                    alike.append(outcome)
+                if outcome.like:
+                    moved += outcome.status != "duplicate" and _is_gone(outcome.like.uri)
+                    if len(alike) < _ALIKE:
+                        alike.append(outcome)
             advance(outcome)
         store = collection.store()
         summary = summary_of(tally, order.name, store.version)
         write({"summary": summary})
     if not order.json_lines:
-        show_report(summary, mentioned, alike, store.count())
+        show_report(summary, mentioned, alike, store.count(), moved=moved, exact=exact)
     return tally.counts["quarantined"] > 0
+
+
+def check_emptying(order: Order, paths: Sequence[str | Path]) -> None:
+    """Of an exact run that finds nothing under ``paths``: whether that is what was meant. Folders without a file say so
+    themselves; patterns that take none of what is there rather have a slip of the pen in them.
+
+    Raises:
+        UsageError: documents that came from there would all be removed.
+    """
+    tops = [absolute(path) for path in paths]
+    has_patterns = order.selection.exclude or order.selection.include
+    if not has_patterns and not any(files for top in tops for _, _, files in os.walk(top)):
+        return
+    if order.name not in collection_names(order.settings.data_dir):
+        return
+    known = Collection.open(order.name, order.settings).store().known_documents().values()
+    below = tuple(f"{top.as_uri().rstrip('/')}/" for top in tops)
+    if count := sum(f"{document.source}/".startswith(below) for document in known):
+        raise UsageError(
+            f"No file under {', '.join(map(str, paths))} is taken, so an exact run would remove all documents that "
+            f"came from there ({count:,} of collection {order.name!r}). Check the paths and patterns (--exclude, "
+            f"--include, .embedsvcignore). If they are to go: embedsvc collections delete {order.name}, "
+            "or delete them over REST."
+        )
+
+
+def _is_gone(uri: str) -> bool:
+    """Whether ``uri`` is of a file, or of something in a file, that is not there any more."""
+    if not uri.startswith("file://"):
+        return False
+    try:
+        Path(path_or_url(uri.partition("!/")[0])).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, UsageError):  # of a ready-made document a uri may say anything
+        pass
+    return False
 
 
 _STDIN = "-"
@@ -158,8 +202,17 @@ def lines_into(order: Order) -> Iterator[Callable[[dict[str, Any]], None]]:
         yield write
 
 
-def show_report(summary: dict[str, Any], mentioned: Sequence[Outcome], alike: Sequence[Outcome], stored: int) -> None:
-    """``alike``: the first of the documents that are like another one."""
+def show_report(
+    summary: dict[str, Any],
+    mentioned: Sequence[Outcome],
+    alike: Sequence[Outcome],
+    stored: int,
+    *,
+    moved: int = 0,
+    exact: bool = False,
+) -> None:
+    """``alike``: the first of the documents that are like another one. ``moved``: how many were indexed though they are
+    like one whose file is gone; ``exact``: that one went, too."""
     from rich.console import Console
     from rich.table import Table
 
@@ -175,6 +228,8 @@ def show_report(summary: dict[str, Any], mentioned: Sequence[Outcome], alike: Se
         if outcome.like:
             console.print(f"{'duplicate' if outcome.status == 'duplicate' else 'alike':<12}", style="dim", end="")
             how = f"is like {shown_uri(outcome.like.uri)} ({outcome.like.similarity:.2f})"
+            if _is_gone(outcome.like.uri):
+                how += ", which is no longer there" + ("" if exact else "; --exact removes it")
             console.print(f"{shown_uri(outcome.uri)}  {how}", markup=False, highlight=False)
     if (more := summary["alike"] - len(alike)) and alike:
         console.print(f"{'':<12}… and {more:,} more that are like another one; --report FILE names all", style="dim")
@@ -182,7 +237,9 @@ def show_report(summary: dict[str, Any], mentioned: Sequence[Outcome], alike: Se
     for status in STATUSES:
         if summary[status]:
             table.add_row(status, f"{summary[status]:,}")
-    if kept := summary["alike"] - summary["duplicate"]:
+    if moved and not exact:
+        table.add_row("moved", f"{moved:,}", "of these are like a file that is no longer there: --exact removes that")
+    if kept := summary["alike"] - summary["duplicate"] - moved:
         table.add_row("alike", f"{kept:,}", "of these are like another document: --duplicates drop leaves such out")
     console.print(table)
     seconds = summary["seconds"]

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from embedsvc.cli.indexing import STATUSES, Order, lines_into, show_report, summary_of
+from embedsvc.cli.indexing import STATUSES, Order, check_emptying, lines_into, show_report, summary_of
 from embedsvc.describe import outcome_dict
 from embedsvc.errors import UsageError
 from embedsvc.ingest import Outcome, ingest_changed, ingest_paths, open_or_create
-from embedsvc.readers import absolute
+from embedsvc.readers import absolute, discover
 from embedsvc.readers.web import is_url
 from embedsvc.tally import Tally
 from embedsvc.watch import RunEnded, RunFailed, watch
@@ -31,8 +31,11 @@ def run(order: Order) -> bool:
     if "-" in order.paths:
         raise UsageError("Standard input (-) cannot be watched: it is read once.")
     tally = Tally()
-    collection, encoder = open_or_create(order.name, order.settings, order.asked)
     tops = [absolute(path) for path in order.paths]
+    limit = order.settings.max_file_mb * 1_000_000
+    if next(discover(tops, max_file_bytes=limit, selection=order.selection), None) is None:
+        check_emptying(order, tops)
+    collection, encoder = open_or_create(order.name, order.settings, order.asked)
     failed: set[str] = set()
     with lines_into(order) as write:
         selection = replace(order.selection, never=_outputs(order.report))

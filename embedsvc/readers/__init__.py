@@ -5,9 +5,9 @@ or a :class:`~embedsvc.errors.ReadError` of that one input: it never ends the ba
 The libraries behind the formats are imported when the first file of their format is read.
 """
 
-from embedsvc.readers.discovery import FoundFile, absolute, discover, discover_again, reach
+from embedsvc.readers.discovery import FoundFile, absolute, discover, discover_again, path_or_url, reach
 from embedsvc.readers.formats import read
-from embedsvc.readers.ignoring import ALL, IGNORE_FILE, Selection
+from embedsvc.readers.ignoring import ALL, IGNORE_FILE, Selection, check_patterns
 from embedsvc.readers.items import FieldChoice, Rejected
 
 __all__ = [
@@ -18,8 +18,10 @@ __all__ = [
     "Rejected",
     "Selection",
     "absolute",
+    "check_patterns",
     "discover",
     "discover_again",
+    "path_or_url",
     "reach",
     "read",
 ]

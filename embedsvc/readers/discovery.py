@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
-from embedsvc.errors import FileTooLarge, NotFound, ReadError, UnsupportedFormat
+from embedsvc.errors import FileTooLarge, NotFound, ReadError, UnsupportedFormat, UsageError
 from embedsvc.readers.ignoring import ALL, IGNORE_FILE, Rules, Selection, rules_of, rules_of_file
 from embedsvc.readers.items import Rejected
+from embedsvc.readers.web import is_url
 from embedsvc.records import Source
 
 _SKIPPED_DIRECTORIES = frozenset({"CVS", "_darcs", "__pycache__"})
@@ -31,6 +34,7 @@ _REMEDIES = {
     errno.ELOOP: "It is a symbolic link to itself: remove the link",
     errno.ENOENT: "It vanished, or it is a symbolic link to nothing: restore its target or remove it",
 }
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _MEGABYTE = 1_000_000
 _IGNORE_FILE_BYTES = 1 << 20
 
@@ -192,6 +196,27 @@ def _scope_of(top: Path, selection: Selection) -> _Scope:
     # Of a file that is named itself the patterns look at the name.
     base = top if top.is_dir() else top.parent
     return _Scope(base, rules_of(selection.exclude), rules_of(selection.include), never=selection.never)
+
+
+def path_or_url(text: str) -> str:
+    """What ``text`` names: of a ``file://`` URL, its fragment left out, the path; paths and URLs of pages as they are.
+
+    Raises:
+        UsageError: a URL of another scheme, or of a file on another host.
+    """
+    found = _SCHEME.match(text)
+    if found is None or is_url(text):
+        return text
+    if found[1].lower() != "file":
+        raise UsageError(
+            f"{text}: {found[1]}:// is not fetched, only http:// and https:// are. Download it and index the file "
+            f"(a path that looks like this: ./{text})."
+        )
+    host, slash, path = text[found.end() :].partition("#")[0].partition("/")
+    path = os.fsdecode(unquote_to_bytes(slash + path))
+    if host.lower() not in ("", "localhost") or not path or "\0" in path:
+        raise UsageError(f"{text}: it names no file of this machine. Write it as file:///path, or as a path.")
+    return path
 
 
 def absolute(path: str | Path) -> Path:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from embedsvc.errors import UsageError
+
 IGNORE_FILE = ".embedsvcignore"
 _CLASSES = {
     "alnum": "A-Za-z0-9",
@@ -66,6 +68,18 @@ ALL = Selection()
 
 def rules_of(patterns: Iterable[str]) -> Rules:
     return Rules(tuple(rule for pattern in patterns if (rule := _rule(pattern))))
+
+
+def check_patterns(patterns: Iterable[str]) -> None:
+    """Raises UsageError: one of them can match nothing. In a file that somebody else wrote that does no harm; who gives
+    it as an argument means something."""
+    for pattern in patterns:
+        rule = _rule(pattern)
+        if rule is None or _NEVER in rule.parts:
+            raise UsageError(
+                f"The pattern {pattern!r} can match nothing: it is empty or a comment, or a bracket is not closed, or "
+                "it ends with a backslash. A literal [, # or \\ is written with a backslash before it."
+            )
 
 
 def rules_of_file(data: bytes) -> Rules:
