@@ -112,6 +112,9 @@ class Settings:
     loaded on first use."""
     rerankers: str = ""
     """Cross-encoders that the service reranks with: folders, separated by commas; the first is the default."""
+    tokenizers: str = ""
+    """Tokenizers by which a request may have its context counted: ``tokenizer.json`` files, or folders that hold one,
+    separated by commas. A request names the folder."""
     model_memory_mb: int = 2000
     """Megabytes of weights that the service keeps loaded: above it, the model unused for longest is unloaded. The one
     named by ``model`` always stays."""

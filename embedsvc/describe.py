@@ -9,7 +9,9 @@ from typing import Any
 
 from embedsvc.collection import Collection
 from embedsvc.ingest import Outcome
+from embedsvc.overview import Cluster, Labelled
 from embedsvc.search import Answer, Hit
+from embedsvc.storage import StoredPassage
 from embedsvc.vectors import Recall, has_card
 
 
@@ -80,13 +82,15 @@ def _recall(recall: Recall) -> dict[str, Any]:
 
 
 def answer_dict(answer: Answer) -> dict[str, Any]:
-    """The answer as JSON; ``tokens_cut`` only where the query lost some, ``explain`` only where it was asked for."""
+    """The answer as JSON; ``tokens_cut`` only where the query lost some, ``rerank_late`` only where that is so,
+    ``context`` and ``explain`` only where they were asked for."""
     value: dict[str, Any] = {
         "query": answer.query,
         "collection": answer.collection,
         "version": answer.version,
         "mode": answer.mode,
         "took_ms": answer.took_ms,
+        "answerable": answer.answerable,
         "hits": [_hit_dict(hit) for hit in answer.hits],
     }
     if answer.tokens_cut:
@@ -109,12 +113,16 @@ def answer_dict(answer: Answer) -> dict[str, Any]:
         }
         for hit, said in zip(answer.hits, value["hits"], strict=True):
             said["explain"] = {name: asdict(place) for name, place in hit.places.items()}
+    if answer.rerank_late:
+        value["rerank_late"] = True
+    if answer.context is not None:
+        value["context"] = asdict(answer.context)
     return value
 
 
 def _hit_dict(hit: Hit) -> dict[str, Any]:
     # By hand: dataclasses.asdict copies every value in depth, which a search has no time for.
-    return {
+    value = {
         "id": hit.id,
         "document_id": hit.document_id,
         "uri": hit.uri,
@@ -126,7 +134,41 @@ def _hit_dict(hit: Hit) -> dict[str, Any]:
         "heading": hit.heading,
         "score": hit.score,
         "scores": {"dense": hit.scores.dense, "lexical": hit.scores.lexical, "rerank": hit.scores.rerank},
+        "confidence": hit.confidence,
         "metadata": hit.metadata,
+    }
+    if hit.highlight is not None:
+        value["highlight"] = asdict(hit.highlight)
+    return value
+
+
+def place_dict(passage: StoredPassage) -> dict[str, Any]:
+    """Where a passage stands, without its text."""
+    return {
+        "id": passage.id,
+        "document_id": passage.document_id,
+        "uri": passage.uri,
+        "title": passage.title,
+        "start": passage.start,
+        "end": passage.end,
+    }
+
+
+def cluster_dict(cluster: Cluster) -> dict[str, Any]:
+    return {
+        "label": list(cluster.label),
+        "passages": cluster.passages,
+        "tightness": cluster.tightness,
+        "typical": [place_dict(passage) for passage in cluster.typical],
+    }
+
+
+def labelled_dict(labelled: Labelled) -> dict[str, Any]:
+    return {
+        **place_dict(labelled.passage),
+        "label": labelled.label,
+        "cosine": labelled.cosine,
+        "margin": labelled.margin,
     }
 
 

@@ -53,7 +53,7 @@ def test_every_setting_can_be_set_each_way(monkeypatch: pytest.MonkeyPatch) -> N
         "queue_tokens": 12, "target_recall": 0.9, "recall_sample": 0.5, "exact_passages": 13, "index_memory_mb": 14,
         "finer_tokens": 15, "reader_memory_mb": 16, "reader_timeout_s": 17, "duplicates": "drop", "language": "german",
         "ocr": "off", "ocr_languages": "deu", "ocr_timeout_s": 19,
-        "url_timeout_s": 18, "allow_private_urls": True, "sitemap_other_hosts": True,
+        "tokenizers": "t", "url_timeout_s": 18, "allow_private_urls": True, "sitemap_other_hosts": True,
     }  # fmt: skip
     assert other.keys() == {name for name in Settings.__dataclass_fields__}  # noqa: C416
     wanted = load_settings(other)

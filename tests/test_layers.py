@@ -22,7 +22,7 @@ LAYERS = (
     {"upkeep"},
     {"collection"},
     {"ingest", "search", "checks"},
-    {"tally"},
+    {"tally", "overview"},
     {"describe", "watch"},  # what the flows give, in the shapes that all faces share; runs without end
     {"maintenance"},
     {"migrate"},

@@ -118,14 +118,44 @@ def search(http: httpx.Client, name: str = "handbook", **body: Any) -> httpx.Res
 # -- search ------------------------------------------------------------------------------------------------------------
 
 
+def test_a_context_is_packed_and_counted_as_asked(http: httpx.Client) -> None:
+    answer = search(http, query="restart after power failure", k=2, expand="document", highlight=True).json()
+    assert answer["answerable"] is True
+    first = answer["context"]["sources"][0]
+    assert (first["marker"], first["hits"], first["text"]) == (1, [1], RESTART)
+    assert answer["context"]["text"].startswith("[1] Restart\n")
+    start, end = answer["hits"][0]["highlight"]["sentence"]
+    assert 0 <= start < end <= len(RESTART)
+    small = search(http, query="restart after power failure", k=2, max_context_tokens=5).json()
+    assert small["context"] == {"text": "", "tokens": 0, "sources": [], "left_out": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        ({"expand": "chapter"}, 422, "expand"),
+        ({"order": "document"}, 400, "max_context_tokens"),
+        ({"max_context_tokens": 0}, 400, "max_context_tokens is 0"),
+        ({"expand": "section", "tokenizer": "gpt"}, 404, "EMBEDSVC_TOKENIZERS"),
+        ({"min_confidence": 2.0}, 400, "probability"),
+        ({"rerank": "no-such"}, 404, "EMBEDSVC_RERANKERS"),
+        ({"rerank_depth": 10}, 400, "send rerank too"),
+    ],
+)
+def test_what_a_search_cannot_be_answered_with(
+    http: httpx.Client, body: dict[str, Any], status: int, word: str
+) -> None:
+    is_problem(search(http, query="restart", **body), status, word)
+
+
 @pytest.mark.parametrize("mode", ["hybrid", "dense", "lexical"])
 def test_search_answers_with_the_passage_and_its_place(http: httpx.Client, mode: str) -> None:
     answer = search(http, query="restart after power failure", mode=mode, k=1).json()
-    assert list(answer) == ["query", "collection", "version", "mode", "took_ms", "hits"]
+    assert list(answer) == ["query", "collection", "version", "mode", "took_ms", "answerable", "hits"]
     assert (answer["query"], answer["collection"], answer["mode"]) == ("restart after power failure", "handbook", mode)
     (hit,) = answer["hits"]
     assert list(hit) == (
-        "id document_id uri title text start end page heading score scores metadata".split()  # noqa: SIM905
+        "id document_id uri title text start end page heading score scores confidence metadata".split()  # noqa: SIM905
     )
     assert (hit["document_id"], hit["uri"], hit["title"]) == ("ops/restart", "kb://restart", "Restart")
     assert hit["text"] == RESTART[hit["start"] : hit["end"]] == RESTART
@@ -146,7 +176,13 @@ def test_several_queries_and_a_ready_made_vector(http: httpx.Client) -> None:
 
 def test_what_each_stage_did_is_told_where_asked(http: httpx.Client) -> None:
     answer = search(http, query="restart after power failure", k=1, explain=True, merge=False).json()
-    assert [step["stage"] for step in answer["explain"]["stages"]] == ["candidates", "fuse", "merge", "cite"]
+    assert [step["stage"] for step in answer["explain"]["stages"]] == [
+        "candidates",
+        "fuse",
+        "merge",
+        "cite",
+        "confide",
+    ]
     assert answer["hits"][0]["explain"]["merge"] == {"rank": 1, "score": answer["hits"][0]["score"]}
 
 
@@ -1069,6 +1105,8 @@ def test_openapi_describes_every_route(http: httpx.Client) -> None:
             ("POST", f"/v1/collections/{{name}}/{what}")
             for what in ("verify", "repair", "compact", "duplicates", "restore", "migrate")
         ),
+        *(("POST", f"/v1/collections/{{name}}/{what}") for what in ("alike", "clusters", "classify")),
+        ("POST", "/v1/similarity"),
         ("GET", "/v1/collections/{name}/export"),
         *((method, "/v1/collections/{name}/snapshots") for method in ("GET", "POST")),
         ("DELETE", "/v1/collections/{name}/snapshots/{label}"),
@@ -1109,8 +1147,11 @@ def test_openapi_describes_every_route(http: httpx.Client) -> None:
 def test_the_documented_shapes_are_the_real_ones(http: httpx.Client) -> None:
     from embedsvc.service import schemas
 
-    answer = search(http, query="power").json()
-    assert set(answer) | {"tokens_cut"} == set(schemas.Answer.model_fields)
+    answer = search(http, query="power", explain=True, expand="section", highlight=True).json()
+    assert set(answer) | {"tokens_cut", "rerank_late"} == set(schemas.Answer.model_fields)
+    assert set(answer["context"]) == set(schemas.ContextOut.model_fields)
+    assert set(answer["context"]["sources"][0]) == set(schemas.SourceOut.model_fields)
+    assert set(answer["hits"][0]["highlight"]) == set(schemas.HighlightOut.model_fields)
     assert set(answer["hits"][0]) == set(schemas.HitOut.model_fields)
     shown = http.get("/v1/collections/handbook").json()
     schemas.CollectionOut.model_validate(shown)
@@ -1193,3 +1234,32 @@ def test_a_request_that_a_stopping_server_gives_up_is_told_so(path: str, shape: 
     assert sent[0]["status"] == 503
     assert (b"retry-after", b"5") in sent[0]["headers"]
     assert shape in json.loads(sent[1]["body"])
+
+
+# -- overview ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_collection_is_looked_over(http: httpx.Client) -> None:
+    labels = {"labels": {"machines": "restarting a server", "food": "baking bread"}}
+    found = http.post("/v1/collections/handbook/classify", json=labels).json()
+    assert {each["document_id"]: each["label"] for each in found["passages"]} == {
+        "ops/restart": "machines",
+        "bread": "food",
+    }
+    assert found["counts"] == {"machines": 1, "food": 1}
+    made = http.post("/v1/collections/handbook/clusters", json={"count": 2}).json()["clusters"]
+    assert [cluster["passages"] for cluster in made] == [1, 1]
+    assert http.post("/v1/collections/handbook/alike", json={}).json() == {"groups": []}
+    is_problem(http.post("/v1/collections/handbook/clusters", json={"count": 9}), 400, "9 clusters")
+    is_problem(http.post("/v1/collections/handbook/classify", json={"labels": {"one": ""}}), 400, "1 labels")
+    is_problem(http.post("/v1/collections/nowhere/alike", json={}), 404, "nowhere")
+
+
+def test_texts_are_compared(http: httpx.Client) -> None:
+    found = http.post("/v1/similarity", json={"texts": ["a cat", "a bus"], "others": ["a kitten"]}).json()
+    (cat,), (bus,) = found["similarities"]
+    assert cat > bus
+    own = http.post("/v1/similarity", json={"texts": ["a cat", "a bus"]}).json()["similarities"]
+    assert [own[0][0], own[1][1]] == pytest.approx([1, 1], abs=1e-4)
+    assert own[0][1] == pytest.approx(own[1][0])
+    is_problem(http.post("/v1/similarity", json={"texts": []}), 422, "texts")

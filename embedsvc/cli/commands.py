@@ -173,6 +173,27 @@ def search(
         float | None,
         typer.Option(help="Leave out hits below it; in hybrid 1 is the best."),
     ] = None,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Put the best in order by a cross-encoder: a folder.")
+    ] = None,
+    rerank_depth: Annotated[int | None, typer.Option(help="How many it reads. Default: 50")] = None,
+    time_budget: Annotated[
+        float | None, typer.Option(metavar="MS", help="Milliseconds after which reranking is not waited for.")
+    ] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(help="Leave out hits that are less likely (0 to 1) to answer.")
+    ] = None,
+    expand: Annotated[
+        str | None, typer.Option(help="Also print the hits with their neighbours, section or document, to be cited.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(metavar="TOKENS", help="Also print what a language model is to read, at most so much.")
+    ] = None,
+    order: Annotated[str | None, typer.Option(help="Of that: best-first (default) or document.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Count it by this tokenizer.json. Default: the collection's.")
+    ] = None,
+    highlight: Annotated[bool, typer.Option("--highlight", help="Point at the best sentence and the words.")] = False,
     on_overflow: Annotated[
         str | None, typer.Option(help="A query longer than the window: error, split or truncate.")
     ] = None,
@@ -187,10 +208,35 @@ def search(
     from embedsvc.cli import output
     from embedsvc.collection import Collection
     from embedsvc.encoding import encoder_for
-    from embedsvc.search import Query, check_query, search
+    from embedsvc.encoding.tokens import load_counter
+    from embedsvc.errors import UsageError
+    from embedsvc.search import RERANK_DEPTH, Evidence, Query, Rerank, check_query, search
 
     settings = settings_of(data_dir=data_dir, on_overflow=on_overflow)
-    asked = Query(query, None, k, mode, filter, min_score, settings.on_overflow, merge, explain)  # type: ignore[arg-type]
+    if rerank is None and (rerank_depth is not None or time_budget is not None):
+        raise UsageError("--rerank-depth and --time-budget are about reranking: give --rerank too.")
+    reranker = None
+    if rerank is not None:
+        from embedsvc.encoding.cross_encoder import load_cross_encoder
+
+        cross_encoder = load_cross_encoder(replace(settings, model=rerank, dtype="fp32"))
+        depth = max(k, RERANK_DEPTH) if rerank_depth is None else rerank_depth
+        reranker = Rerank(cross_encoder, depth, time_budget)
+    count = None if tokenizer is None else load_counter(tokenizer)
+    wanted = Evidence(expand, context, order, count, highlight, min_confidence)  # type: ignore[arg-type]
+    asked = Query(
+        query,
+        None,
+        k,
+        mode,  # type: ignore[arg-type]
+        filter,
+        min_score,
+        settings.on_overflow,
+        merge,
+        explain,
+        evidence=wanted,
+        rerank=reranker,
+    )
     check_query(asked)
     collection = Collection.open(name, settings)
     changed = {key: value for key, value in {"method": fusion, "weight": weight}.items() if value is not None}
@@ -214,10 +260,29 @@ def serve(
 
 @app.command("eval")
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), or with -c a CSV file of question and "
+            "document or quote. None, with -c: sentences taken out of the collection's own passages."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--collection", "-c", help="Measure this collection, as it is. Default: a new one.")
+    ] = None,
     mode: Annotated[list[str] | None, typer.Option(help="hybrid (default), dense or lexical; may be repeated.")] = None,
     k: Annotated[list[int] | None, typer.Option("-k", help="Recall at these (10 and 100); may be repeated.")] = None,
     split: Annotated[str, typer.Option(help="Which qrels.")] = "test",
+    sentences: Annotated[int, typer.Option(help="Without SOURCE: how many sentences to ask for.", min=1)] = 200,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="With -c: fit the collection's confidence to the questions and keep it.")
+    ] = False,
+    save_run: Annotated[Path | None, typer.Option(help="Keep the run in this file, to be compared with.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Compare with a run that was kept, query by query.")] = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(help="Exit code 1 unless: ndcg@10>=0.7, or no-worse (than --against); may be repeated."),
+    ] = None,
     passages: Annotated[
         bool, typer.Option("--passages", help="Cut documents into passages; best passage counts.")
     ] = False,
@@ -236,10 +301,8 @@ def evaluate(
     dtype: Dtype = None,
     json: Json = False,
 ) -> None:
-    """Measure ranking quality on a BEIR data set: nDCG@10, recall, MRR@10."""
-    from embedsvc.cli import output
-    from embedsvc.evaluate import evaluate
-    from embedsvc.search import Query, check_query
+    """Measure ranking quality: nDCG@10, recall, MRR@10, on a data set or a collection of your own."""
+    from embedsvc.cli import evaluating
 
     settings = settings_of(
         data_dir=data_dir,
@@ -252,22 +315,15 @@ def evaluate(
         language=language,
     )
     if tune is not None:
-        _tune(tune, folder, split, settings, save, json)
+        if source is None:
+            raise UsageError("--tune chooses by a BEIR folder: name one.")
+        _tune(tune, source, split, settings, save, json)
         return
     if save:
-        raise UsageError("--save keeps what --tune NAME finds. Name the collection to tune.")
-    for name in (modes := mode or ["hybrid"]):
-        check_query(Query("-", mode=name))  # type: ignore[arg-type]
-    for result in evaluate(
-        folder,
-        settings,
-        modes=modes,  # type: ignore[arg-type]
-        ks=k or (10, 100),
-        passages=passages,
-        split=split,
-        max_tokens=max_tokens,
-    ):
-        output.evaluation(result, json)
+        raise UsageError("--save keeps what --tune NAME finds; a run is kept by --save-run FILE.")
+    asked = evaluating.Asked(source, name, mode or ["hybrid"], k or (10, 100), split, sentences, calibrate)
+    report = evaluating.Report(save_run, against, gate or (), json)
+    raise typer.Exit(evaluating.run(asked, report, settings, passages=passages, max_tokens=max_tokens))
 
 
 def _tune(name: str, folder: Path, split: str, settings: Settings, save: bool, json: bool) -> None:

@@ -21,6 +21,9 @@ def add_to(app: typer.Typer) -> None:
         ("repair", repair),
         ("compact", compact),
         ("duplicates", duplicates),
+        ("alike", alike),
+        ("clusters", clusters),
+        ("classify", classify),
         ("snapshot", snapshot),
         ("snapshots", snapshots),
         ("restore", restore),
@@ -99,6 +102,73 @@ def duplicates(
     lines.append(f"{dropped:,} deleted." if drop else f"{sum(map(len, groups)) - len(groups):,} could be dropped.")
     value = {"name": name, "groups": [[document.uri for document in group] for group in groups], "dropped": dropped}
     output.message("\n".join(lines), value, json)
+
+
+def alike(
+    name: str,
+    threshold: Annotated[float, typer.Option(help="Cosine from which on two passages count as alike.")] = 0.95,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Tell which passages mean nearly the same, by their vectors."""
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.describe import place_dict
+    from embedsvc.overview import near_passages
+
+    groups = near_passages(Collection.open(name, settings_of(data_dir=data_dir)).snapshot(), threshold)
+    lines = ["\n    ".join(output.shown_place(passage) for passage in group) for group in groups]
+    value = {"name": name, "groups": [[place_dict(passage) for passage in group] for group in groups]}
+    output.message("\n".join(lines) or "No passages are alike.", value, json)
+
+
+def clusters(
+    name: str,
+    count: Annotated[int | None, typer.Option("-n", help="How many. Default: by the passages, 20 at most.")] = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Tell what a collection is about: clusters of its passages, each with words for it and typical places."""
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.describe import cluster_dict
+    from embedsvc.overview import clusters
+
+    found = clusters(Collection.open(name, settings_of(data_dir=data_dir)).snapshot(), count)
+    lines = [
+        f"{each.passages:>8,}  {output.printable(', '.join(each.label))}\n          "
+        + "\n          ".join(map(output.shown_place, each.typical))
+        for each in found
+    ]
+    output.message("\n".join(lines), {"name": name, "clusters": list(map(cluster_dict, found))}, json)
+
+
+def classify(
+    name: str,
+    label: Annotated[
+        list[str], typer.Option(metavar="LABEL[=DESCRIPTION]", help="A label and what it stands for; give several.")
+    ],
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Tell which label fits each passage best, by what the labels stand for."""
+    from collections import Counter
+
+    from embedsvc.cli import output
+    from embedsvc.collection import Collection
+    from embedsvc.describe import labelled_dict
+    from embedsvc.encoding import encoder_for
+    from embedsvc.overview import classify
+
+    settings = settings_of(data_dir=data_dir)
+    collection = Collection.open(name, settings)
+    labels = {each.partition("=")[0].strip(): each.partition("=")[2] for each in label}
+    found = classify(collection.snapshot(), encoder_for(collection.contract, settings), labels)
+    counts = Counter(each.label for each in found)
+    lines = [f"{output.printable(each.label)}  {each.cosine:.3f}  {output.shown_place(each.passage)}" for each in found]
+    lines += [f"{output.printable(label)}: {counts[label]:,} passages" for label in labels]
+    value = {"name": name, "counts": {label: counts[label] for label in labels}}
+    output.message("\n".join(lines), {**value, "passages": list(map(labelled_dict, found))}, json)
 
 
 def snapshot(

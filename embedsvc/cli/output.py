@@ -14,16 +14,19 @@ from embedsvc.describe import answer_dict
 from embedsvc.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from embedsvc.checks import Check
     from embedsvc.encoding.choices import Calibration
-    from embedsvc.evaluate import Evaluation
     from embedsvc.records import Fusion
-    from embedsvc.search import Answer
+    from embedsvc.search import Answer, Hit
+    from embedsvc.storage import StoredPassage
     from embedsvc.tuning import Tuning
     from embedsvc.vectors import Goal, Plan
 
 _SHOWN_CHARACTERS = 400
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def _print_json(value: Any) -> None:
@@ -52,6 +55,10 @@ def shown_uri(uri: str) -> str:
     return printable(f"{path}#{unquote(parts.fragment)}" if parts.fragment else str(path))
 
 
+def shown_place(passage: StoredPassage) -> str:
+    return f"{shown_uri(passage.uri)} [{passage.start}:{passage.end}]"
+
+
 def answer(answer: Answer, json: bool) -> None:
     if json:
         _print_json(answer_dict(answer))
@@ -75,26 +82,72 @@ def answer(answer: Answer, json: bool) -> None:
         if hit.places:
             places = (f"{name} {place.rank} ({place.score:.3f})" for name, place in hit.places.items())
             console.print(Text("   " + ", ".join(places), "dim"))
-        text = printable(" ".join(hit.text.split()))
-        more = " …" if len(text) > _SHOWN_CHARACTERS else ""
-        console.print(Text("   " + text[:_SHOWN_CHARACTERS] + more), soft_wrap=False)
+        console.print(_shown(hit), soft_wrap=False)
     if answer.explanation is not None:
         for step in answer.explanation.steps:
             console.print(f"{step.stage:<12} {step.ms:8.1f} ms  {step.passages:5} passages", style="dim")
+    if answer.rerank_late:
+        console.print("There was no time to rerank: this is the order from before.", style="yellow")
+    if answer.answerable is False:
+        console.print("The collection does not seem to hold the answer.", style="yellow")
     count = len(answer.hits)
     console.print(
         f"{count} hit{'' if count == 1 else 's'} in {answer.took_ms:.1f} ms "
         f"({answer.mode}, {answer.collection} version {answer.version}).",
         style="dim",
     )
+    if answer.context is not None:
+        console.print()
+        console.print(Text(_CONTROL_BUT_LINES.sub("\ufffd", answer.context.text)))
+        console.print()
+        for source in answer.context.sources:
+            more = "" if source.complete else " (in part)"
+            place = f"[{source.start}:{source.end}]{more}"
+            console.print(Text(f"[{source.marker}] {shown_uri(source.uri)} {place}", "cyan"))
+        left_out = ", ".join(map(str, answer.context.left_out))
+        console.print(
+            f"{answer.context.tokens:,} tokens." + (f" No room for the hits {left_out}." if left_out else ""),
+            style="dim",
+        )
 
 
-def evaluation(result: Evaluation, json: bool) -> None:
-    value = result.to_dict()
+def _shown(hit: Hit) -> Text:
+    """The beginning of the hit's text; where it is highlighted, of its best sentence, the query's words in bold."""
+    from rich.text import Text
+
+    if hit.highlight is None:
+        text = printable(" ".join(hit.text.split()))
+        return Text("   " + text[:_SHOWN_CHARACTERS] + (" …" if len(text) > _SHOWN_CHARACTERS else ""))
+    start, end = hit.highlight.sentence
+    text = hit.text[start - hit.start : end - hit.start][:_SHOWN_CHARACTERS]
+    shown = Text(printable("".join(" " if character.isspace() else character for character in text)))
+    for low, high in hit.highlight.terms:
+        if start <= low and high <= start + len(text):
+            shown.stylize("bold", low - start, high - start)
+    return Text.assemble("   ", shown, " …" if end - start > _SHOWN_CHARACTERS else "")
+
+
+_SHOWN_CHANGES = 10
+
+
+def evaluation(value: dict[str, Any], json: bool) -> None:
     if json:
         _print_json(value)
-    else:
-        _pairs(value)
+        return
+    compared = value.pop("against", None)
+    failed = value.pop("gates_failed", None)
+    _pairs(value)
+    if compared is not None:
+        print(
+            f"\nAgainst the saved run, {compared['queries']:,} queries: nDCG@10 {compared['change']:+.4f}; "
+            f"{len(compared['winners'])} gained, {len(compared['losers'])} lost; chance alone gives a loss as large in "
+            f"{compared['p_worse']:.1%}."
+        )
+        for which in ("winners", "losers"):
+            for change in compared[which][:_SHOWN_CHANGES]:
+                print(f"{which[:-1]:<7} {change['before']:.3f} → {change['now']:.3f}  {printable(change['query'])}")
+    for each in failed or ():
+        print(f"gate failed: {each}")
 
 
 def tuning(found: Tuning, kept: bool, json: bool) -> None:

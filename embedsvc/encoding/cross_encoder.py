@@ -100,7 +100,7 @@ class CrossEncoder:
             cut.append(excess)
         return Pairs(packed, tuple(map(len, packed)), tuple(cut))
 
-    def submit(self, token_ids: Sequence[Ids], *, limit: int) -> Ticket:
+    def submit(self, token_ids: Sequence[Ids], *, limit: int | None) -> Ticket:
         """Puts prepared pairs in the queue; the ticket's future gives their logits, float32 ``(pairs, labels)``.
 
         Raises:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from embedsvc.encoding.models import Model
-from embedsvc.errors import ModelError, UsageError
+from embedsvc.errors import ModelError, NotFound, UsageError
 from embedsvc.records import without_surrogates
 
 Kind = Literal["query", "passage"]
@@ -118,6 +119,24 @@ def load_tokenizer(model: Model) -> tuple[Tokenizer, int]:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer, int(pad_id)
+
+
+def load_counter(place: Path) -> Callable[[str], int]:
+    """How many tokens a text has, special ones not counted, by the ``tokenizer.json`` that ``place`` is or holds.
+
+    Raises:
+        NotFound: there is none. UsageError: it cannot be used.
+    """
+    file = place / "tokenizer.json" if place.is_dir() else place
+    if not file.is_file():
+        raise NotFound(f"There is no {file}. Name a tokenizer.json, or a folder that holds one.")
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise UsageError(f"{file}: not a usable tokenizer ({error}).") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def load_tokens(model: Model) -> Tokens:

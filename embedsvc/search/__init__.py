@@ -1,15 +1,32 @@
-"""The way out: query → encoder → candidates → fuse → merge → cite → hits."""
+"""The way out: query → encoder → candidates → fuse → rerank → merge → cite → confide → highlight → gather → answer."""
 
 from embedsvc.search.pipeline import search
-from embedsvc.search.run import MAX_K, Answer, Hit, Mode, Place, Query, Scores, Step, check_fusion, check_query
+from embedsvc.search.run import (
+    MAX_K,
+    RERANK_DEPTH,
+    Answer,
+    Evidence,
+    Hit,
+    Mode,
+    Place,
+    Query,
+    Rerank,
+    Scores,
+    Step,
+    check_fusion,
+    check_query,
+)
 
 __all__ = [
     "MAX_K",
+    "RERANK_DEPTH",
     "Answer",
+    "Evidence",
     "Hit",
     "Mode",
     "Place",
     "Query",
+    "Rerank",
     "Scores",
     "Step",
     "check_fusion",

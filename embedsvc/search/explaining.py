@@ -27,8 +27,9 @@ class _Ranking(NamedTuple):
     scores: Floats
 
 
-def explained(answer: Answer, rounds: Sequence[Sequence[Traced]]) -> Answer:
-    """``answer`` with its explanation: the rankings are those of the last round, the times of all together."""
+def explained(answer: Answer, rounds: Sequence[Sequence[Traced]], afterwards: Sequence[Traced]) -> Answer:
+    """``answer`` with its explanation: the rankings are those of the last round, the times of all together. What came
+    ``afterwards`` ranks nothing."""
     last = rounds[-1]
     before = [None, *(traced.run for traced in last)]
     rankings = [_rankings(traced.stage, earlier, traced.run) for earlier, traced in zip(before, last, strict=False)]
@@ -44,12 +45,13 @@ def explained(answer: Answer, rounds: Sequence[Sequence[Traced]]) -> Answer:
         )
         for at, traced in enumerate(last)
     )
+    later = tuple(Step(each.stage, round(1000 * each.seconds, 3), len(each.run.hits), {}) for each in afterwards)
     together = {name: ranking for each in rankings for name, ranking in each.items()}
     hits = tuple(
         replace(hit, places=_places(span.best.row_id, together))
-        for hit, span in zip(answer.hits, run.spans, strict=True)
+        for hit, span in zip(answer.hits, (afterwards or last)[-1].run.spans, strict=True)
     )
-    return replace(answer, hits=hits, explanation=Explanation(len(rounds), steps))
+    return replace(answer, hits=hits, explanation=Explanation(len(rounds), steps + later))
 
 
 def _rankings(stage: str, before: Run | None, after: Run) -> dict[str, _Ranking]:

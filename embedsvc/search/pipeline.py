@@ -13,9 +13,11 @@ from embedsvc.encoding import Encoder
 from embedsvc.records import without_surrogates
 from embedsvc.search.candidates import candidates
 from embedsvc.search.citing import cite
+from embedsvc.search.evidence import confide, gather, point_out
 from embedsvc.search.explaining import Traced, explained
 from embedsvc.search.fusion import fuse
 from embedsvc.search.merging import SPARE, merge
+from embedsvc.search.reranking import rerank
 from embedsvc.search.run import Answer, Query, Run, check_query
 from embedsvc.upkeep import Snapshot
 
@@ -32,10 +34,17 @@ class Stage:
 STAGES = (
     Stage("candidates", candidates),
     Stage("fuse", fuse, lambda query: query.mode == "hybrid"),
+    Stage("rerank", rerank, lambda query: query.rerank is not None),
     Stage("merge", merge),
     Stage("cite", cite),
 )
 """In the order in which they run."""
+AFTERWARDS = (
+    Stage("confide", confide, lambda query: query.vector is None and query.mode != "lexical"),
+    Stage("highlight", point_out, lambda query: query.evidence.highlight),
+    Stage("gather", gather, lambda query: query.evidence.has_context),
+)
+"""Once, when there are hits enough."""
 
 
 def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
@@ -45,6 +54,7 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
 
     Raises:
         UsageError: k out of range, an empty query, a vector of another dimension, a vector without dense mode.
+            What it is to be answered with cannot be had.
         QueryTooLong: the text exceeds the model's window and ``on_overflow`` is ``error``.
         BadFilter: the filter is not SQL over the collection's fields.
     """
@@ -53,7 +63,7 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
     fusion = query.fusion or snapshot.store.fusion
     query = replace(query, text=without_surrogates(query.text), fusion=fusion)
     stages = [stage for stage in STAGES if stage.wanted(query)]
-    limit = int(query.k * SPARE) + 1
+    limit = max(int(query.k * SPARE) + 1, query.rerank.depth if query.rerank else 0)
     run = Run(snapshot, encoder, query, max(fusion.depth, limit) if query.mode == "hybrid" else limit)
     rounds = []
     while True:
@@ -63,9 +73,22 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
             break
         # So many were joined that too few are left.
         run = replace(run, limit=4 * run.limit, vector=done.vector, tokens_cut=done.tokens_cut)
+    afterwards = _through([stage for stage in AFTERWARDS if stage.wanted(query)], done)
+    done = afterwards[-1].run if afterwards else done
     took = round((time.perf_counter() - started) * 1000, 3)
-    answer = Answer(query.text, snapshot.name, snapshot.version, query.mode, took, done.hits, done.tokens_cut)
-    return explained(answer, rounds) if query.explain else answer
+    answer = Answer(
+        query.text,
+        snapshot.name,
+        snapshot.version,
+        query.mode,
+        took,
+        done.hits,
+        done.tokens_cut,
+        done.answerable,
+        done.context,
+        done.late,
+    )
+    return explained(answer, rounds, afterwards) if query.explain else answer
 
 
 def _through(stages: Sequence[Stage], run: Run) -> list[Traced]:

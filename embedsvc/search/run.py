@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -11,8 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsvc.encoding import Encoder, OnOverflow
+from embedsvc.encoding.cross_encoder import CrossEncoder
 from embedsvc.errors import UsageError
 from embedsvc.records import Fusion, FusionMethod, Metadata, Normalisation
+from embedsvc.search.expanding import Expand
+from embedsvc.search.highlighting import Highlight
+from embedsvc.search.packing import Context, CountTokens, Order
 from embedsvc.storage import StoredPassage
 from embedsvc.upkeep import Snapshot
 
@@ -21,6 +26,39 @@ RowIds = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 MAX_K = 1000
+RERANK_DEPTH = 50
+"""Or as many as hits are wanted, where that is more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is wanted besides the hits.
+
+    ``expand`` or ``max_context_tokens`` ask for a context; its sources stand in ``order`` (``best-first`` where that is
+    None). ``count_tokens``: of the one who reads it; None: the collection's tokenizer. ``highlight``: each hit's best
+    sentence and the query's words. ``min_confidence``: hits that are less likely to answer are left out.
+    """
+
+    expand: Expand | None = None
+    max_context_tokens: int | None = None
+    order: Order | None = None
+    count_tokens: CountTokens | None = None
+    highlight: bool = False
+    min_confidence: float | None = None
+
+    @property
+    def has_context(self) -> bool:
+        return self.expand is not None or self.max_context_tokens is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Rerank:
+    """``depth``: how many of the best candidates are read. ``budget_ms``: milliseconds after which the search goes on
+    in the order that it has, counted from its beginning; None: it waits."""
+
+    encoder: CrossEncoder
+    depth: int = RERANK_DEPTH
+    budget_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +80,8 @@ class Query:
     merge: bool = True
     explain: bool = False
     fusion: Fusion | None = None
+    evidence: Evidence = Evidence()
+    rerank: Rerank | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +108,7 @@ class Hit:
     Hits never share text, unless ``merge`` is off. A passage that overlaps a better one answers as part of its hit, so
     a hit spans at most a passage and those that overlap it; all else (``id``, ``scores``, ``page``, ``heading`` …) is
     that passage's own. ``places``: its place in every ranking of the explanation, where one was asked for.
+    ``confidence``: the probability that it answers, where that is known (see :mod:`.confidence`).
     """
 
     id: str
@@ -82,6 +123,8 @@ class Hit:
     score: float
     scores: Scores
     metadata: Metadata
+    confidence: float | None = None
+    highlight: Highlight | None = None
     places: Mapping[str, Place] = field(default_factory=dict)
 
 
@@ -109,7 +152,9 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The hits of one query, best first. ``tokens_cut``: of the query, by ``on_overflow = truncate``."""
+    """The hits of one query, best first. ``tokens_cut``: of the query, by ``on_overflow = truncate``. ``answerable``:
+    whether the best of all hits has the confidence of an answer; None: that is not known. ``rerank_late``: there was
+    no time to rerank, the order is that from before."""
 
     query: str
     collection: str
@@ -118,6 +163,9 @@ class Answer:
     took_ms: float
     hits: tuple[Hit, ...]
     tokens_cut: int = 0
+    answerable: bool | None = None
+    context: Context | None = None
+    rerank_late: bool = False
     explanation: Explanation | None = None
 
 
@@ -147,7 +195,7 @@ class Run:
     ``limit``: candidates that each side is asked for; ``more``: whether it may have others. ``vector`` (dimension,) is
     the query's, once it is known. The candidates are ``row_ids`` (n,), best first, with their ``scores`` (n,) by the
     stage that ranked them last; ``dense``, ``lexical`` and ``rerank`` (n,) are those of each side, None where it was
-    not asked.
+    not asked. ``started``: by time.perf_counter; ``late``: reranking would have taken longer than it may.
     """
 
     snapshot: Snapshot
@@ -164,6 +212,10 @@ class Run:
     rerank: Floats | None = None
     spans: tuple[Span, ...] = ()
     hits: tuple[Hit, ...] = ()
+    answerable: bool | None = None
+    context: Context | None = None
+    started: float = field(default_factory=time.perf_counter)
+    late: bool = False
 
 
 def check_query(query: Query) -> None:
@@ -181,6 +233,47 @@ def check_query(query: Query) -> None:
             raise UsageError("The query is empty. Ask with at least one word.")
     elif query.mode != "dense" or query.text:
         raise UsageError("A query vector is searched in mode dense, without a query text.")
+    if query.rerank is not None:
+        _check_rerank(query, query.rerank)
+    _check_evidence(query)
+
+
+def check_reranker(encoder: CrossEncoder) -> None:
+    """Raise UsageError for a cross-encoder that does not rank."""
+    if len(encoder.labels) != 1:
+        raise UsageError(
+            f"{encoder.model.name} is a classifier of {len(encoder.labels)} labels ({', '.join(encoder.labels[:4])}), "
+            "not a reranker: none of them is a rank. Name one with a single label."
+        )
+
+
+def _check_rerank(query: Query, wanted: Rerank) -> None:
+    check_reranker(wanted.encoder)
+    if query.vector is not None:
+        raise UsageError("A cross-encoder reads the query: a vector cannot be reranked. Send the query's text.")
+    if not query.k <= wanted.depth <= MAX_K:
+        raise UsageError(f"rerank_depth is {wanted.depth}; it is at least k, which is {query.k}, and at most {MAX_K}.")
+    if wanted.budget_ms is not None and not wanted.budget_ms > 0:
+        raise UsageError(f"The time budget is {wanted.budget_ms:g} ms; it must be more than 0.")
+
+
+def _check_evidence(query: Query) -> None:
+    wanted = query.evidence
+    if wanted.expand is not None and wanted.expand not in get_args(Expand):
+        raise UsageError(f"expand is {wanted.expand!r}; choose {', '.join(get_args(Expand))}.")
+    if wanted.max_context_tokens is not None and wanted.max_context_tokens < 1:
+        raise UsageError(f"max_context_tokens is {wanted.max_context_tokens}; a context has at least one.")
+    if wanted.order is not None and wanted.order not in get_args(Order):
+        raise UsageError(f"order is {wanted.order!r}; choose {', '.join(get_args(Order))}.")
+    if (wanted.order is not None or wanted.count_tokens is not None) and not wanted.has_context:
+        raise UsageError("order and tokenizer are a context's: give expand or max_context_tokens too.")
+    if wanted.min_confidence is not None:
+        if not 0 <= wanted.min_confidence <= 1:
+            raise UsageError(f"min_confidence is {wanted.min_confidence:g}; it is a probability, 0 to 1.")
+        if query.vector is not None or query.mode == "lexical":
+            raise UsageError(
+                "min_confidence needs a query text and its vector: ask in mode hybrid or dense, or give min_score."
+            )
 
 
 def check_fusion(fusion: Fusion) -> None:

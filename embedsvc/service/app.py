@@ -20,7 +20,17 @@ from embedsvc.service.encoders import Encoders
 from embedsvc.service.jobs import Jobs
 from embedsvc.service.middleware import Front
 from embedsvc.service.opened import Collections
-from embedsvc.service.routes import collections, documents, embeddings, health, maintenance, rerank, search, tei
+from embedsvc.service.routes import (
+    collections,
+    documents,
+    embeddings,
+    health,
+    maintenance,
+    overview,
+    rerank,
+    search,
+    tei,
+)
 from embedsvc.service.state import State, run
 
 DRAIN_SECONDS = 10
@@ -35,6 +45,7 @@ _TAGS = [
     {"name": "documents", "description": "Put in, list, read, take out."},
     {"name": "collections", "description": "Make, look at, delete."},
     {"name": "maintenance", "description": "Check, mend, compact, keep, put back, move to another model."},
+    {"name": "overview", "description": "What is in a collection, and how alike texts are."},
     {"name": "embeddings", "description": "Vectors for other programs."},
     {"name": "rerank", "description": "Scores of pairs, by a cross-encoder."},
     {"name": "text-embeddings-inference", "description": "The same for clients of TEI."},
@@ -45,6 +56,10 @@ _COMPONENTS = (
     schemas.CollectionRequest,
     schemas.RepairRequest,
     schemas.DuplicatesRequest,
+    schemas.AlikeRequest,
+    schemas.ClustersRequest,
+    schemas.ClassifyRequest,
+    schemas.SimilaritiesRequest,
     schemas.SnapshotRequest,
     schemas.RestoreRequest,
     schemas.MigrateRequest,
@@ -92,7 +107,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.embedsvc = state
     app.add_middleware(Front, max_body=settings.max_body_mb * 1_000_000)
     problems.install(app)
-    for routes in (search, documents, collections, maintenance, embeddings, rerank, tei, health):
+    for routes in (search, documents, collections, maintenance, overview, embeddings, rerank, tei, health):
         app.include_router(routes.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -58,6 +58,36 @@ class SearchRequest(_Request):
         description="Hits with a lower score are left out. In hybrid mode a score is relative: 1 would be best on both "
         "sides; in dense mode it is the cosine.",
     )
+    rerank: str | None = Field(
+        None,
+        description="Put the best in order by this served cross-encoder. Scores are its own, 0 to 1.",
+    )
+    rerank_depth: int | None = Field(None, description="How many of the best it reads; at least `k`. Default: 50.")
+    time_budget_ms: float | None = Field(
+        None,
+        description="Milliseconds from the beginning after which reranking is not waited for: the order is then "
+        "that of the fusion, and `rerank_late` is true.",
+    )
+    min_confidence: float | None = Field(
+        None,
+        description="Hits of which it is less sure that they answer are left out: a probability, the same scale for "
+        "every query and collection.",
+    )
+    expand: Literal["neighbours", "section", "document"] | None = Field(
+        None,
+        description="Also give a `context`: the hits with the passages next to them, their whole section or document, "
+        "in numbered sources.",
+    )
+    max_context_tokens: int | None = Field(
+        None, description="Also give a `context`, of at most so many tokens. Hits come first, what is around them next."
+    )
+    order: Literal["best-first", "document"] | None = Field(
+        None, description="Of the context's sources: best first (default), or as they stand in their documents."
+    )
+    tokenizer: str | None = Field(
+        None, description="Count the context by this one of the service's `tokenizers`. Default: the collection's own."
+    )
+    highlight: bool = Field(False, description="Tell each hit's best sentence, and where the query's words are in it.")
     on_overflow: Literal["error", "split", "truncate"] | None = Field(
         None,
         description="A query longer than the model's window: refuse it, take the mean of several windows, or cut "
@@ -102,6 +132,31 @@ class DuplicatesRequest(_Request):
         0.8, gt=0, le=1, description="Share of what either says that both say; 1: but for case and white space."
     )
     drop: bool = Field(False, description="Delete all but the first of each group.")
+
+
+class AlikeRequest(_Request):
+    threshold: float = Field(0.95, gt=0, le=1, description="Cosine from which on two passages count as alike.")
+
+
+class ClustersRequest(_Request):
+    count: int | None = Field(None, description="How many. Default: by the passages, 20 at most.")
+
+
+class ClassifyRequest(_Request):
+    labels: dict[str, str] = Field(
+        description="What each label stands for; empty: the label itself.",
+        examples=[{"billing": "invoices, prices and payments", "outage": "the service is down"}],
+    )
+
+
+class SimilaritiesRequest(_Request):
+    texts: list[str] = Field(min_length=1)
+    others: list[str] | None = Field(None, min_length=1, description="To compare with. Default: `texts` themselves.")
+    model: str | None = Field(None, description="A model that is served. Default: the first.")
+    input_type: Literal["query", "passage"] = Field("passage", description="Which prompt `texts` get.")
+    on_overflow: Literal["error", "split", "truncate"] | None = Field(
+        None, description="A text longer than the window: refuse it, take the mean of several windows, or cut it."
+    )
 
 
 class SnapshotRequest(_Request):
@@ -304,6 +359,14 @@ class PlaceOut(BaseModel):
     score: float
 
 
+class HighlightOut(BaseModel):
+    """In characters of the document, as `start` and `end` of the hit are."""
+
+    sentence: tuple[int, int] = Field(description="The best sentence.")
+    terms: list[tuple[int, int]] = Field(description="The words of the query.")
+    by: Literal["vector", "terms"] = Field(description="How the sentence was chosen: by its meaning or its words.")
+
+
 class HitOut(BaseModel):
     id: str = Field(description="The passage's id.")
     document_id: str
@@ -316,10 +379,14 @@ class HitOut(BaseModel):
     heading: str | None
     score: float
     scores: ScoresOut
+    confidence: float | None = Field(
+        None, description="The probability that the hit answers; null where the model has no calibration."
+    )
     metadata: _JSON
     explain: dict[str, PlaceOut] | None = Field(
         None, description="Where its passage stood: on each side, and after each stage that ranked. Only if asked for."
     )
+    highlight: HighlightOut | None = Field(None, description="Only if asked for.")
 
 
 class ScoredOut(BaseModel):
@@ -339,13 +406,42 @@ class ExplanationOut(BaseModel):
     stages: list[StepOut]
 
 
+class SourceOut(BaseModel):
+    marker: int = Field(description="What the context calls it: `[marker]`.")
+    document_id: str
+    uri: str
+    title: str
+    page: int | None
+    heading: str | None
+    start: int
+    end: int
+    text: str = Field(description="The document's text from `start` to `end`, to the letter.")
+    hits: list[int] = Field(description="Places, from 1, of the hits that lie in it.")
+    complete: bool = Field(description="False where it was to reach further, or was cut, for want of room.")
+
+
+class ContextOut(BaseModel):
+    """What a language model is to read."""
+
+    text: str = Field(description="The sources, each below a line with its marker, title, heading and page.")
+    tokens: int
+    sources: list[SourceOut]
+    left_out: list[int] = Field(description="Places, from 1, of the hits for which there was no room.")
+
+
 class Answer(BaseModel):
     query: str
     collection: str
     version: int = Field(description="The collection's version that was searched.")
     mode: str
     took_ms: float
+    answerable: bool | None = Field(
+        description="Whether the collection seems to hold the answer; null where that is not known (mode `lexical`, a "
+        "`vector`, a model without calibration)."
+    )
     hits: list[HitOut]
+    rerank_late: bool | None = Field(None, description="True where there was no time to rerank; else absent.")
+    context: ContextOut | None = Field(None, description="Only if asked for.")
     tokens_cut: int | None = Field(None, description="Tokens of the query that were left out; absent when none were.")
     explain: ExplanationOut | None = Field(None, description="Only if asked for.")
 

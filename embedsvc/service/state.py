@@ -7,14 +7,16 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import Request
 
-from embedsvc.config import Settings
+from embedsvc.config import Settings, listed
 from embedsvc.encoding import Encoder
 from embedsvc.encoding.cross_encoder import CrossEncoder
-from embedsvc.errors import Overloaded
+from embedsvc.encoding.tokens import load_counter
+from embedsvc.errors import NotFound, Overloaded
 from embedsvc.service.encoders import Encoders
 from embedsvc.service.opened import Collections
 
@@ -67,6 +69,7 @@ class State:
     chores: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="chore"))
     """What takes too long for the event loop and waits for nothing: large JSON, tokenising."""
     loading: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="load"))
+    counters: dict[str, Callable[[str], int]] = field(default_factory=dict)
     under_way: dict[str, asyncio.Future[Any]] = field(default_factory=dict)
     """Collections that are being opened and models that are being loaded, each once for all who ask."""
 
@@ -107,6 +110,20 @@ class State:
         if encoder is None:
             encoder = await self._once(f"reranker {wanted}", self.loading, lambda: self.encoders.reranker(wanted))
         return encoder
+
+    async def counter(self, name: str) -> Callable[[str], int]:
+        """How the tokenizer ``name`` of the settings counts.
+
+        Raises:
+            NotFound: there is none of that name, or its file is gone. UsageError: it cannot be used.
+        """
+        places = {Path(place).name.removesuffix(".json"): place for place in listed(self.settings.tokenizers)}
+        if name not in places:
+            there = ", ".join(places) or "none: start the service with EMBEDSVC_TOKENIZERS=FOLDER"
+            raise NotFound(f"There is no tokenizer {name!r} here. There are: {there}.")
+        if name not in self.counters:
+            self.counters[name] = await run(self.chores, lambda: load_counter(Path(places[name]).expanduser()))
+        return self.counters[name]
 
     async def _once(self, what: str, pool: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
         """``work`` on a thread of ``pool``; what comes of it, good or bad, goes to all who ask for ``what`` meanwhile,

@@ -7,6 +7,7 @@ from embedsvc.storage.portable import export_store, read_exported
 from embedsvc.storage.store import (
     LABEL,
     Changes,
+    PassagePlace,
     Store,
     StoredDocument,
     StoredPassage,
@@ -19,6 +20,7 @@ __all__ = [
     "LABEL",
     "Audit",
     "Changes",
+    "PassagePlace",
     "Store",
     "StoredDocument",
     "StoredPassage",

@@ -122,6 +122,19 @@ class StoredPassage:
 
 
 @dataclass(frozen=True, slots=True)
+class PassagePlace:
+    """Where a passage stands in its document, without its text."""
+
+    row_id: int
+    id: str
+    start: int
+    end: int
+    tokens: int
+    page: int | None
+    heading: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredDocument:
     """A document as the store knows it, without its text."""
 
@@ -823,6 +836,36 @@ class Store:
             found.append(WholeDocument(_text_of(gaps, passages), passages, source=rest[0][1], hash=rest[0][2]))
         return found
 
+    def outlines(self, document_ids: Collection[str]) -> dict[str, list[PassagePlace]]:
+        """The places of all passages of these documents, in order, of those that there are."""
+        names = ["id", "start", "end", "tokens", "page", "heading"]
+        table = self._scan(
+            [*names, "document_id", "ordinal"], f"document_id IN ({_quoted(list(document_ids))})", with_row_id=True
+        ).sort_by("ordinal")
+        found: dict[str, list[PassagePlace]] = {}
+        columns = (table[name].to_pylist() for name in ("document_id", "_rowid", *names))
+        for document_id, *place in zip(*columns, strict=True):
+            found.setdefault(document_id, []).append(PassagePlace(*place))
+        return found
+
+    def texts_of(self, runs: Sequence[Sequence[PassagePlace]]) -> list[str]:
+        """For each run of neighbouring passages, one at least, its document's text from the first one's start to the
+        last one's end."""
+        with _reading(self.path):
+            row_ids = [place.row_id for run in runs for place in run]
+            table = self.dataset._take_rows(row_ids, columns=["gap", "text"])
+        rows = iter(zip(table["gap"].to_pylist(), table["text"].to_pylist(), strict=True))
+        texts = []
+        for run in runs:
+            pieces: list[str] = []
+            end = run[0].start
+            for place in run:
+                gap, text = next(rows)
+                pieces += (gap if pieces else "", text[max(0, end - place.start) :])
+                end = max(end, place.end)
+            texts.append("".join(pieces))
+        return texts
+
     def some_texts(self, count: int) -> list[tuple[str, str]]:
         """Title and text of ``count`` passages all over the table, or of all where there are fewer."""
         with _reading(self.path):
@@ -838,6 +881,10 @@ class Store:
         with _reading(self.path):
             some = self.dataset.take(list(places), columns=["_rowid", "text"])
         return list(zip(some["_rowid"].to_pylist(), some["text"].to_pylist(), strict=True))
+
+    def row_ids(self) -> RowIds:
+        """Of all passages, sorted."""
+        return np.sort(self._scan([], None, with_row_id=True)["_rowid"].to_numpy().astype(np.int64))
 
     def take(self, row_ids: Sequence[int]) -> list[StoredPassage]:
         """The passages of these row ids, in this order."""

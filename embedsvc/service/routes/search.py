@@ -11,7 +11,7 @@ from starlette.responses import Response
 from embedsvc.describe import answer_dict
 from embedsvc.encoding import OnOverflow
 from embedsvc.errors import UsageError
-from embedsvc.search import Query, check_query, search
+from embedsvc.search import RERANK_DEPTH, Evidence, Query, Rerank, check_query, search
 from embedsvc.service.body import read_model
 from embedsvc.service.opened import Opened
 from embedsvc.service.routes.common import Name, faults, reply, takes
@@ -33,6 +33,7 @@ _HIT = {
     "heading": "Recovery > Power",
     "score": 0.97,
     "scores": {"dense": 0.71, "lexical": 9.2, "rerank": None},
+    "confidence": 0.93,
     "metadata": {"year": 2024},
 }
 _ANSWER = {
@@ -41,6 +42,7 @@ _ANSWER = {
     "version": 12,
     "mode": "hybrid",
     "took_ms": 3.4,
+    "answerable": True,
     "hits": [_HIT],
 }
 
@@ -78,6 +80,7 @@ _ANSWER = {
             "query": {"query": "restart after a power failure", "k": 5},
             "filtered": {"query": "restart", "filter": "metadata.year >= 2024", "mode": "lexical"},
             "queries": {"queries": ["restart", "backup"], "k": 3},
+            "context": {"query": "restart", "expand": "section", "max_context_tokens": 2000},
             "vector": {"vector": [0.1, -0.2], "k": 3},
         },
     ),
@@ -93,12 +96,20 @@ async def search_collection(name: Name, request: Request) -> Response:
         return reply(answers[0] if body.queries is None else {"results": answers})
 
     changed: dict[str, Any] = {} if body.fusion is None else body.fusion.model_dump(exclude_none=True)
-    asked = _queries(body, body.on_overflow or state.settings.on_overflow)
+    count = None if body.tokenizer is None else await state.counter(body.tokenizer)
+    wanted = Evidence(body.expand, body.max_context_tokens, body.order, count, body.highlight, body.min_confidence)
+    if body.rerank is None and (body.rerank_depth is not None or body.time_budget_ms is not None):
+        raise UsageError("rerank_depth and time_budget_ms are about reranking: send rerank too.")
+    rerank = None
+    if body.rerank is not None:
+        depth = max(body.k, RERANK_DEPTH) if body.rerank_depth is None else body.rerank_depth
+        rerank = Rerank(await state.reranker(body.rerank), depth, body.time_budget_ms)
+    asked = _queries(body, body.on_overflow or state.settings.on_overflow, wanted, rerank)
     await state.ready(name)
     return await state.queries.run(lambda: state.collections.call(name, work))
 
 
-def _queries(body: SearchRequest, on_overflow: OnOverflow) -> list[Query]:
+def _queries(body: SearchRequest, on_overflow: OnOverflow, wanted: Evidence, rerank: Rerank | None) -> list[Query]:
     given = [field for field in ("query", "queries", "vector") if getattr(body, field) is not None]
     if len(given) != 1:
         raise UsageError(f"Send exactly one of query, queries and vector; {' and '.join(given) or 'none'} was sent.")
@@ -116,6 +127,8 @@ def _queries(body: SearchRequest, on_overflow: OnOverflow) -> list[Query]:
             on_overflow=on_overflow,
             merge=body.merge,
             explain=body.explain,
+            evidence=wanted,
+            rerank=rerank,
         )
         for text in texts
     ]

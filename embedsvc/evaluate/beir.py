@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -39,6 +39,7 @@ class Evaluation:
 
     ``documents_cut``: whose vector leaves out tokens (whole documents that exceed ``max_tokens``).
     ``judged_documents_missing``: named in the qrels, not in the corpus; they lower recall.
+    ``each``: nDCG@10 of every query, by id; ``found``: the documents it found, best first.
     ``encode_tokens_per_s``: tokens that the vectors see, each counted once, over the whole ingest's seconds.
     """
 
@@ -61,10 +62,15 @@ class Evaluation:
     encode_tokens_per_s: float
     ingest_seconds: float
     query_ms_p50: float
+    texts: Mapping[str, str] = field(repr=False)
+    each: Mapping[str, float] = field(repr=False)
+    found: Mapping[str, Sequence[str]] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of ``embedsvc eval --json``: the measures by name, beside the rest."""
         rest = asdict(self)
+        for key in ("texts", "each", "found"):
+            del rest[key]
         measures = rest.pop("measures")
         head = {key: rest.pop(key) for key in ("dataset", "documents", "queries", "mode")}
         return {**head, **measures, **rest}
@@ -140,7 +146,7 @@ def _ingest(
     room = collection.chunking.window - encoder.reserved("passage")
     tokens = passages = cut = empty = 0
     started = time.perf_counter()
-    for outcome in ingest_items(collection, encoder, _documents(beir.path), FieldChoice(), duplicates="ignore"):
+    for outcome in ingest_items(collection, encoder, documents(beir.path), FieldChoice(), duplicates="ignore"):
         tokens += min(outcome.tokens, room) if whole else outcome.tokens
         passages += outcome.passages
         cut += whole and outcome.tokens > room
@@ -166,7 +172,7 @@ def _evaluate(
     queries_cut = 0
     for id, text in beir.queries.items():
         started = time.perf_counter()
-        run[id], cut = _ranked(snapshot, encoder, text, mode, depth)
+        run[id], cut = ranked(snapshot, encoder, text, mode, depth)
         times.append(time.perf_counter() - started)
         queries_cut += cut
     judged = {document for judgements in beir.qrels.values() for document in judgements}
@@ -190,6 +196,9 @@ def _evaluate(
         encode_tokens_per_s=round(ingested.tokens / ingested.seconds, 1),
         ingest_seconds=round(ingested.seconds, 3),
         query_ms_p50=round(1000 * statistics.median(times), 3),
+        texts=beir.queries,
+        each=measure_each(beir.qrels, run),
+        found={id: list(found)[:10] for id, found in run.items()},
     )
 
 
@@ -203,7 +212,7 @@ def judge(snapshot: Snapshot, encoder: Encoder, folder: Path, split: str, mode: 
     beir = read_folder(folder, split)
     run: Run = {}
     for id, text in beir.queries.items():
-        run[id], _ = _ranked(
+        run[id], _ = ranked(
             snapshot, encoder, text, mode, 10, lambda hit: corpus_id(hit.document_id, hit.uri, beir.document_ids)
         )
     if not any(id in beir.document_ids for found in run.values() for id in found):
@@ -230,7 +239,15 @@ def measure(qrels: Qrels, run: Run, ks: Sequence[int]) -> dict[str, float]:
     return {name: float(found[asked]) for name, asked in wanted.items()}
 
 
-def _ranked(
+def measure_each(qrels: Qrels, run: Run) -> dict[str, float]:
+    """nDCG@10 of every judged query, by its id."""
+    import ir_measures
+
+    found = {each.query_id: each.value for each in ir_measures.iter_calc([ir_measures.nDCG @ 10], qrels, run)}
+    return {id: round(float(found.get(id, 0.0)), 5) for id in qrels}
+
+
+def ranked(
     snapshot: Snapshot,
     encoder: Encoder,
     text: str,
@@ -310,7 +327,7 @@ def _read_qrels(file: Path) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
     return qrels, lines
 
 
-def _documents(folder: Path) -> Iterator[Document]:
+def documents(folder: Path) -> Iterator[Document]:
     file = folder / "corpus.jsonl"
     for at, record in _records(file):
         id, title = _field(record, "_id", at), record.get("title") or ""

@@ -1,0 +1,31 @@
+"""How well a collection answers: by a BEIR folder, by one's own questions, or by sentences of its own passages."""
+
+from embedsvc.evaluate.beir import Evaluation, Folder, corpus_id, evaluate, judge, measure, read_folder
+from embedsvc.evaluate.calibrating import calibrate
+from embedsvc.evaluate.comparing import Comparison, Saved, check_gates, compare, failed_gates, read_saved, write_saved
+from embedsvc.evaluate.questions import Expected, Question, Scored, questions_from, score
+from embedsvc.evaluate.synthetic import held_out
+
+__all__ = [
+    "Comparison",
+    "Evaluation",
+    "Expected",
+    "Folder",
+    "Question",
+    "Saved",
+    "Scored",
+    "calibrate",
+    "check_gates",
+    "compare",
+    "corpus_id",
+    "evaluate",
+    "failed_gates",
+    "held_out",
+    "judge",
+    "measure",
+    "questions_from",
+    "read_folder",
+    "read_saved",
+    "score",
+    "write_saved",
+]

@@ -1,0 +1,129 @@
+"""The stage that reranks, by a cross-encoder whose arithmetic can be seen."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedsvc.collection import Collection
+from embedsvc.config import Settings
+from embedsvc.errors import UsageError
+from embedsvc.ingest import ingest_items
+from embedsvc.readers import FieldChoice
+from embedsvc.records import Chunking, make_document
+from embedsvc.search import Answer, Query, Rerank, search
+from tests.fakes import FakeEncoder
+
+
+class Never(Future[Any]):
+    def result(self, timeout: float | None = None) -> Any:
+        assert timeout is not None
+        raise TimeoutError
+
+
+class FakeReranker:
+    """A passage's logit is how often it says blue, less one; a window holds query, passage and three special tokens."""
+
+    def __init__(self, max_length: int = 100, labels: tuple[str, ...] = ("rank",), *, answers: bool = True) -> None:
+        self.model = SimpleNamespace(name="reranker", max_length=max_length)
+        self.labels = labels
+        self.tokenizer = FakeEncoder().tokenizer
+        self.read: list[str] = []
+        self.answers = answers
+        self.given_up: list[Future[Any]] = []
+
+    def prepare(self, pairs: list[tuple[str, str]], *, on_overflow: str) -> Any:
+        for query, text in pairs:
+            assert len(self.tokenizer.encode(query).ids) + len(self.tokenizer.encode(text).ids) <= self.model.max_length
+        return SimpleNamespace(token_ids=[text for _, text in pairs])
+
+    def submit(self, texts: list[str], *, limit: int | None) -> Any:
+        self.read += texts
+        future: Future[Any] = Future() if self.answers else Never()
+        if self.answers:
+            future.set_result(np.array([[text.count("blue") - 1] for text in texts], np.float32))
+        self.given_up.append(future)
+        return SimpleNamespace(future=future)
+
+
+@pytest.fixture
+def collection(tmp_path: Path, fake: FakeEncoder) -> Collection:
+    made = Collection.create("c", fake.contract, Chunking(64, 0), Settings(data_dir=tmp_path, durability="os"))
+    texts = {
+        "a": "red red red",
+        "b": "red red blue",
+        "c": "red blue blue",
+        "d": "red " * 9 + "green " * 30 + "blue " * 9,
+    }
+    documents = [make_document(f"t:{id}", text, id=id) for id, text in texts.items()]
+    for _ in ingest_items(made, fake, documents, FieldChoice(), duplicates="ignore"):  # type: ignore[arg-type]
+        pass
+    return made
+
+
+def reranked(collection: Collection, fake: Any, reranker: Any, k: int = 4, **wanted: Any) -> Answer:
+    query = Query("red", k=k, mode="dense", rerank=Rerank(reranker, **wanted))
+    return search(collection.snapshot(), fake, query)
+
+
+def ids(answer: Answer) -> list[str]:
+    return [hit.document_id for hit in answer.hits]
+
+
+def test_hits_come_in_the_cross_encoders_order(collection: Collection, fake: FakeEncoder) -> None:
+    answer = reranked(collection, fake, FakeReranker())
+    assert ids(answer) == ["d", "c", "b", "a"]
+    assert [hit.score for hit in answer.hits] == [hit.scores.rerank for hit in answer.hits]
+    assert answer.hits[1].score == pytest.approx(1 / (1 + np.exp(-1)))
+    assert answer.hits[3].scores.dense == pytest.approx(1)
+    assert not answer.rerank_late
+
+
+def test_what_lies_deeper_is_not_read(collection: Collection, fake: FakeEncoder) -> None:
+    reranker = FakeReranker()
+    answer = reranked(collection, fake, reranker, k=2, depth=2)
+    assert ids(answer) == ["b", "a"]
+    assert sorted(reranker.read) == ["red red blue", "red red red"]
+
+
+def test_a_long_passage_is_read_in_windows_of_which_the_best_counts(collection: Collection, fake: FakeEncoder) -> None:
+    reranker = FakeReranker(max_length=20)
+    answer = reranked(collection, fake, reranker)
+    assert ids(answer)[0] == "d"
+    windows = [text for text in reranker.read if text not in ("red red red", "red red blue", "red blue blue")]
+    assert len(windows) > 2
+    assert windows[0].startswith("red red")
+    assert windows[-1].endswith("blue blue")
+    assert answer.hits[0].score == pytest.approx(1 / (1 + np.exp(1 - max(text.count("blue") for text in windows))))
+
+
+def test_the_order_from_before_where_time_runs_out(collection: Collection, fake: FakeEncoder) -> None:
+    reranker = FakeReranker(answers=False)
+    before = search(collection.snapshot(), fake, Query("red", k=4, mode="dense"))  # type: ignore[arg-type]
+    answer = reranked(collection, fake, reranker, budget_ms=1e-3)
+    assert answer.rerank_late
+    assert (ids(answer), answer.hits[0].scores.rerank) == (ids(before), None)
+    answer = reranked(collection, fake, reranker, budget_ms=1e6)
+    assert answer.rerank_late
+    assert reranker.given_up[-1].cancelled(), "nobody waits for it any more"
+
+
+@pytest.mark.parametrize(
+    ("reranker", "query", "message"),
+    [
+        (FakeReranker(labels=("yes", "no")), {}, "classifier of 2 labels"),
+        (FakeReranker(), {"depth": 3}, "rerank_depth is 3; it is at least k, which is 10"),
+        (FakeReranker(), {"depth": 1001}, "at most 1000"),
+        (FakeReranker(), {"budget_ms": 0}, "must be more than 0"),
+    ],
+)
+def test_what_cannot_be_reranked(
+    collection: Collection, fake: FakeEncoder, reranker: Any, query: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        reranked(collection, fake, reranker, k=10, **query)
