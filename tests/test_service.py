@@ -282,7 +282,7 @@ def test_a_collection_is_made_shown_listed_and_deleted(http: httpx.Client) -> No
     assert (shown["name"], shown["documents"], shown["passages"]) == ("made", 0, 0)
     assert (shown["contract"]["model"], shown["contract"]["dtype"]) == (MODEL, "fp32")
     assert "canary_vectors" not in shown["contract"]
-    assert shown["chunking"] == {"window": 128, "overlap": 8, "whole": False, "finer": 48}
+    assert shown["chunking"] == {"window": 128, "overlap": 8, "whole": False, "finer": 48, "language": "english"}
     assert (shown["index"]["kind"], shown["index"]["recall@10"]) == ("flat", 1.0)
     assert shown["bytes"] > 0
     assert search(http, "made", query="anything").json()["hits"] == []
