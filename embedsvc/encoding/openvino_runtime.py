@@ -52,7 +52,7 @@ class OpenVinoRuntime:
             ) from error
         self.dimension = dimension
         self.parallel = parallel
-        # Its default is bf16 where the processor has that (AMX): beside int8 products that cost small models their parity.
+        # Its default is bf16 where the processor has that (AMX): beside int8 that cost small models their parity.
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
         if dtype != "fp32":
             options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _GROUP
