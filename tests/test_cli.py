@@ -275,12 +275,13 @@ def test_search_as_json(run: Run, library: Path, library_files: Path) -> None:
     done = run("search", "vitamin D and bones", "-c", "library", "-k", 2, "--json", "--data-dir", library)
     assert done.code == 0
     answer = done.json
-    assert answer.keys() == {"query", "collection", "version", "mode", "took_ms", "hits"}
+    assert answer.keys() == {"query", "collection", "version", "mode", "took_ms", "answerable", "hits"}
     assert (answer["query"], answer["collection"], answer["mode"]) == ("vitamin D and bones", "library", "hybrid")
     assert len(answer["hits"]) == 2
     hit = answer["hits"][0]
     assert hit.keys() == {
-        "id", "document_id", "uri", "title", "text", "start", "end", "page", "heading", "score", "scores", "metadata",
+        "id", "document_id", "uri", "title", "text", "start", "end", "page", "heading", "score", "scores",
+        "confidence", "metadata",
     }  # fmt: skip
     assert hit["uri"] == (library_files / "papers.jsonl").as_uri() + "#p1"
     assert hit["metadata"] == {"year": 2011}

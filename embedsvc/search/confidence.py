@@ -64,14 +64,14 @@ class Calibration:
 SHIPPED = {
     # all-MiniLM-L6-v2: by benchmarks/abstention.py, of every other article of XQuAD.
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db": Calibration(
-        cosine=6.506,
-        words=5.4352,
-        near=4.4899,
-        bias=-9.4725,
-        answers_from=0.2036,
+        cosine=6.5009,
+        words=5.4311,
+        near=4.4828,
+        bias=-9.4627,
+        answers_from=0.204,
         queries=612,
-        pairs=6120,
-        auroc=0.9272,
+        pairs=6066,
+        auroc=0.9273,
     ),
 }
 """By the hash of the model's weights."""
