@@ -29,8 +29,8 @@ def test_every_hit_tells_its_place_on_each_side_and_after_each_stage(tmp_path: P
 @pytest.mark.parametrize(
     ("mode", "stages", "sides"),
     [
-        ("hybrid", ["candidates", "fuse", "merge", "cite"], {"dense", "lexical"}),
-        ("dense", ["candidates", "merge", "cite"], {"dense"}),
+        ("hybrid", ["candidates", "fuse", "merge", "cite", "confide"], {"dense", "lexical"}),
+        ("dense", ["candidates", "merge", "cite", "confide"], {"dense"}),
         ("lexical", ["candidates", "merge", "cite"], {"lexical"}),
     ],
 )
@@ -40,7 +40,8 @@ def test_the_stages_that_ran_with_their_times_and_rankings(
     collection = texts(tmp_path, fake, a="red apple", b="red green apple", c="red apple blue blue")
     told = answer_dict(ask(collection, fake, "red apple", mode=mode, k=2, explain=True))
     assert [step["stage"] for step in told["explain"]["stages"]] == stages
-    first, *_, merged, cited = told["explain"]["stages"]
+    told_of = {step["stage"]: step for step in told["explain"]["stages"]}
+    first, merged, cited = (told_of[stage] for stage in ("candidates", "merge", "cite"))
     assert first["rankings"].keys() == sides
     assert first["passages"] == 3
     assert [each["id"] for each in merged["rankings"]["merge"]] == [hit["id"] for hit in told["hits"]]
@@ -82,7 +83,7 @@ def test_explaining_changes_no_answer_and_an_empty_one_is_explained(tmp_path: Pa
     nothing = ask(collection, fake, "red", filter="uri = 'none'", explain=True)
     assert nothing.hits == ()
     assert nothing.explanation is not None
-    assert [step.passages for step in nothing.explanation.steps] == [0] * 4
+    assert [step.passages for step in nothing.explanation.steps] == [0] * 5
 
 
 def test_without_merge_every_passage_is_a_hit_of_its_own(tmp_path: Path, fake: FakeEncoder) -> None:
