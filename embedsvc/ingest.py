@@ -46,7 +46,8 @@ from embedsvc.readers import (
 from embedsvc.readers.items import Limits, is_final
 from embedsvc.readers.sandbox import Sandbox
 from embedsvc.readers.sitemaps import pages
-from embedsvc.readers.web import Fetching, is_url
+from embedsvc.readers.sniffing import is_url
+from embedsvc.readers.web import Fetching
 from embedsvc.records import Chunking, Contract, Document, Source, document_id
 from embedsvc.storage import Store
 from embedsvc.storage.store import Floats, Known

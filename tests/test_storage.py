@@ -623,7 +623,7 @@ def test_damage_is_not_taken_for_a_bad_filter(tmp_path: Path, read: Callable[[St
     store = put(new_store(tmp_path / "c"), simple("a", "text"))
     for file in (store.path / "data").iterdir():
         file.unlink()
-    with pytest.raises(DamagedCollection, match="backup"):
+    with pytest.raises(DamagedCollection, match="collections repair c "):
         read(Store.open(tmp_path / "c"))
 
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 from embedsvc.errors import FileTooLarge, NotFound, ReadError, UnsupportedFormat, UsageError
 from embedsvc.readers.ignoring import ALL, IGNORE_FILE, Rules, Selection, rules_of, rules_of_file
 from embedsvc.readers.items import Rejected
-from embedsvc.readers.web import is_url
+from embedsvc.readers.sniffing import is_url
 from embedsvc.records import Source
 
 _SKIPPED_DIRECTORIES = frozenset({"CVS", "_darcs", "__pycache__"})

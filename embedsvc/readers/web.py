@@ -70,10 +70,6 @@ class Page:
         return Source(self.uri, _name(self), _as_utf8(self))
 
 
-def is_url(text: str) -> bool:
-    return text.lower().startswith(("http://", "https://"))
-
-
 def canonical(url: str) -> str:
     """One spelling of ``url``, without its fragment.
 
