@@ -43,10 +43,10 @@ from embedsvc.readers import (
     legacy,
     ocr,
 )
+from embedsvc.readers.discovery import is_url
 from embedsvc.readers.items import Limits, is_final
 from embedsvc.readers.sandbox import Sandbox
 from embedsvc.readers.sitemaps import pages
-from embedsvc.readers.sniffing import is_url
 from embedsvc.readers.web import Fetching
 from embedsvc.records import Chunking, Contract, Document, Source, document_id
 from embedsvc.storage import Store
@@ -69,6 +69,10 @@ _MEGABYTE = 1_000_000
 _LASTING = frozenset({"unsupported", "binary", "locked", "damaged", "too_large", "encoding", "missing_field"})
 """Reasons that stay as long as the bytes do. Others (no time, no memory, a program that was not there) may not."""
 _DUPLICATE = "duplicate: another input of this run has the document id {!r} too; only the first was taken."
+
+
+_INTO = re.compile("!/|#")
+"""What stands in a uri between a file and what is in it: a member of an archive, an attachment; a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ class Outcome:
     def source(self) -> str:
         """Uri of the file or upload that it comes from, where ``uri`` is of a record or an attachment (``#``) or of a
         member of an archive (``!/``) in it."""
-        return self.uri.partition("#")[0].partition("!/")[0]
+        return _INTO.split(self.uri, maxsplit=1)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -523,10 +527,6 @@ def _read_all(
                 started = time.perf_counter()
         except ReadError as error:
             yield Outcome(item.uri, "quarantined", seconds=time.perf_counter() - started, reason=_reason(error))
-
-
-_INTO = re.compile("!/|#")
-"""What stands in a uri between a file and what is in it: a member of an archive, an attachment; a record."""
 
 
 def _is_of(uri: str, rejected: Set[str]) -> bool:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from embedsvc.encoding import Encoder
 from embedsvc.errors import UsageError
-from embedsvc.search.words import content_words
+from embedsvc.search.terms import content_words
 from embedsvc.storage import StoredPassage
 from embedsvc.upkeep import Snapshot
 
@@ -78,23 +78,20 @@ def near_passages(snapshot: Snapshot, threshold: float = 0.95) -> list[tuple[Sto
 
 
 def clusters(snapshot: Snapshot, count: int | None = None) -> list[Cluster]:
-    """``count`` clusters of the passages, the largest first; None: as many as half the passages have root, 20 at most.
+    """``count`` clusters of the passages, the largest first, or as many as there are passages; None: as many as half
+    the passages have root, 20 at most.
 
     By k-means of unit vectors, begun with k-means++ (Arthur and Vassilvitskii, SODA 2007). The same for the same store.
 
     Raises:
-        UsageError: fewer than 1 or more than 100 clusters, or more than there are passages; more than 200,000 passages.
+        UsageError: fewer than 1 or more than 100 clusters; more than 200,000 passages.
     """
+    if count is not None and not 1 <= count <= _MOST_CLUSTERS:
+        raise UsageError(f"{count} clusters are asked for; ask for 1 to {_MOST_CLUSTERS}.")
     row_ids, vectors = _own_vectors(snapshot)
-    if count is None:
-        count = max(1, min(20, round((len(row_ids) / 2) ** 0.5)))
-    if not 1 <= count <= min(_MOST_CLUSTERS, max(1, len(row_ids))):
-        raise UsageError(
-            f"{count} clusters are asked for of {len(row_ids):,} passages; ask for 1 to {_MOST_CLUSTERS}, and no more "
-            "than there are."
-        )
     if not len(row_ids):
         return []
+    count = max(1, min(20, round((len(row_ids) / 2) ** 0.5))) if count is None else min(count, len(row_ids))
     random = np.random.default_rng(0)
     some = vectors if len(vectors) <= _SAMPLE else vectors[random.choice(len(vectors), _SAMPLE, replace=False)]
     centres = _centres(some, count, random)

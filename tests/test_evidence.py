@@ -20,7 +20,7 @@ from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, Heading, make_document
 from embedsvc.search import Answer, Evidence, Query, search
 from embedsvc.search.confidence import Calibration, auroc, confidences, fit, signals, write_calibration
-from embedsvc.search.words import query_terms, sentence_spans, term_spans
+from embedsvc.search.terms import query_terms, sentence_spans, term_spans
 from tests.fakes import FakeEncoder
 
 # Each line is a passage of its own: a window holds eight words.

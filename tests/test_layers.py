@@ -27,7 +27,6 @@ LAYERS = (
     {"maintenance"},
     {"migrate"},
     {"service", "evaluate", "integrations", "train", "cluster"},
-    {"tuning"},  # stands on the evaluation
     {"cli"},  # which also starts the other faces
     {"__main__"},
 )

@@ -12,10 +12,11 @@ import pytest
 
 from embedsvc.collection import Collection
 from embedsvc.errors import UsageError
+from embedsvc.evaluate.significance import bootstrap_interval, randomisation_test
+from embedsvc.evaluate.tuning import tune
 from embedsvc.records import Fusion, make_document
 from embedsvc.search import Query, check_query
 from embedsvc.search.fusion import convex_combination, fused, reciprocal_ranks
-from embedsvc.tuning import bootstrap_interval, randomisation_test, tune
 from tests.fakes import FakeEncoder
 from tests.test_search import ask, collection_of, ids, texts
 

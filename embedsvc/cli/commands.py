@@ -330,7 +330,7 @@ def _tune(name: str, folder: Path, split: str, settings: Settings, save: bool, j
     from embedsvc.cli import output
     from embedsvc.collection import Collection
     from embedsvc.encoding import encoder_for
-    from embedsvc.tuning import tune
+    from embedsvc.evaluate.tuning import tune
 
     collection = Collection.open(name, settings)
     found = tune(collection.snapshot(), encoder_for(collection.contract, settings), folder, split)

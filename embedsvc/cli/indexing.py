@@ -19,7 +19,7 @@ from embedsvc.describe import outcome_dict
 from embedsvc.errors import FileTooLarge, UsageError
 from embedsvc.ingest import Outcome, Status, ingest_items, ingest_paths, open_or_create
 from embedsvc.readers import FieldChoice, FoundFile, Rejected, Selection, absolute, discover, path_or_url
-from embedsvc.readers.sniffing import is_url
+from embedsvc.readers.discovery import is_url
 from embedsvc.records import Source
 from embedsvc.tally import Tally, settled
 

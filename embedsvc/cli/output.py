@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from embedsvc.checks import Check
     from embedsvc.encoding.choices import Calibration
+    from embedsvc.evaluate.tuning import Tuning
     from embedsvc.records import Fusion
     from embedsvc.search import Answer, Hit
     from embedsvc.storage import StoredPassage
-    from embedsvc.tuning import Tuning
     from embedsvc.vectors import Goal, Plan
 
 _SHOWN_CHARACTERS = 400

@@ -17,7 +17,7 @@ from embedsvc.describe import outcome_dict
 from embedsvc.errors import UsageError
 from embedsvc.ingest import Outcome, ingest_changed, ingest_paths, open_or_create
 from embedsvc.readers import absolute, discover
-from embedsvc.readers.sniffing import is_url
+from embedsvc.readers.discovery import is_url
 from embedsvc.tally import Tally
 from embedsvc.watch import RunEnded, RunFailed, watch
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from embedsvc.encoding.files import write_json
 from embedsvc.errors import NotFound, UsageError
+from embedsvc.evaluate.significance import randomisation_test
 
 _GATE = re.compile(r"\s*([a-z@0-9]+)\s*>=\s*([0-9.]+)\s*")
 NO_WORSE = "no-worse"
-_SHUFFLES = 10_000
 _CHANCE = 0.05
 """A loss that chance alone would give more often than this is none."""
 
@@ -113,24 +113,10 @@ def compare(before: Saved, now: Measured) -> Comparison:
     return Comparison(
         len(common),
         round(float(differences.mean()), 5),
-        round(_p_worse(differences), 4),
+        round(randomisation_test(differences, losses_only=True), 4),
         tuple(changes[at] for at in order[::-1] if differences[at] > 0),
         tuple(changes[at] for at in order if differences[at] < 0),
     )
-
-
-def _p_worse(differences: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
-    """How often the mean is as low where each difference has either sign, as likely as not: Fisher's randomisation
-    test, one-sided. The same for the same differences."""
-    changed = differences[differences != 0]
-    if not len(changed):
-        return 1.0
-    random = np.random.default_rng(0)
-    below = sum(
-        int(((random.integers(0, 2, (1000, len(changed))) * 2 - 1) @ changed <= changed.sum() + 1e-12).sum())
-        for _ in range(_SHUFFLES // 1000)
-    )
-    return (below + 1) / (_SHUFFLES + 1)
 
 
 def check_gates(gates: Sequence[str], *, is_compared: bool) -> None:

@@ -20,7 +20,7 @@ from embedsvc.encoding import Encoder
 from embedsvc.errors import UsageError
 from embedsvc.evaluate.questions import Expected, Question
 from embedsvc.records import Passage, make_document
-from embedsvc.search.words import query_terms, sentence_spans
+from embedsvc.search.terms import query_terms, sentence_spans
 from embedsvc.storage import StoredPassage
 
 _POOL = 5_000

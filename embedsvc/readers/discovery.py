@@ -16,7 +16,6 @@ from urllib.parse import unquote_to_bytes
 from embedsvc.errors import FileTooLarge, NotFound, ReadError, UnsupportedFormat, UsageError
 from embedsvc.readers.ignoring import ALL, IGNORE_FILE, Rules, Selection, rules_of, rules_of_file
 from embedsvc.readers.items import Rejected
-from embedsvc.readers.sniffing import is_url
 from embedsvc.records import Source
 
 _SKIPPED_DIRECTORIES = frozenset({"CVS", "_darcs", "__pycache__"})
@@ -37,6 +36,11 @@ _REMEDIES = {
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _MEGABYTE = 1_000_000
 _IGNORE_FILE_BYTES = 1 << 20
+
+
+def is_url(text: str) -> bool:
+    """Whether it names a page to fetch, and no file."""
+    return text.lower().startswith(("http://", "https://"))
 
 
 @dataclass(frozen=True, slots=True)

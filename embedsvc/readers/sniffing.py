@@ -91,8 +91,3 @@ def _is_mail(head: bytes) -> bool:
         return False
     names = {line.partition(b":")[0].lower() for line in header[0].splitlines() if line[:1] not in b" \t"}
     return b"from" in names and bool(names & {b"received", b"message-id", b"mime-version", b"return-path"})
-
-
-def is_url(text: str) -> bool:
-    """Whether it names a page to fetch."""
-    return text.lower().startswith(("http://", "https://"))

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from embedsvc.search.run import Floats, Hit, Run, Scores, Span
+from embedsvc.search.hits import Hit, Scores
+from embedsvc.search.run import Floats, Run, Span
 
 
 def cite(run: Run) -> Run:

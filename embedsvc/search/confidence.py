@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +20,8 @@ import numpy.typing as npt
 from embedsvc.encoding.files import write_json
 from embedsvc.errors import UsageError
 from embedsvc.records import Contract
-from embedsvc.search.words import query_terms, term_spans
-
-if TYPE_CHECKING:
-    from embedsvc.search.run import Hit
+from embedsvc.search.hits import Hit
+from embedsvc.search.terms import query_terms, term_spans
 
 FILE = "calibration.json"
 """In a collection's folder: what `eval --calibrate` found for it."""

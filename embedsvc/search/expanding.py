@@ -5,12 +5,10 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from embedsvc.search.hits import Hit
 from embedsvc.storage import PassagePlace, Store
-
-if TYPE_CHECKING:
-    from embedsvc.search.run import Hit
 
 Expand = Literal["neighbours", "section", "document"]
 

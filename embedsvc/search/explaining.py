@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from embedsvc.search.run import Answer, Explanation, Floats, Place, RowIds, Run, Step
+from embedsvc.search.hits import Place
+from embedsvc.search.run import Answer, Explanation, Floats, RowIds, Run, Step
 
 
 class Traced(NamedTuple):

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from embedsvc.search.words import Span, query_terms, sentence_spans, term_spans
-
-if TYPE_CHECKING:
-    from embedsvc.search.run import Hit
+from embedsvc.search.hits import Highlight, Hit
+from embedsvc.search.terms import Span, query_terms, sentence_spans, term_spans
 
 Floats = npt.NDArray[np.float32]
 EncodeSentences = Callable[[Sequence[str]], Floats]
 """Sentences → unit vectors (n, dimension)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Highlight:
-    """In characters of the document: the hit's best ``sentence``, and every word of the query in the hit (``terms``).
-    ``by``: how the sentence was chosen, by its meaning (``vector``) or by the query's words in it (``terms``)."""
-
-    sentence: Span
-    terms: tuple[Span, ...]
-    by: Literal["vector", "terms"]
 
 
 def highlight(

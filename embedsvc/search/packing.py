@@ -9,7 +9,7 @@ from typing import Literal
 from urllib.parse import unquote
 
 from embedsvc.search.expanding import Stretch
-from embedsvc.search.words import sentence_spans
+from embedsvc.search.terms import sentence_spans
 
 Order = Literal["best-first", "document"]
 CountTokens = Callable[[str], int]

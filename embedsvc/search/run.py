@@ -14,9 +14,9 @@ import numpy.typing as npt
 from embedsvc.encoding import Encoder, OnOverflow
 from embedsvc.encoding.cross_encoder import CrossEncoder
 from embedsvc.errors import UsageError
-from embedsvc.records import Fusion, FusionMethod, Metadata, Normalisation
+from embedsvc.records import Fusion, FusionMethod, Normalisation
 from embedsvc.search.expanding import Expand
-from embedsvc.search.highlighting import Highlight
+from embedsvc.search.hits import Hit
 from embedsvc.search.packing import Context, CountTokens, Order
 from embedsvc.storage import StoredPassage
 from embedsvc.upkeep import Snapshot
@@ -82,50 +82,6 @@ class Query:
     fusion: Fusion | None = None
     evidence: Evidence = Evidence()
     rerank: Rerank | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """A hit's score on each side; None where that side was not asked. BM25 of 0: no term of the query is in it."""
-
-    dense: float | None
-    lexical: float | None
-    rerank: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a passage stood in a ranking, the first being 1, and with what score."""
-
-    rank: int
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A finished answer: its text is ``text`` of the document from ``start`` to ``end``, to the letter.
-
-    Hits never share text, unless ``merge`` is off. A passage that overlaps a better one answers as part of its hit, so
-    a hit spans at most a passage and those that overlap it; all else (``id``, ``scores``, ``page``, ``heading`` …) is
-    that passage's own. ``places``: its place in every ranking of the explanation, where one was asked for.
-    ``confidence``: the probability that it answers, where that is known (see :mod:`.confidence`).
-    """
-
-    id: str
-    document_id: str
-    uri: str
-    title: str
-    text: str
-    start: int
-    end: int
-    page: int | None
-    heading: str | None
-    score: float
-    scores: Scores
-    metadata: Metadata
-    confidence: float | None = None
-    highlight: Highlight | None = None
-    places: Mapping[str, Place] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
@@ -139,11 +139,16 @@ class AlikeRequest(_Request):
 
 
 class ClustersRequest(_Request):
-    count: int | None = Field(None, description="How many. Default: by the passages, 20 at most.")
+    count: int | None = Field(
+        None, ge=1, le=100, description="How many, and no more than there are passages. Default: by these, 20 at most."
+    )
 
 
 class ClassifyRequest(_Request):
-    labels: dict[str, str] = Field(
+    labels: dict[Annotated[str, Field(pattern=r"\S")], str] = Field(
+        min_length=2,
+        max_length=100,
+        json_schema_extra={"additionalProperties": False},
         description="What each label stands for; empty: the label itself.",
         examples=[{"billing": "invoices, prices and payments", "outage": "the service is down"}],
     )

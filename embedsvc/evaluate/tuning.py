@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from embedsvc.encoding import Encoder
 from embedsvc.errors import UsageError
-from embedsvc.evaluate import Folder, corpus_id, read_folder
+from embedsvc.evaluate.beir import Folder, corpus_id, read_folder
+from embedsvc.evaluate.significance import Doubles, bootstrap_interval, randomisation_test
 from embedsvc.records import Fusion, Normalisation
 from embedsvc.search.candidates import candidates
 from embedsvc.search.fusion import fused
@@ -26,10 +27,7 @@ _FEWEST = 20
 _DEPTHS = (50, 100, 200)
 _WEIGHTS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 _NORMALISATIONS: tuple[Normalisation, ...] = ("max", "minmax", "zscore")
-_RESAMPLES = 10_000
 _CUT = 10
-
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,28 +98,6 @@ def tune(snapshot: Snapshot, encoder: Encoder, folder: Path, split: str) -> Tuni
         bootstrap_interval(after - before),
         randomisation_test(after - before),
     )
-
-
-def bootstrap_interval(differences: Doubles, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of the mean of ``differences`` (n,), by percentiles over resampled ones."""
-    means = _resampled(seed, lambda random, n: differences[random.integers(0, n, n)].mean(), len(differences))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def randomisation_test(differences: Doubles, seed: int = 0) -> float:
-    """How often the mean of ``differences`` (n,) would be as far from 0 by chance, each with either sign.
-
-    Source: Smucker, Allan, Carterette, "A Comparison of Statistical Significance Tests for Information Retrieval
-    Evaluation", CIKM 2007.
-    """
-    means = _resampled(seed, lambda random, n: (differences * random.choice((-1, 1), n)).mean(), len(differences))
-    return float((1 + (np.abs(means) >= abs(differences.mean()) - 1e-12).sum()) / (1 + _RESAMPLES))
-
-
-def _resampled(seed: int, mean: Callable[[np.random.Generator, int], float], count: int) -> Doubles:
-    random = np.random.default_rng(seed)
-    return np.array([mean(random, count) for _ in range(_RESAMPLES)])
 
 
 def _grid() -> list[Fusion]:

@@ -1,0 +1,64 @@
+"""A finished answer, as all that looks at it knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from embedsvc.records import Metadata
+from embedsvc.search.terms import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A hit's score on each side; None where that side was not asked. BM25 of 0: no term of the query is in it."""
+
+    dense: float | None
+    lexical: float | None
+    rerank: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a passage stood in a ranking, the first being 1, and with what score."""
+
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Highlight:
+    """In characters of the document: the hit's best ``sentence``, and every word of the query in the hit (``terms``).
+    ``by``: how the sentence was chosen, by its meaning (``vector``) or by the query's words in it (``terms``)."""
+
+    sentence: Span
+    terms: tuple[Span, ...]
+    by: Literal["vector", "terms"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A finished answer: its text is ``text`` of the document from ``start`` to ``end``, to the letter.
+
+    Hits never share text, unless ``merge`` is off. A passage that overlaps a better one answers as part of its hit, so
+    a hit spans at most a passage and those that overlap it; all else (``id``, ``scores``, ``page``, ``heading`` …) is
+    that passage's own. ``places``: its place in every ranking of the explanation, where one was asked for.
+    ``confidence``: the probability that it answers, where that is known (see :mod:`.confidence`).
+    """
+
+    id: str
+    document_id: str
+    uri: str
+    title: str
+    text: str
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+    score: float
+    scores: Scores
+    metadata: Metadata
+    confidence: float | None = None
+    highlight: Highlight | None = None
+    places: Mapping[str, Place] = field(default_factory=dict)
