@@ -239,6 +239,7 @@ def test_one_process_reads_many_files_and_a_grown_one_is_replaced(monkeypatch: p
         ("os.kill(os.getpid(), signal.SIGKILL)", ReaderCrashed, "signal SIGKILL"),
         ("bytearray(3_000_000_000)", ReaderOutOfMemory, "reader_memory_mb"),
         ("try: bytearray(3_000_000_000)\nexcept MemoryError: raise ImportError", ReaderOutOfMemory, "reader_memory_mb"),
+        ("raise ImportError('x.so: failed to map segment from shared object')", ReaderOutOfMemory, "reader_memory_mb"),
         ("x = bytearray(500_000_000)\ntime.sleep(1)\nos.abort()", ReaderOutOfMemory, "reader_memory_mb"),
         ("os.write(2, b'terminate called after std::bad_alloc')\nos.abort()", ReaderOutOfMemory, "reader_memory_mb"),
         ("x = []\nwhile True: x.append(bytearray(1_000_000))", ReaderOutOfMemory, "more than 600 MB"),

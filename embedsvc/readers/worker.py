@@ -74,10 +74,17 @@ def _answer(source: Source, fields: FieldChoice, means: Means, send: Callable[[b
 
 
 def _of_memory(error: BaseException | None) -> bool:
-    """Whether it came of a MemoryError, however often it was turned into another error."""
-    while error is not None and not isinstance(error, MemoryError):
+    """Whether it came of a want of memory, however often that was turned into another error."""
+    while error is not None and not isinstance(error, MemoryError) and not _unmapped(error):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def _unmapped(error: BaseException) -> bool:
+    """Whether it is the dynamic loader's, of a library for which there was no memory: it has no number for that."""
+    return isinstance(error, ImportError) and any(
+        words in str(error) for words in ("failed to map segment", "cannot allocate memory")
+    )
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
