@@ -92,6 +92,15 @@ class Document:
                 break
         return " > ".join(heading.title for heading in reversed(path)) or None
 
+    def turns(self, start: int, end: int) -> list[int]:
+        """Where between ``start`` and ``end``, but not at either, a page or a heading begins, in order."""
+        pages = self.page_starts[
+            bisect.bisect_right(self.page_starts, start) : bisect.bisect_left(self.page_starts, end)
+        ]
+        first = bisect.bisect_right(self.headings, start, key=lambda heading: heading.start)
+        last = bisect.bisect_left(self.headings, end, key=lambda heading: heading.start)
+        return sorted({*pages, *(heading.start for heading in self.headings[first:last])})
+
 
 def document_id(uri: str) -> str:
     """The id of a document that brings none of its own: 80 bits of its uri's sha256, safe in a URL path."""

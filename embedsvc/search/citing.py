@@ -15,7 +15,7 @@ def cite(run: Run) -> Run:
 
 
 def _hit(span: Span, run: Run) -> Hit:
-    best, rank = span.best, span.rank
+    best, rank, part = span.best, span.rank, span.part
     return Hit(
         id=best.id,
         document_id=best.document_id,
@@ -24,9 +24,9 @@ def _hit(span: Span, run: Run) -> Hit:
         text=span.text,
         start=span.start,
         end=span.end,
-        page=best.page,
-        heading=best.heading,
-        score=float(run.scores[rank]),
+        page=part.page if part else best.page,
+        heading=part.heading if part else best.heading,
+        score=part.score if part else float(run.scores[rank]),
         scores=Scores(_at(run.dense, rank), _at(run.lexical, rank), _at(run.rerank, rank)),
         metadata=best.metadata,
     )

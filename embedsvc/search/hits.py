@@ -43,8 +43,10 @@ class Hit:
 
     Hits never share text, unless ``merge`` is off. A passage that overlaps a better one answers as part of its hit, so
     a hit spans at most a passage and those that overlap it; all else (``id``, ``scores``, ``page``, ``heading`` …) is
-    that passage's own. ``places``: its place in every ranking of the explanation, where one was asked for.
-    ``confidence``: the probability that it answers, where that is known (see :mod:`.confidence`).
+    that passage's own. Narrowed hits are parts of passages: a part's score, page and heading are its own, ``id`` and
+    ``scores`` those of the best passage that has some of it, which may have several parts. ``places``: its place in
+    every ranking of the explanation, where one was asked for. ``confidence``: the probability that it answers, where
+    that is known (see :mod:`.confidence`).
     """
 
     id: str

@@ -17,6 +17,7 @@ from embedsvc.search.evidence import confide, gather, point_out
 from embedsvc.search.explaining import Traced, explained
 from embedsvc.search.fusion import fuse
 from embedsvc.search.merging import SPARE, merge
+from embedsvc.search.narrowing import CONSIDERED, narrow
 from embedsvc.search.reranking import rerank
 from embedsvc.search.run import Answer, Query, Run, check_query
 from embedsvc.upkeep import Snapshot
@@ -35,7 +36,8 @@ STAGES = (
     Stage("candidates", candidates),
     Stage("fuse", fuse, lambda query: query.mode == "hybrid"),
     Stage("rerank", rerank, lambda query: query.rerank is not None),
-    Stage("merge", merge),
+    Stage("merge", merge, lambda query: not query.narrow),
+    Stage("narrow", narrow, lambda query: bool(query.narrow)),
     Stage("cite", cite),
 )
 """In the order in which they run."""
@@ -63,7 +65,7 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
     fusion = query.fusion or snapshot.store.fusion
     query = replace(query, text=without_surrogates(query.text), fusion=fusion)
     stages = [stage for stage in STAGES if stage.wanted(query)]
-    limit = max(int(query.k * SPARE) + 1, query.rerank.depth if query.rerank else 0)
+    limit = max(int(query.k * (CONSIDERED if query.narrow else SPARE)) + 1, query.rerank.depth if query.rerank else 0)
     run = Run(snapshot, encoder, query, max(fusion.depth, limit) if query.mode == "hybrid" else limit)
     rounds = []
     while True:

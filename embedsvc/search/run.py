@@ -67,7 +67,8 @@ class Query:
 
     ``filter`` is SQL over built-in fields and ``metadata.KEY``. Hits below ``min_score`` are left out. Without
     ``merge`` every passage is a hit of its own, also where it overlaps another. ``explain``: the answer tells what
-    every stage made of its hits. ``fusion``: of mode hybrid; None: the collection's own.
+    every stage made of its hits. ``fusion``: of mode hybrid; None: the collection's own. ``narrow``: hits are the best
+    parts of passages, of at most so many tokens; True: of nine sixteenths of a passage's window.
     """
 
     text: str = ""
@@ -82,6 +83,7 @@ class Query:
     fusion: Fusion | None = None
     evidence: Evidence = Evidence()
     rerank: Rerank | None = None
+    narrow: bool | int = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +128,24 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What a part of a passage has of its own: its score, and the page and heading that it begins under."""
+
+    score: float
+    page: int | None
+    heading: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
-    """A hit in the making: ``best``, the candidate at ``rank`` (from 0), with what was joined to it."""
+    """A hit in the making: ``best``, the candidate at ``rank`` (from 0), with what was joined to it; or a ``part``."""
 
     rank: int
     best: StoredPassage
     start: int
     end: int
     text: str
+    part: Part | None = None
 
 
 def _no_rows() -> RowIds:
@@ -189,9 +201,20 @@ def check_query(query: Query) -> None:
             raise UsageError("The query is empty. Ask with at least one word.")
     elif query.mode != "dense" or query.text:
         raise UsageError("A query vector is searched in mode dense, without a query text.")
+    if query.narrow is not False:
+        _check_narrow(query)
     if query.rerank is not None:
         _check_rerank(query, query.rerank)
     _check_evidence(query)
+
+
+def _check_narrow(query: Query) -> None:
+    if query.narrow < 1:
+        raise UsageError(f"narrow is {query.narrow} tokens; a part has at least one. Leave it out for whole passages.")
+    if query.vector is not None:
+        raise UsageError("narrow goes by the query's words: a vector has none. Send the query's text.")
+    if not query.merge:
+        raise UsageError("narrow lets no two hits share text, merge = false lets them: ask for one of the two.")
 
 
 def check_reranker(encoder: CrossEncoder) -> None:

@@ -28,6 +28,9 @@ _SENTENCE_END = re.compile(
     | \n(?=\s*(?:[-*•|\#]|\d+[.)]\s))             # a list, a table, a heading""",
     re.VERBOSE,
 )
+_LONG = 400
+"""Characters of a sentence from which on lesser ends count: of text in lower case, of lines."""
+_LESSER_ENDS = (re.compile(r"(?<=[.!?…])\s+"), re.compile(r"(?<=;)\s+|\n"))
 _ABBREVIATION = re.compile(
     r"(?:\b(?:[A-Z]|[Dd]r|[Mm]rs?|[Mm]s|[Pp]rof|[Ss]t|[Nn]o|vs|cf|approx|[Ff]igs?|e\.g|i\.e)\.)$"
 )
@@ -66,7 +69,8 @@ def term_spans(text: str, terms: frozenset[str]) -> list[tuple[Span, str]]:
 
 def sentence_spans(text: str) -> list[Span]:
     """The sentences of ``text``, without white space around them. Headings, items of lists and rows of tables are
-    sentences of their own."""
+    sentences of their own. One of more than ``_LONG`` characters is parted at full stops before lower case too, and
+    where that is not enough at semicolons and lines."""
     spans: list[Span] = []
     start = 0
     for end in _SENTENCE_END.finditer(text):
@@ -76,7 +80,18 @@ def sentence_spans(text: str) -> list[Span]:
         spans.append((start, end.end()))
         start = end.end()
     spans.append((start, len(text)))
+    for ends in _LESSER_ENDS:
+        spans = [part for span in spans for part in _parted(text, span, ends)]
     return [trimmed for span in spans if (trimmed := _trimmed(text, span))[0] < trimmed[1]]
+
+
+def _parted(text: str, span: Span, ends: re.Pattern[str]) -> Iterator[Span]:
+    start, last = span
+    if last - start > _LONG:
+        for end in ends.finditer(text, start, last):
+            yield start, end.end()
+            start = end.end()
+    yield start, last
 
 
 def _trimmed(text: str, span: Span) -> Span:

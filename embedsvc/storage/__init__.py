@@ -12,6 +12,7 @@ from embedsvc.storage.store import (
     StoredDocument,
     StoredPassage,
     StoredVersion,
+    Turn,
     WholeDocument,
     passage_table,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "StoredPassage",
     "StoredVersion",
     "TextIndexAudit",
+    "Turn",
     "WholeDocument",
     "audit",
     "audit_text_index",

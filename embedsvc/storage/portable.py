@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from embedsvc.errors import DamagedFile, NotFound, UsageError
 from embedsvc.records import Chunking, Contract
 from embedsvc.storage.durability import fsync_path
-from embedsvc.storage.store import FORMAT, KEYS, Store, passage_schema, with_text_hashes, writing
+from embedsvc.storage.store import FORMAT, KEYS, Store, passage_schema, with_text_hashes, with_turns, writing
 
 _ROWS_PER_GROUP = 4096
 
@@ -81,11 +81,11 @@ def read_exported(file: Path) -> tuple[Contract, Chunking, Iterator[pa.Table]]:
 
 
 def _tables(file: Path, parquet: pq.ParquetFile, schema: pa.Schema) -> Iterator[pa.Table]:
-    at = schema.get_field_index("metadata")
     try:
         held: pa.Table | None = None
         for batch in parquet.iter_batches(batch_size=_ROWS_PER_GROUP):
-            table = with_text_hashes(pa.Table.from_batches([batch]).replace_schema_metadata(None))
+            table = with_turns(with_text_hashes(pa.Table.from_batches([batch]).replace_schema_metadata(None)))
+            at = table.column_names.index("metadata")
             json_column = pa.ExtensionArray.from_storage(pa.json_(), table["metadata"].combine_chunks())
             table = table.set_column(at, "metadata", json_column).cast(schema)
             held = table if held is None else pa.concat_tables([held, table])

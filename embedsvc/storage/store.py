@@ -60,6 +60,13 @@ _MANY_DOCUMENTS = 10_000
 """Where more than these are put back, the whole table is: a list of so many ids takes Lance longer."""
 
 _TEXT_HASH = pa.field("text_hash", pa.int64(), nullable=False)
+# Where page or heading change within a passage, behind its start. Null: of a passage that was stored without.
+_TURNS = pa.field(
+    "turns",
+    pa.list_(
+        pa.struct([pa.field("start", pa.int64()), pa.field("page", pa.int32()), pa.field("heading", pa.string())])
+    ),
+)
 
 RowIds = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -88,6 +95,7 @@ def passage_schema(dimension: int, metadata: Mapping[str, str] | None = None, *,
             pa.field("tokens", pa.int32(), nullable=False),
             pa.field("page", pa.int32()),
             pa.field("heading", pa.string()),
+            _TURNS,
             # White space between the previous passage's end and this one's start: with it the passages of a
             # document give back its text to the letter (but for white space at its very end).
             pa.field("gap", pa.string(), nullable=False),
@@ -119,6 +127,14 @@ class StoredPassage:
     heading: str | None
     metadata: Metadata
     text: str
+
+
+class Turn(NamedTuple):
+    """From the character ``start`` of the document on, another page or heading holds."""
+
+    start: int
+    page: int | None
+    heading: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +208,14 @@ def text_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
+def with_turns(rows: pa.Table) -> pa.Table:
+    """``rows`` with that column in its place, empty where they had none."""
+    if _TURNS.name in rows.column_names:
+        return rows
+    at = rows.column_names.index("heading") + 1
+    return rows.add_column(at, _TURNS, pa.nulls(rows.num_rows, _TURNS.type))
+
+
 def with_text_hashes(rows: pa.Table) -> pa.Table:
     """``rows`` as they are written now; those that were exported, or are stored, from before lack the hashes."""
     if _TEXT_HASH.name in rows.column_names:
@@ -225,6 +249,12 @@ def passage_table(
             rows["tokens"].append(len(passage.token_ids))
             rows["page"].append(document.page_at(passage.start))
             rows["heading"].append(document.heading_at(passage.start))
+            rows["turns"].append(
+                [
+                    {"start": at, "page": document.page_at(at), "heading": document.heading_at(at)}
+                    for at in document.turns(passage.start, passage.end)
+                ]
+            )
             rows["gap"].append(document.text[end : passage.start])
             rows["metadata"].append(metadata)
             rows["text"].append(document.text[passage.start : passage.end])
@@ -550,6 +580,8 @@ class Store:
                 return
             if _TEXT_HASH.name not in dataset.schema.names:
                 _add_text_hashes(dataset)
+            if _TURNS.name not in dataset.schema.names:
+                dataset.add_columns(_TURNS)
             (
                 dataset.merge_insert(["id"])
                 .when_matched_update_all()
@@ -891,6 +923,14 @@ class Store:
         with _reading(self.path):
             table = self.dataset._take_rows(list(row_ids), columns=list(_PASSAGE_COLUMNS))
         return _stored(table.append_column("_rowid", pa.array(row_ids, pa.uint64())))
+
+    def turns(self, row_ids: Sequence[int]) -> list[list[Turn] | None]:
+        """For each passage, where in it page or heading change, in order; None: that was not stored with it."""
+        if _TURNS.name not in self.dataset.schema.names:
+            return [None] * len(row_ids)
+        with _reading(self.path):
+            found = self.dataset._take_rows(list(row_ids), columns=[_TURNS.name])[_TURNS.name].to_pylist()
+        return [None if turns is None else [Turn(**turn) for turn in turns] for turns in found]
 
     def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
         """All passages with all columns, at most ``rows`` at a time."""
