@@ -28,39 +28,41 @@ from embedsvc.evaluate.calibrating import best_confidences
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking
-from embedsvc.search.confidence import SHIPPED, auroc
+from embedsvc.search.confidence import SHIPPED, Calibration, auroc
 
+XQUAD = Path("../shared/data/xquad/en")
 PARAGRAPHS = 5
 
 
 def main() -> None:
-    common.SCIFACT = Path("../shared/data/xquad/en")
+    common.SCIFACT = XQUAD
     given = common.arguments(__doc__)
+    figures, fitted, shipped = measured(given.data)
+    report(figures, given.json, calibration=asdict(fitted), is_shipped=fitted == shipped)
+    print(fitted, "(shipped)" if fitted == shipped else "(another one is shipped)")
+
+
+def measured(folder: Path) -> tuple[list[Figure], Calibration, Calibration | None]:
+    """The figures, what was fitted, and what is shipped for this model."""
     with tempfile.TemporaryDirectory() as scratch:
         settings = load_settings({"data_dir": scratch, "durability": "os"})
         encoder = load_encoder(settings)
         chunking = Chunking(settings.chunk_tokens, settings.overlap)
         collection = Collection.create("xquad", encoder.contract, chunking, settings)
-        for _ in ingest_items(collection, encoder, documents(given.data), FieldChoice(), duplicates="ignore"):
+        for _ in ingest_items(collection, encoder, documents(folder), FieldChoice(), duplicates="ignore"):
             pass
         snapshot = collection.snapshot()
-        questions = questions_from(given.data, snapshot.store)
+        questions = questions_from(folder, snapshot.store)
         fitted = calibrate(snapshot, encoder, [each for each in questions if not article(each) % 2])
         unseen = [each for each in questions if article(each) % 2]
         present, absent = best_confidences(snapshot, encoder, unseen, fitted)
-        shipped = SHIPPED.get(encoder.contract.weights_hash)
-    report(
-        [
-            at_least("AUROC of the best confidence, unseen articles", auroc(present, absent), 0.85),
-            Figure("said to be answerable, with the answer", float((present >= fitted.answers_from).mean()), ""),
-            Figure("said to be answerable, without", float((absent >= fitted.answers_from).mean()), ""),
-            Figure("AUROC, five folds of what it was fitted to", fitted.auroc or 0.0, ""),
-        ],
-        given.json,
-        calibration=asdict(fitted),
-        is_shipped=fitted == shipped,
-    )
-    print(fitted, "(shipped)" if fitted == shipped else "(another one is shipped)")
+    figures = [
+        at_least("AUROC of the best confidence, unseen articles", auroc(present, absent), 0.85),
+        Figure("said to be answerable, with the answer", float((present >= fitted.answers_from).mean()), ""),
+        Figure("said to be answerable, without", float((absent >= fitted.answers_from).mean()), ""),
+        Figure("AUROC, five folds of what it was fitted to", fitted.auroc or 0.0, ""),
+    ]
+    return figures, fitted, SHIPPED.get(encoder.contract.weights_hash)
 
 
 def article(question: Question) -> int:

@@ -1,12 +1,13 @@
-"""What the default search finds, and what it costs: nDCG@10 of SciFact and XQuAD, recall and IoU of answer spans.
+"""What the default search finds, and what it costs: the table of the issue on answers, by one command.
 
-    python benchmarks/answers.py [--data FOLDER] [--xquad FOLDER] [--chunking FOLDER] [--json FILE]
+    python benchmarks/answers.py [--data FOLDER] [--xquad FOLDER] [--chunking FOLDER] [--sts FILE] [--json FILE]
 
 ``--data``, ``--xquad``: BEIR folders (default ../shared/data/scifact, …/xquad/en), as by ``embedsvc eval FOLDER``.
 ``--chunking``: ``corpora/*.md`` and ``questions_df.csv`` (default ../shared/data/chunking): long texts, questions, and
-the spans that answer them. All corpora are one collection, of 512-token passages. Recall: the share of a question's
-answer characters in the first k hits; IoU: those over all characters of hits and answers; means over the questions.
-Cost: the median over questions of a hybrid query's time over a dense one's, asked in turn.
+the spans that answer them. All corpora are one collection, of 512-token passages; recall and IoU of answer characters
+as by ``embedsvc eval QUESTIONS.csv``, of whole passages and of hits narrowed to their best parts. Cost: the median over
+questions of a hybrid query's time over a dense one's, asked in turn; so is what narrowing adds.
+``--sts``: as benchmarks/quality.py has it; unanswerable questions, of XQuAD, as benchmarks/abstention.py.
 """
 
 from __future__ import annotations
@@ -16,41 +17,35 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import abstention
 from common import arguments
 from figures import Figure, at_least, at_most, interleaved, ratio, report
+from quality import STS, spearman
 
 from embedsvc.collection import Collection
 from embedsvc.config import load_settings
 from embedsvc.encoding import Encoder, load_encoder
-from embedsvc.evaluate import evaluate
+from embedsvc.evaluate import Expected, Question, answer_spans, evaluate
 from embedsvc.ingest import chunking_for, ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Document, make_document
-from embedsvc.search import Hit, Mode, Query, search
+from embedsvc.search import Mode, Query, search
 from embedsvc.upkeep import Snapshot
 
 XQUAD, CHUNKING = "../shared/data/xquad/en", "../shared/data/chunking"
 ASKS = {"scifact": 0.745, "en": 0.978}
-SPANS = {5: 0.965, 10: 0.985}
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """``spans``: where the answer stands in the document, [start, end) each."""
-
-    text: str
-    document: str
-    spans: tuple[tuple[int, int], ...]
+WHOLE = {"answer_recall@5": 0.965, "answer_recall@10": 0.985}
+NARROWED = {"answer_recall@5": 0.93, "answer_recall@10": 0.97, "answer_iou@5": 0.041}
 
 
 def main() -> None:
-    given = arguments(__doc__, texts=("xquad", "chunking"))
+    given = arguments(__doc__, texts=("xquad", "chunking", "sts"))
     settings = load_settings({"runtime": "onnx"})
     figures: list[Figure] = []
     for folder in (given.data, Path(given.xquad or XQUAD)):
@@ -70,39 +65,44 @@ def main() -> None:
             for _ in ingest_items(collection, encoder, corpora(folder), FieldChoice(), duplicates="ignore"):
                 pass
             figures += spans(collection.snapshot(), encoder, questions(folder))
+    xquad, sentences = Path(given.xquad or XQUAD), Path(given.sts or STS)
+    if sentences.is_file():
+        value = spearman(sentences, "fp32")
+        figures.append(Figure("STS-b Spearman, fp32", value, "", ".819 to .821", 0.819 <= value <= 0.821))
+    if (xquad / "corpus.jsonl").is_file():
+        figures += abstention.measured(xquad)[0]
     report(figures, given.json)
 
 
 def spans(snapshot: Snapshot, encoder: Encoder, asked: Sequence[Question]) -> Iterator[Figure]:
-    modes: tuple[Mode, ...] = ("dense", "lexical", "hybrid")
-    for mode in modes:
-        for k, least in SPANS.items():
-            hits = [search(snapshot, encoder, Query(each.text, k=k, mode=mode)).hits for each in asked]
-            recall, iou = map(statistics.mean, zip(*map(overlap, asked, hits), strict=True))
-            name = f"answer characters, recall@{k}, {mode}"
-            yield at_least(name, recall, least) if mode == "hybrid" else Figure(name, recall, "")
-            yield Figure(f"answer characters, IoU@{k}, {mode}", iou, "")
+    rows: tuple[tuple[Mode, bool, dict[str, float]], ...] = (
+        ("dense", False, {}),
+        ("lexical", False, {}),
+        ("hybrid", False, WHOLE),
+        ("hybrid", True, NARROWED),
+    )
+    for mode, narrow, asks in rows:
+        for name, value in answer_spans(snapshot, encoder, asked, mode=mode, narrow=narrow).items():
+            title = f"{name}, {mode}{', narrowed' if narrow else ''}"
+            yield at_least(title, value, asks[name]) if name in asks else Figure(title, value, "")
 
-    times: dict[str, list[float]] = {"dense": [], "hybrid": []}
+    times: dict[str, list[float]] = {"dense": [], "hybrid": [], "hybrid, narrowed": []}
     for each in asked:
         # One word more for each, so that no vector is known from before.
-        contestants = {
-            mode: lambda text=f"{each.text} {mode}", mode=mode: search(snapshot, encoder, Query(text, mode=mode))
-            for mode in ("dense", "hybrid")
+        queries = {
+            "dense": Query(f"{each.text} dense", mode="dense"),
+            "hybrid": Query(f"{each.text} hybrid"),
+            "hybrid, narrowed": Query(f"{each.text} narrowed", narrow=True),
         }
-        for mode, seconds in interleaved(contestants, 1).items():  # type: ignore[arg-type]
-            times[mode] += seconds
-    for mode, seconds in times.items():
-        yield Figure(f"a query, {mode}: p50", 1000 * statistics.median(seconds), "ms")
+        contestants: dict[str, Callable[[], object]] = {
+            name: lambda query=query: search(snapshot, encoder, query)  # type: ignore[misc]
+            for name, query in queries.items()
+        }
+        for name, seconds in interleaved(contestants, 1).items():
+            times[name] += seconds
+    for name, seconds in times.items():
+        yield Figure(f"a query, {name}: p50", 1000 * statistics.median(seconds), "ms")
     yield at_most("all default stages over dense search", ratio(times["hybrid"], times["dense"]), 2, "x")
-
-
-def overlap(question: Question, hits: Sequence[Hit]) -> tuple[float, float]:
-    """Recall and IoU of the characters of ``question``'s answer, by what ``hits`` hold of its document and others."""
-    answer = {at for start, end in question.spans for at in range(start, end)}
-    found = {(hit.document_id, at) for hit in hits for at in range(hit.start, hit.end)}
-    both = sum((question.document, at) in found for at in answer)
-    return both / len(answer), both / (len(answer) + len(found) - both)
 
 
 def corpora(folder: Path) -> Iterable[Document]:
@@ -114,11 +114,14 @@ def questions(folder: Path) -> list[Question]:
     with (folder / "questions_df.csv").open(encoding="utf-8", newline="") as lines:
         return [
             Question(
+                str(number),
                 row["question"],
-                row["corpus_id"],
-                tuple((each["start_index"], each["end_index"]) for each in json.loads(row["references"])),
+                tuple(
+                    Expected(row["corpus_id"], (each["start_index"], each["end_index"]))
+                    for each in json.loads(row["references"])
+                ),
             )
-            for row in csv.DictReader(lines)
+            for number, row in enumerate(csv.DictReader(lines))
         ]
 
 

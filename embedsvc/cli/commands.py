@@ -198,6 +198,12 @@ def search(
         str | None, typer.Option(help="A query longer than the window: error, split or truncate.")
     ] = None,
     merge: Annotated[bool, typer.Option(help="Overlapping passages of one document are one hit.")] = True,
+    narrow: Annotated[
+        bool, typer.Option("--narrow", help="Hits are the best parts of passages, whole sentences.")
+    ] = False,
+    narrow_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="The same, of at most N tokens. Default: .6 of a passage's window.")
+    ] = None,
     fusion: Annotated[str | None, typer.Option(help="Mode hybrid: convex or rrf. Default: the collection's.")] = None,
     weight: Annotated[float | None, typer.Option(help="Mode hybrid: of meaning, 0 to 1; words have the rest.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Tell what each stage of the search did.")] = False,
@@ -236,6 +242,7 @@ def search(
         explain,
         evidence=wanted,
         rerank=reranker,
+        narrow=narrow if narrow_tokens is None else narrow_tokens,
     )
     check_query(asked)
     collection = Collection.open(name, settings)

@@ -3,7 +3,7 @@
 from embedsvc.evaluate.beir import Evaluation, Folder, corpus_id, evaluate, judge, measure, read_folder
 from embedsvc.evaluate.calibrating import calibrate
 from embedsvc.evaluate.comparing import Comparison, Saved, check_gates, compare, failed_gates, read_saved, write_saved
-from embedsvc.evaluate.questions import Expected, Question, Scored, questions_from, score
+from embedsvc.evaluate.questions import Expected, Question, Scored, answer_spans, questions_from, score
 from embedsvc.evaluate.synthetic import held_out
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Question",
     "Saved",
     "Scored",
+    "answer_spans",
     "calibrate",
     "check_gates",
     "compare",

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 from embedsvc.encoding import Encoder
 from embedsvc.errors import NotFound, UsageError
 from embedsvc.evaluate.beir import Run, measure, measure_each, ranked, read_folder
-from embedsvc.search import Hit, Mode
+from embedsvc.search import Hit, Mode, Query, search
 from embedsvc.storage import Store
 from embedsvc.storage.store import Known
 from embedsvc.upkeep import Snapshot
@@ -42,11 +42,12 @@ _MOSTLY = 0.5
 @dataclass(frozen=True, slots=True)
 class Expected:
     """A document, or of it the characters ``span``. ``document_id`` None: the collection has no such thing, as
-    ``told`` says."""
+    ``told`` says. ``quoted``: characters of the quote that is not there."""
 
     document_id: str | None
     span: tuple[int, int] | None = None
     told: str = ""
+    quoted: int = 0
 
     @property
     def key(self) -> str:
@@ -118,9 +119,11 @@ def score(
     dataset: str,
     mode: Mode = "hybrid",
     ks: Sequence[int] = (10, 100),
+    narrow: bool = False,
 ) -> Scored:
     """nDCG@10 and MRR@10, and recall at each of ``ks``, of what is expected of ``snapshot``; what it does not hold
-    lowers them."""
+    lowers them. Where quotes are expected, also how much of their characters is found (:func:`answer_spans`), with
+    ``narrow`` in hits that are parts of passages."""
     depth = max(10, *ks)
     run: Run = {}
     times: list[float] = []
@@ -138,7 +141,13 @@ def score(
         version=snapshot.version,
         mode=mode,
         queries=len(questions),
-        measures={name: round(value, 5) for name, value in measure(qrels, run, ks).items()},
+        measures={
+            name: round(value, 5)
+            for name, value in (
+                *measure(qrels, run, ks).items(),
+                *answer_spans(snapshot, encoder, questions, mode=mode, narrow=narrow).items(),
+            )
+        },
         expected_missing=tuple(dict.fromkeys(expected.told for expected in missing)),
         queries_cut=queries_cut,
         query_ms_p50=round(1000 * statistics.median(times), 3),
@@ -146,6 +155,59 @@ def score(
         each=measure_each(qrels, run),
         found={id: sorted(found, key=lambda key: -found[key])[:10] for id, found in run.items()},
     )
+
+
+def answer_spans(
+    snapshot: Snapshot,
+    encoder: Encoder,
+    questions: Sequence[Question],
+    *,
+    mode: Mode = "hybrid",
+    narrow: bool = False,
+) -> dict[str, float]:
+    """``answer_recall@5`` and ``@10``: the share of a question's quoted characters that are in its first hits, and
+    ``answer_iou@5``: those over all characters of hits and quotes; means over the questions that have quotes, nothing
+    where none has. A search for k hits is asked for k: what is joined to one depends on that."""
+    quoting = [each for each in questions if any(expected.span or expected.quoted for expected in each.expected)]
+    if not quoting:
+        return {}
+    found = {
+        k: [
+            overlap(
+                each.expected,
+                search(snapshot, encoder, Query(each.text, k=k, mode=mode, on_overflow="truncate", narrow=narrow)).hits,
+            )
+            for each in quoting
+        ]
+        for k in (5, 10)
+    }
+    recalls = {f"answer_recall@{k}": statistics.mean(recall for recall, _ in each) for k, each in found.items()}
+    return {**recalls, "answer_iou@5": statistics.mean(iou for _, iou in found[5])}
+
+
+def overlap(expected: Sequence[Expected], hits: Sequence[Hit]) -> tuple[float, float]:
+    """Recall and IoU of the characters quoted in ``expected``, one at least, by what ``hits`` hold of any document."""
+    quoted = _joined((each.document_id, *each.span) for each in expected if each.document_id and each.span)
+    held = _joined((hit.document_id, hit.start, hit.end) for hit in hits)
+    wanted = sum(end - start for _, start, end in quoted) + sum(each.quoted for each in expected)
+    both = sum(
+        max(0, min(end, high) - max(start, low))
+        for document, start, end in quoted
+        for other, low, high in held
+        if other == document
+    )
+    return both / wanted, both / (wanted + sum(high - low for _, low, high in held) - both)
+
+
+def _joined(spans: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Spans of documents, those that overlap as one."""
+    joined: list[tuple[str, int, int]] = []
+    for document, start, end in sorted(spans):
+        if joined and joined[-1][0] == document and start <= joined[-1][2]:
+            joined[-1] = document, joined[-1][1], max(end, joined[-1][2])
+        else:
+            joined.append((document, start, end))
+    return joined
 
 
 def questions_from(source: Path, store: Store, *, split: str = "test") -> list[Question]:
@@ -260,7 +322,8 @@ class _Finder:
         for id in ids:
             if found := pattern.search(texts[id]):
                 return Expected(id, found.span(), row.quote)
-        return Expected(None, told=f"{row.document}: {row.quote}" if row.document else row.quote)
+        told = f"{row.document}: {row.quote}" if row.document else row.quote
+        return Expected(None, told=told, quoted=len(row.quote))
 
     def _documents(self, row: _Row) -> list[str]:
         if row.document in self._ids:

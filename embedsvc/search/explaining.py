@@ -49,7 +49,7 @@ def explained(answer: Answer, rounds: Sequence[Sequence[Traced]], afterwards: Se
     later = tuple(Step(each.stage, round(1000 * each.seconds, 3), len(each.run.hits), {}) for each in afterwards)
     together = {name: ranking for each in rankings for name, ranking in each.items()}
     hits = tuple(
-        replace(hit, places=_places(span.best.row_id, together))
+        replace(hit, places=_places(span.best.row_id, hit.score, together))
         for hit, span in zip(answer.hits, (afterwards or last)[-1].run.spans, strict=True)
     )
     return replace(answer, hits=hits, explanation=Explanation(len(rounds), steps + later))
@@ -66,7 +66,8 @@ def _rankings(stage: str, before: Run | None, after: Run) -> dict[str, _Ranking]
         return rankings
     if after.spans is not before.spans:
         ranks = [span.rank for span in after.spans]
-        return {stage: _Ranking(after.row_ids[ranks], after.scores[ranks])}
+        own = [float(after.scores[span.rank]) if span.part is None else span.part.score for span in after.spans]
+        return {stage: _Ranking(after.row_ids[ranks], np.array(own, np.float32))}
     if after.row_ids is not before.row_ids:
         return {stage: _Ranking(after.row_ids, after.scores)}
     return {}
@@ -84,10 +85,11 @@ def _best(ranking: _Ranking, k: int, ids: Mapping[int, str]) -> tuple[tuple[str,
     return tuple((ids[row], score) for row, score in rows)
 
 
-def _places(row_id: int, rankings: Mapping[str, _Ranking]) -> dict[str, Place]:
+def _places(row_id: int, score: float, rankings: Mapping[str, _Ranking]) -> dict[str, Place]:
     places = {}
     for name, ranking in rankings.items():
-        at = np.flatnonzero(ranking.row_ids == row_id)
-        if len(at):
-            places[name] = Place(int(at[0]) + 1, float(ranking.scores[at[0]]))
+        found = np.flatnonzero(ranking.row_ids == row_id)
+        if len(found):  # several, where parts of the passage were ranked: this one is told by its score
+            at = int(found[np.abs(ranking.scores[found] - score).argmin()])
+            places[name] = Place(at + 1, float(ranking.scores[at]))
     return places

@@ -96,6 +96,12 @@ class SearchRequest(_Request):
     merge: bool = Field(
         True, description="Overlapping passages of one document are one hit. False: each is a hit of its own."
     )
+    narrow: bool | int = Field(
+        False,
+        description="Hits are the best parts of passages, whole sentences of at most so many tokens together; true: of "
+        "six tenths of a passage's window. A good passage may have several, and `text`, `start`, `end`, `page`, "
+        "`heading` and `score` are the part's own.",
+    )
     fusion: FusionIn | None = Field(None, description="Of mode hybrid. Default: the collection's own.")
     explain: bool = Field(
         False, description="Also tell what each stage of the search made of the passages, and how long it took."

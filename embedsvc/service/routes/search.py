@@ -126,6 +126,7 @@ def _queries(body: SearchRequest, on_overflow: OnOverflow, wanted: Evidence, rer
             min_score=body.min_score,
             on_overflow=on_overflow,
             merge=body.merge,
+            narrow=body.narrow,
             explain=body.explain,
             evidence=wanted,
             rerank=rerank,
