@@ -39,7 +39,7 @@ from embedsvc.errors import Conflict, EmbedsvcError, NotFound, StorageFailure, U
 from embedsvc.ingest import chunking_for
 from embedsvc.records import Chunking, Contract, Document, Heading, Passage
 from embedsvc.search import Hit, Query, search
-from embedsvc.storage import Store, WholeDocument, exchange, index_lock, write_lock
+from embedsvc.storage import Store, Turn, WholeDocument, exchange, index_lock, write_lock
 from embedsvc.storage.durability import fsync_path
 from embedsvc.storage.store import Known
 
@@ -410,9 +410,9 @@ def _put(writer: Writer, ids: Sequence[str], ticket: Ticket, documents: Sequence
 def _cut(whole: WholeDocument, encoder: Encoder, chunking: Chunking) -> tuple[Document, tuple[Passage, ...], bool]:
     """The document and its passages for the new model, and whether they were cut anew.
 
-    Where pages and headings begin is stored for the places at which passages begin, and for no others. So a document
-    that has some keeps its passages, unless one does not fit the new window: then what is cut out of an old passage has
-    the page and heading of that one. Any other document is cut as a new one would be.
+    Where pages and headings begin was stored, before there were turns, for the places at which passages begin, and for
+    no others. So a document that has some keeps its passages, unless one does not fit the new window: then what is cut
+    out of an old passage has the page and heading of that one. Any other document is cut as a new one would be.
     """
     document, reserved = _document(whole), encoder.reserved("passage")
     if document.page_starts or document.headings:
@@ -432,13 +432,14 @@ def _document(whole: WholeDocument) -> Document:
     first = whole.passages[0]
     starts: list[int] = []
     headings: list[Heading] = []
-    for passage in whole.passages:
-        if passage.page is not None:
+    beginnings = (Turn(passage.start, passage.page, passage.heading) for passage in whole.passages)
+    for at, page, heading in sorted((*beginnings, *whole.turns), key=lambda turn: turn.start):
+        if page is not None:
             # The pages up to this one begin here at the latest; the first at the start of the text.
-            starts += [passage.start if starts or passage.page > 1 else 0] * (passage.page - len(starts))
-        title = passage.heading or ""
+            starts += [at if starts or page > 1 else 0] * (page - len(starts))
+        title = heading or ""
         if title != (headings[-1].title if headings else ""):
-            headings.append(Heading(passage.start, 1, title))  # the whole path as one
+            headings.append(Heading(at, 1, title))  # the whole path as one
     return Document(
         id=first.document_id,
         uri=first.uri,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsvc.search.hits import Place
-from embedsvc.search.run import Answer, Explanation, Floats, RowIds, Run, Step
+from embedsvc.search.run import Answer, Explanation, Floats, RowIds, Run, Span, Step
 
 
 class Traced(NamedTuple):
@@ -49,7 +49,7 @@ def explained(answer: Answer, rounds: Sequence[Sequence[Traced]], afterwards: Se
     later = tuple(Step(each.stage, round(1000 * each.seconds, 3), len(each.run.hits), {}) for each in afterwards)
     together = {name: ranking for each in rankings for name, ranking in each.items()}
     hits = tuple(
-        replace(hit, places=_places(span.best.row_id, hit.score, together))
+        replace(hit, places=_places(span, run.spans, together))
         for hit, span in zip(answer.hits, (afterwards or last)[-1].run.spans, strict=True)
     )
     return replace(answer, hits=hits, explanation=Explanation(len(rounds), steps + later))
@@ -85,11 +85,11 @@ def _best(ranking: _Ranking, k: int, ids: Mapping[int, str]) -> tuple[tuple[str,
     return tuple((ids[row], score) for row, score in rows)
 
 
-def _places(row_id: int, score: float, rankings: Mapping[str, _Ranking]) -> dict[str, Place]:
+def _places(span: Span, spans: Sequence[Span], rankings: Mapping[str, _Ranking]) -> dict[str, Place]:
     places = {}
     for name, ranking in rankings.items():
-        found = np.flatnonzero(ranking.row_ids == row_id)
-        if len(found):  # several, where parts of the passage were ranked: this one is told by its score
-            at = int(found[np.abs(ranking.scores[found] - score).argmin()])
+        found = np.flatnonzero(ranking.row_ids == span.best.row_id)
+        if len(found):  # several times where its parts were ranked, as they stand in ``spans``
+            at = int(found[0]) if len(found) == 1 else spans.index(span)
             places[name] = Place(at + 1, float(ranking.scores[at]))
     return places

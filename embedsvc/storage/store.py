@@ -164,12 +164,14 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True)
 class WholeDocument:
-    """A document as its passages give it back, in order, one at least. ``text``: without white space at its end."""
+    """A document as its passages give it back, in order, one at least. ``text``: without white space at its end.
+    ``turns``: where page or heading change within passages, as far as that is stored."""
 
     text: str
     passages: tuple[StoredPassage, ...]
     source: str | None
     hash: str
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -858,14 +860,26 @@ class Store:
     def whole_documents(self, document_ids: Sequence[str]) -> list[WholeDocument]:
         """All that is stored of these documents, of those that there are, in any order."""
         columns = [*_PASSAGE_COLUMNS, "ordinal", "gap", "source", "document_hash"]
-        table = self._scan(columns, f"document_id IN ({_quoted(document_ids)})", with_row_id=True)
+        if _TURNS.name in self.dataset.schema.names:
+            columns.append(_TURNS.name)
+        table = with_turns(self._scan(columns, f"document_id IN ({_quoted(document_ids)})", with_row_id=True))
         table = table.sort_by([("document_id", "ascending"), ("ordinal", "ascending")])
-        more = zip(*(table[name].to_pylist() for name in ("gap", "source", "document_hash")), strict=True)
+        names = ("gap", "source", "document_hash", _TURNS.name)
+        more = zip(*(table[name].to_pylist() for name in names), strict=True)
         found = []
         for _, rows in groupby(zip(_stored(table), more, strict=True), key=lambda row: row[0].document_id):
             passages, rest = zip(*rows, strict=True)
-            gaps = [gap for gap, _, _ in rest]
-            found.append(WholeDocument(_text_of(gaps, passages), passages, source=rest[0][1], hash=rest[0][2]))
+            gaps = [gap for gap, _, _, _ in rest]
+            turns = {Turn(**turn) for *_, own in rest for turn in own or ()}
+            found.append(
+                WholeDocument(
+                    _text_of(gaps, passages),
+                    passages,
+                    source=rest[0][1],
+                    hash=rest[0][2],
+                    turns=tuple(sorted(turns, key=lambda turn: turn.start)),
+                )
+            )
         return found
 
     def outlines(self, document_ids: Collection[str]) -> dict[str, list[PassagePlace]]:
