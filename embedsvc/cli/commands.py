@@ -202,7 +202,7 @@ def search(
         bool, typer.Option("--narrow", help="Hits are the best parts of passages, whole sentences.")
     ] = False,
     narrow_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="The same, of at most N tokens. Default: .6 of a passage's window.")
+        int | None, typer.Option(metavar="N", help="The same, of at most N tokens. Default: 3/5 of a passage's window.")
     ] = None,
     fusion: Annotated[str | None, typer.Option(help="Mode hybrid: convex or rrf. Default: the collection's.")] = None,
     weight: Annotated[float | None, typer.Option(help="Mode hybrid: of meaning, 0 to 1; words have the rest.")] = None,

@@ -22,7 +22,7 @@ CONSIDERED = 3
 """Passages per hit wanted: a good one may have several parts, a poor one none."""
 _MOST_CONSIDERED = 150
 """Passages, unless more hits are wanted: each is parted into sentences, at .3 ms."""
-_SHARE = 9 / 16
+_SHARE = 300 / 512
 """Of the window, that a part has at most where no number of tokens is asked for."""
 _WORDS = 1 / 3
 """Of a part's score, that its words have; its passage's score has the rest."""

@@ -68,7 +68,7 @@ class Query:
     ``filter`` is SQL over built-in fields and ``metadata.KEY``. Hits below ``min_score`` are left out. Without
     ``merge`` every passage is a hit of its own, also where it overlaps another. ``explain``: the answer tells what
     every stage made of its hits. ``fusion``: of mode hybrid; None: the collection's own. ``narrow``: hits are the best
-    parts of passages, of at most so many tokens; True: of nine sixteenths of a passage's window.
+    parts of passages, of at most so many tokens; True: of three fifths of a passage's window, about.
     """
 
     text: str = ""
