@@ -130,6 +130,16 @@ def test_a_context_is_packed_and_counted_as_asked(http: httpx.Client) -> None:
     assert small["context"] == {"text": "", "tokens": 0, "sources": [], "left_out": [1, 2]}
 
 
+def test_hits_are_narrowed_to_as_many_tokens_as_asked(http: httpx.Client) -> None:
+    whole, part, default = (
+        search(http, query="butter", k=1, narrow=narrow).json()["hits"][0] for narrow in (False, 1, True)
+    )
+    assert (whole["text"], part["text"], default["text"]) == (BREAD, "Butter goes on top.", BREAD)
+    assert BREAD[part["start"] : part["end"]] == part["text"]
+    for narrow in (0, "yes"):
+        assert search(http, query="restart", narrow=narrow).status_code in (400, 422)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "word"),
     [

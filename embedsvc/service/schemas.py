@@ -99,7 +99,7 @@ class SearchRequest(_Request):
     narrow: bool | int = Field(
         False,
         description="Hits are the best parts of passages, whole sentences of at most so many tokens together; true: of "
-        "about three fifths of a passage's window. A good passage may have several, and `text`, `start`, `end`, `page`, "
+        "about three fifths of a passage's window. A good passage may have several. `text`, `start`, `end`, `page`, "
         "`heading` and `score` are the part's own.",
     )
     fusion: FusionIn | None = Field(None, description="Of mode hybrid. Default: the collection's own.")
