@@ -143,13 +143,13 @@ def test_sub_windows_move_too(here: Settings) -> None:
 def test_a_smaller_window_cuts_anew_and_loses_no_text(here: Settings) -> None:
     collection = indexed(here)
     was = passages(collection.store(), text=True)
-    before = {p.start: p.page for p in collection.store().document_passages("paged")[1]}
+    (paged,) = (document for document in documents() if document.id == "paged")
     done = migrate("c", here, **fakes(other(window=16)))
     assert (done.chunking.window, done.chunking.overlap, done.rechunked) == (16, 4, 14)
     store = Collection.open("c", here).store()
     assert passages(store, text=True) == was
     for passage in store.document_passages("paged")[1]:
-        assert passage.page == before[max(start for start in before if start <= passage.start)]
+        assert passage.page == paged.page_at(passage.start)
     assert wrong(here) == []
 
 
