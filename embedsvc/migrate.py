@@ -410,8 +410,8 @@ def _put(writer: Writer, ids: Sequence[str], ticket: Ticket, documents: Sequence
 def _cut(whole: WholeDocument, encoder: Encoder, chunking: Chunking) -> tuple[Document, tuple[Passage, ...], bool]:
     """The document and its passages for the new model, and whether they were cut anew.
 
-    A document that has pages or headings keeps its passages, unless one does not fit the new window: stored before there
-    were turns, it tells only which hold where passages begin. Any other document is cut as a new one would be.
+    A document that has pages or headings keeps its passages, unless one does not fit the new window: one stored before
+    there were turns tells only which hold where passages begin. Any other document is cut as a new one would be.
     """
     document, reserved = _document(whole), encoder.reserved("passage")
     if document.page_starts or document.headings:
