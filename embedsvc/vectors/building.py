@@ -30,6 +30,9 @@ _FEWEST = 100
 _WHOLE = 64_000_000
 """Larger files are read in 256 places when they are opened: the codes of ten million vectors took 9 s from a disk."""
 _SPOTS, _SPOT = 256, 4096
+_PIECE = 16 << 20
+"""Bytes that are written at a time. Linux keeps what came in one piece together in its cache, and maps it so: a graph of
+a million vectors answers 15 % more queries/s than one that FAISS wrote 4 KB at a time (docs/indexes.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def build_segment(
         if segment is exact and kinds:
             log.warning("no index of these %d vectors reaches a recall of %g: they are searched exactly", count, target)
         if segment.codes is not None:
-            faiss_module().write_index(segment.codes, str(temporary / LAYOUT.codes))
+            _write_codes(segment.codes, temporary / LAYOUT.codes)
         about = {
             "kind": segment.kind,
             "dimension": dimension,
@@ -123,6 +126,12 @@ def _lay_down(rows: Iterable[tuple[RowIds, Floats]], count: int, dimension: int,
         raise ValueError(f"{at} rows came where {count} were announced")
     np.save(folder / LAYOUT.row_ids, ids, allow_pickle=False)
     return ids
+
+
+def _write_codes(codes: Any, path: Path) -> None:
+    faiss = faiss_module()
+    with path.open("wb", buffering=_PIECE) as file:
+        faiss.write_index(codes, faiss.PyCallbackIOWriter(file.write, _PIECE))
 
 
 def _tried(bare: Segment, target: float, real: Floats, go_on: Callable[[], None]) -> Segment | None:
