@@ -6,13 +6,16 @@ what a search returns is always a cosine and never an estimate. Rows that went s
 
 from __future__ import annotations
 
+import functools
 import math
+import mmap
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from embedsvc.config import memory_bytes
 from embedsvc.vectors.faiss_module import faiss_module
 from embedsvc.vectors.kinds import KINDS, Bitmap, Effort, Positions, scan_codes
 from embedsvc.vectors.recall import Floats, K, Recall, nearest
@@ -25,6 +28,9 @@ FLAT = "flat"
 _EXACT_ROWS = 4096
 """Up to so many allowed rows are all scored: 1 ms, and exact."""
 _BLOCK = 50_000
+_MEMORY_PARTS = 8
+"""Vectors that take more than one of so many parts of the memory are not expected to be in it: asking for them costs
+1 us each where they are (docs/indexes.md)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,6 +169,8 @@ class Segment:
     def _scored(self, queries: Floats, positions: Positions) -> Floats:
         """Cosines (m, c) of the vectors at ``positions`` (m, c) with ``queries`` (m, dimension); -inf for -1."""
         faiss = faiss_module()
+        if self.vectors.nbytes > _share_of_memory():
+            _fetch(self.vectors, positions)
         scores = np.empty(positions.shape, np.float32)
         positions, queries = np.ascontiguousarray(positions), np.ascontiguousarray(queries)  # for FAISS
         arrays = (faiss.swig_ptr(each) for each in (scores, queries, self.vectors, positions))
@@ -176,6 +184,24 @@ class Segment:
         if alive is not None:
             positions = positions[alive[positions]]
         return by_row(row_ids, self.row_ids[positions], self.vectors[positions] @ query)
+
+
+@functools.cache
+def _share_of_memory() -> int:
+    return memory_bytes() // _MEMORY_PARTS
+
+
+def _fetch(vectors: Floats, positions: Positions) -> None:
+    """Has the system read those of the mapped ``vectors`` that are not in memory from the disk, all at once: touched
+    one after the other, each would wait for the one before."""
+    file = vectors.base
+    if not isinstance(vectors, np.memmap) or not isinstance(file, mmap.mmap):
+        return
+    width = vectors.strides[0]
+    starts = vectors.offset + width * np.unique(positions[positions >= 0])
+    pages = starts - starts % mmap.PAGESIZE
+    for page, end in zip(pages.tolist(), (starts + width).tolist(), strict=True):
+        file.madvise(mmap.MADV_WILLNEED, page, end - page)
 
 
 def none_found(queries: Floats) -> tuple[RowIds, Floats]:
