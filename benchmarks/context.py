@@ -4,7 +4,7 @@
 
 ``--data``: SciFact (default ../shared/data/scifact): abstracts without their titles, which stay apart; the judged ones
 and as many others as make 1,083; windows of 512 and of 128 tokens. ``--long``: a folder (default ../shared/data/long)
-with ``fastapi-en``, Markdown but for the release notes, and ``peps``, of which those that are asked for and every 15th
+with ``fastapi-en``, Markdown but for the release notes, and ``peps``, of which those that are asked for and every 40th
 are taken. These two are asked the questions of ``benchmarks/questions/``, written without looking at titles, each
 for a document; and, for a passage, 200 sentences that were taken out of the files before they were read: what is
 expected is the passage where one stood. nDCG@10 for two halves of the questions (every other one), the p-value of the
@@ -45,7 +45,7 @@ from embedsvc.search import Mode
 from embedsvc.search.terms import query_terms, sentence_spans
 
 LONG = "../shared/data/long"
-ABSTRACTS, SENTENCES, EVERY = 1083, 200, 15
+ABSTRACTS, SENTENCES, EVERY = 1083, 200, 40
 TERMS = range(6, 31)
 
 

@@ -59,7 +59,7 @@ class Settings:
     finer_tokens: int = 0
     """Tokens of the sub-windows that a longer passage is also represented by in new collections, counted as
     ``chunk_tokens`` are: it scores as the best of its vectors. 0: none, each passage has one vector."""
-    chunk_context: Context = "none"
+    chunk_context: Context = "title"
     """What is put in front of each passage's text when it is encoded, in new collections: ``title`` of the document,
     ``headings`` over the passage, both or nothing. It counts among ``chunk_tokens``, and is not part of the passage."""
     language: Language = "english"

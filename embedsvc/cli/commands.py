@@ -66,7 +66,7 @@ def index(
     ] = None,
     chunk_context: Annotated[
         str | None,
-        typer.Option(help="Encoded in front of each passage: title, headings, title+headings or none."),
+        typer.Option(help="Encoded in front of each passage: title (default), headings, title+headings or none."),
     ] = None,
     language: Annotated[
         str | None, typer.Option(help="Of the text, for stems and stop words: english (default), german … or other.")
