@@ -866,7 +866,7 @@ def test_a_collection_is_opened_with_its_own_model_and_chunking(
 ) -> None:
     settings = Settings(data_dir=library, runtime="onnx", chunk_tokens=100, overlap=3, dtype="fp32")
     collection, opened = open_or_create("library", settings, frozenset())
-    assert collection.chunking == Chunking(512, 64)
+    assert collection.chunking == Chunking(512, 64, context="title")
     assert opened.dtype == "int8"
 
 

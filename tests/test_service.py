@@ -279,7 +279,7 @@ def test_a_collection_is_made_shown_listed_and_deleted(http: httpx.Client) -> No
         "chunk_tokens": 128,
         "overlap": 8,
         "finer_tokens": 48,
-        "chunk_context": "title",
+        "chunk_context": "headings",
     }
     made = http.put(path, json=asked)
     assert (made.status_code, made.headers["location"]) == (201, path)
@@ -290,7 +290,7 @@ def test_a_collection_is_made_shown_listed_and_deleted(http: httpx.Client) -> No
     assert (shown["contract"]["model"], shown["contract"]["dtype"]) == (MODEL, "fp32")
     assert "canary_vectors" not in shown["contract"]
     assert shown["chunking"] == {
-        "window": 128, "overlap": 8, "whole": False, "finer": 48, "language": "english", "context": "title"
+        "window": 128, "overlap": 8, "whole": False, "finer": 48, "language": "english", "context": "headings"
     }  # fmt: skip
     assert (shown["index"]["kind"], shown["index"]["recall@10"]) == ("flat", 1.0)
     assert shown["bytes"] > 0
