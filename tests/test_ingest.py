@@ -876,7 +876,7 @@ def test_a_collection_that_another_process_makes_meanwhile_is_opened(here: Setti
         return encoder
 
     collection, _ = open_or_create("c", dataclasses.replace(here, runtime="onnx", dtype="fp32"), frozenset(), load)
-    assert collection.chunking == Chunking(64, 8, context="title")
+    assert collection.chunking == Chunking(64, 8)
 
 
 @pytest.mark.parametrize(
