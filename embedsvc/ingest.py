@@ -22,7 +22,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from embedsvc import __version__
-from embedsvc.chunking import Chunks, chunk, finer_capacity
+from embedsvc.chunking import Chunks, chunk, encoded_windows, finer_capacity
 from embedsvc.collection import Collection, EncodedDocument, Writer, check_name, collection_names
 from embedsvc.config import Duplicates, Settings, usable_cores
 from embedsvc.duplicates import Like, Signatures, sign
@@ -50,7 +50,7 @@ from embedsvc.readers.sitemaps import pages
 from embedsvc.readers.web import Fetching
 from embedsvc.records import Chunking, Contract, Document, Source, document_id
 from embedsvc.storage import Store
-from embedsvc.storage.store import Floats, Known
+from embedsvc.storage.store import Embedded, Floats, Known, embedded
 from embedsvc.unread import Inputs, Taken, Told
 
 log = logging.getLogger(__name__)
@@ -179,8 +179,8 @@ def open_or_create(
     """The collection ``name`` and its encoder; made from ``settings`` where there is none yet.
 
     ``asked``: the settings that the caller insists on (of ``model``, ``dtype``, ``chunk_tokens``, ``overlap``,
-    ``finer_tokens``, ``language``); a collection that was made with others is refused. Those not asked for follow the
-    collection.
+    ``finer_tokens``, ``language``, ``chunk_context``); a collection that was made with others is refused. Those not
+    asked for follow the collection.
     ``load`` gives the encoder that settings name, ``load_for`` the one that made a collection.
 
     Raises:
@@ -204,6 +204,7 @@ def open_or_create(
         "overlap": chunking.overlap,
         "finer_tokens": chunking.finer,
         "language": chunking.language,
+        "chunk_context": chunking.context,
     }
     for key, value in made_with.items():
         if key in asked and getattr(settings, key) != value:
@@ -240,7 +241,7 @@ def chunking_for(encoder: Encoder, settings: Settings, asked: Set[str]) -> Chunk
         if "finer_tokens" in asked:
             raise UsageError(f"finer_tokens is {finer}; it must be smaller than the window of {window} tokens.")
         finer = 0  # every passage fits into one: it would have its own vector only
-    chunking = Chunking(window, overlap, finer=finer, language=settings.language)
+    chunking = Chunking(window, overlap, finer=finer, language=settings.language, context=settings.chunk_context)
     finer_capacity(chunking, encoder.reserved("passage"))
     return chunking
 
@@ -609,8 +610,8 @@ class _Encoding:
     same: list[tuple[Floats, Floats]]
     """Vectors that are those of a text met before, in this batch or one that is under way; what they are copied from
     is complete by the time that this batch is."""
-    made: dict[str, Floats]
-    """By the passage's text: its vectors, once they are there."""
+    made: dict[Embedded, Floats]
+    """By what is embedded: its vectors, once they are there."""
     tokens: list[int]
     """That were put into the queue, of each document."""
 
@@ -627,11 +628,11 @@ class _Encoding:
 def _start_encoding(
     encoder: Encoder, store: Store, batch: Sequence[_Chunked], under_way: Sequence[_Encoding]
 ) -> _Encoding:
-    """Puts into the queue what has no vectors yet: neither in ``store``, word for word in whichever document, nor
-    ``under_way``, latest first, nor in the batch itself."""
-    texts = {item.document.text[passage.start : passage.end] for item in batch for passage in item.chunks.passages}
-    known: Mapping[str, Floats] = ChainMap({}, *(each.made for each in under_way), store.vectors_of(texts))
-    made: dict[str, Floats] = {}
+    """Puts into the queue what has no vectors yet: neither in ``store``, word for word (those of its context, too) in
+    whichever document, nor ``under_way``, latest first, nor in the batch itself."""
+    asked = {embedded(item.document, passage) for item in batch for passage in item.chunks.passages}
+    known: Mapping[Embedded, Floats] = ChainMap({}, *(each.made for each in under_way), store.vectors_of(asked))
+    made: dict[Embedded, Floats] = {}
     encoded: list[EncodedDocument] = []
     places: list[tuple[Floats, int]] = []
     same: list[tuple[Floats, Floats]] = []
@@ -642,17 +643,17 @@ def _start_encoding(
         vectors = np.empty((sum(1 + len(passage.finer) for passage in passages), encoder.dimension), np.float32)
         end, before = 0, len(new)
         for passage in passages:
-            text = document.text[passage.start : passage.end]
-            windows = passage.token_ids, *passage.finer
+            what = embedded(document, passage)
+            windows = encoded_windows(passage)
             start, end = end, end + len(windows)
-            vectors_known = made[text] if text in made else known.get(text)
+            vectors_known = made[what] if what in made else known.get(what)
             # The same text may, in another neighbourhood, have a token more, and with it another sub-window.
             if vectors_known is None or len(vectors_known) != len(windows):
                 new += windows
                 places += ((vectors, at) for at in range(start, end))
             else:
                 same.append((vectors[start:end], vectors_known))
-            made[text] = vectors[start:end]
+            made[what] = vectors[start:end]
         encoded.append((document, passages, vectors))
         tokens.append(sum(map(len, new[before:])))
     ticket = encoder.submit(new, kind="passage")

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from embedsvc.chunking import chunk
+from embedsvc.chunking import chunk, encoded_windows
 from embedsvc.collection import (
     Collection,
     EncodedDocument,
@@ -226,6 +226,7 @@ def _staged(old: Collection, encoder: Encoder, staging: Path) -> Collection:
             overlap=old.chunking.overlap,
             finer_tokens=old.chunking.finer,
             language=old.chunking.language,
+            chunk_context=old.chunking.context,
         ),
         frozenset(),
     )
@@ -363,9 +364,7 @@ def _catch_up(
         for ids, documents in _batches(newest, differing, new.settings.commit_tokens):
             cut = [_cut(whole, encoder, new.chunking) for whole in documents]
             rechunked += sum(anew for _, _, anew in cut)
-            windows = [
-                ids for _, passages, _ in cut for passage in passages for ids in (passage.token_ids, *passage.finer)
-            ]
+            windows = [ids for _, passages, _ in cut for passage in passages for ids in encoded_windows(passage)]
             ticket = encoder.submit(windows, kind="passage")
             none = np.empty((0, encoder.dimension), np.float32)
             unencoded: list[EncodedDocument] = [(document, passages, none) for document, passages, _ in cut]
@@ -418,7 +417,7 @@ def _cut(whole: WholeDocument, encoder: Encoder, chunking: Chunking) -> tuple[Do
     if document.page_starts or document.headings:
         kept: list[Passage] = []
         for old in whole.passages:
-            text = replace(document, text=old.text)
+            text = replace(document, text=old.text, headings=(Heading(0, 1, old.heading or ""),))
             pieces = chunk(text, encoder.tokenizer, replace(chunking, overlap=0), reserved=reserved).passages
             if len(pieces) != 1 or pieces[0].end - pieces[0].start != len(old.text):
                 break

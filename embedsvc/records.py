@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Metadata = Mapping[str, Any]
 """JSON object of an input's own fields (author, year, tags …); filterable as ``metadata.KEY``."""
 
+HEADING_PARTED_BY = " > "
+"""Between the headings of a path."""
+
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -90,7 +93,7 @@ class Document:
                 path.append(heading)
             if heading.level <= 1:
                 break
-        return " > ".join(heading.title for heading in reversed(path)) or None
+        return HEADING_PARTED_BY.join(heading.title for heading in reversed(path)) or None
 
 
 def document_id(uri: str) -> str:
@@ -145,7 +148,8 @@ class Passage:
 
     ``token_ids`` (int32, shape ``(tokens,)``) are the window's own tokens as the document's one tokenisation
     gave them, without special tokens and without the prompt: the encoder adds those. ``finer``: the sub-windows of
-    these that have vectors of their own besides the passage's, see :class:`Chunking`.
+    these that have vectors of their own besides the passage's, see :class:`Chunking`. ``context``: what is encoded in
+    front of the text (``""``: nothing), ``context_ids`` its tokens, as many of them as have room.
     """
 
     ordinal: int
@@ -153,6 +157,8 @@ class Passage:
     end: int
     token_ids: npt.NDArray[np.int32] = field(compare=False, repr=False)
     finer: tuple[npt.NDArray[np.int32], ...] = field(default=(), compare=False, repr=False)
+    context: str = ""
+    context_ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
 
 Language = Literal[
@@ -160,6 +166,9 @@ Language = Literal[
     "portuguese", "romanian", "russian", "spanish", "swedish", "tamil", "turkish", "other",
 ]  # fmt: skip
 """Languages whose words have stems and stop words. ``other``: none are known."""
+
+Context = Literal["none", "title", "headings", "title+headings"]
+"""What is said of a passage's place when it is encoded: its document's title, the headings that it stands under."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +180,8 @@ class Chunking:
     BEIR convention, for evaluations); every such cut is counted and reported. ``finer``: tokens, counted as those of
     the window, of the sub-windows that a longer passage is also represented by, so that a fact in the midst of it is
     not lost in the mean of all it says; it scores as the best of its vectors. 0: a passage has only its own.
-    ``language``: of the text, for the stems and stop words of the lexical side.
+    ``language``: of the text, for the stems and stop words of the lexical side. ``context``: what is put in front of
+    every window's text when it is encoded (see :mod:`.context`); it counts among the window's tokens.
     """
 
     window: int = 512
@@ -179,6 +189,7 @@ class Chunking:
     whole: bool = False
     finer: int = 0
     language: Language = "english"
+    context: Context = "none"
 
 
 FusionMethod = Literal["convex", "rrf"]

@@ -319,9 +319,12 @@ def test_search_options_reach_the_search(run: Run, library: Path) -> None:
 def test_show_tells_how_many_vectors_the_passages_have(run: Run, tmp_path: Path) -> None:
     files = write_tree(tmp_path / "f", {"a.txt": "Rivers flow and stones lie still. " * 12, "b.txt": "Short."})
     at = ("-c", "c", "--data-dir", tmp_path / "d")
-    assert run("index", files, "--chunk-tokens", 128, "--finer-tokens", 48, *at).code == 0
+    assert (
+        run("index", files, "--chunk-tokens", 128, "--finer-tokens", 48, "--chunk-context", "headings", *at).code == 0
+    )
     shown = run("collections", "show", "c", "--json", "--data-dir", tmp_path / "d").json
-    assert (shown["chunking"]["window"], shown["chunking"]["finer"]) == (128, 48)
+    chunking = shown["chunking"]
+    assert (chunking["window"], chunking["finer"], chunking["context"]) == (128, 48, "headings")
     assert (shown["passages"], shown["vectors"]) == (2, 1 + 3 + 1)
     assert len(run("search", "stones", "--json", *at).json["hits"]) == 2
 

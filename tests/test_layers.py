@@ -16,7 +16,7 @@ import embedsvc
 
 PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = (
-    {"records", "errors", "config", "logs", "allocator", "derived"},
+    {"records", "context", "errors", "config", "logs", "allocator", "derived"},
     {"readers", "chunking", "duplicates", "encoding", "vectors", "storage"},
     {"disk_index", "likeness", "unread"},
     {"upkeep"},

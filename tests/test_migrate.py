@@ -19,6 +19,7 @@ import pytest
 
 from embedsvc.collection import Collection, collection_names, delete_collection
 from embedsvc.config import Settings
+from embedsvc.context import context_of
 from embedsvc.errors import Conflict, NotFound, UsageError
 from embedsvc.ingest import ingest_items, open_or_create
 from embedsvc.migrate import RolledBack, abandon, finish, migrate, rollback
@@ -67,7 +68,7 @@ def documents() -> list[Document]:
 
 
 def indexed(settings: Settings, finer: int = 0) -> Collection:
-    chosen = replace(settings, chunk_tokens=32, overlap=4, finer_tokens=finer)
+    chosen = replace(settings, chunk_tokens=32, overlap=4, finer_tokens=finer, chunk_context="none")
     collection, _ = open_or_create("c", chosen, frozenset(), lambda _: OLD, lambda *_: OLD)
     add(collection, OLD, *documents())
     return collection
@@ -138,6 +139,34 @@ def test_sub_windows_move_too(here: Settings) -> None:
     assert migrate("c", here, **fakes(other())).chunking.finer == 12
     assert Collection.open("c", here).store().count_vectors() == vectors > collection.upkeep._newest.count()
     assert wrong(here) == []
+
+
+def test_the_context_of_passages_moves_too(here: Settings) -> None:
+    """Of those that keep their place, and of those that are cut anew, as a new collection would have it."""
+    chosen = replace(here, chunk_tokens=32, overlap=4, chunk_context="title+headings")
+    collection, _ = open_or_create("c", chosen, frozenset(), lambda _: OLD, lambda *_: OLD)
+    about = (Heading(0, 1, "Guide"), Heading(300, 2, "red paint"))
+    given = [*documents(), make_document("test:x", "green blue white " * 40, id="x", title="x", headings=about)]
+    add(collection, OLD, *given)
+    new = other()
+    done = migrate("c", here, **fakes(new))
+    assert (done.chunking.context, done.rechunked) == ("title+headings", 12)
+    store = Collection.open("c", here).store()
+    rows, vectors = store.vectors()
+    said: dict[str, set[str]] = {}
+    for passage, vector in zip(store.take(rows.tolist()), vectors, strict=True):
+        context = context_of(
+            passage.text, uri=passage.uri, title=passage.title, heading=passage.heading, shown="title+headings"
+        )
+        said.setdefault(passage.document_id, set()).add(context)
+        expected = new.encode_texts([f"{context} {passage.text}"], kind="passage").vectors[0]
+        np.testing.assert_allclose(vector, expected, atol=1e-6)
+    assert said["x"] == {"Guide", "Guide > red paint"}
+    assert said["d3"] == {"Title of 3"}
+    afresh, _ = open_or_create("d", replace(chosen, data_dir=here.data_dir), frozenset(), lambda _: new, lambda *_: new)
+    add(afresh, new, *given)
+    assert passages(afresh.store()) == passages(store)
+    assert sorted(map(tuple, afresh.store().vectors()[1])) == sorted(map(tuple, vectors))
 
 
 def test_a_smaller_window_cuts_anew_and_loses_no_text(here: Settings) -> None:

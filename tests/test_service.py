@@ -273,7 +273,14 @@ def test_wrong_paths_names_and_content_types(http: httpx.Client) -> None:
 
 def test_a_collection_is_made_shown_listed_and_deleted(http: httpx.Client) -> None:
     path = "/v1/collections/made"
-    asked = {"model": MODEL, "dtype": "fp32", "chunk_tokens": 128, "overlap": 8, "finer_tokens": 48}
+    asked = {
+        "model": MODEL,
+        "dtype": "fp32",
+        "chunk_tokens": 128,
+        "overlap": 8,
+        "finer_tokens": 48,
+        "chunk_context": "headings",
+    }
     made = http.put(path, json=asked)
     assert (made.status_code, made.headers["location"]) == (201, path)
     shown = http.get(path).json()
@@ -282,7 +289,9 @@ def test_a_collection_is_made_shown_listed_and_deleted(http: httpx.Client) -> No
     assert (shown["name"], shown["documents"], shown["passages"]) == ("made", 0, 0)
     assert (shown["contract"]["model"], shown["contract"]["dtype"]) == (MODEL, "fp32")
     assert "canary_vectors" not in shown["contract"]
-    assert shown["chunking"] == {"window": 128, "overlap": 8, "whole": False, "finer": 48, "language": "english"}
+    assert shown["chunking"] == {
+        "window": 128, "overlap": 8, "whole": False, "finer": 48, "language": "english", "context": "headings"
+    }  # fmt: skip
     assert (shown["index"]["kind"], shown["index"]["recall@10"]) == ("flat", 1.0)
     assert shown["bytes"] > 0
     assert search(http, "made", query="anything").json()["hits"] == []

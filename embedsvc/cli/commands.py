@@ -64,6 +64,10 @@ def index(
     finer_tokens: Annotated[
         int | None, typer.Option(help="Tokens per sub-window that longer passages are also matched by; 0: none.")
     ] = None,
+    chunk_context: Annotated[
+        str | None,
+        typer.Option(help="Encoded in front of each passage: title (default), headings, title+headings or none."),
+    ] = None,
     language: Annotated[
         str | None, typer.Option(help="Of the text, for stems and stop words: english (default), german … or other.")
     ] = None,
@@ -119,6 +123,7 @@ def index(
         chunk_tokens=chunk_tokens,
         overlap=overlap,
         finer_tokens=finer_tokens,
+        chunk_context=chunk_context,
         language=language,
         max_file_mb=max_file_mb,
         allow_private_urls=allow_private_urls,
@@ -289,6 +294,9 @@ def evaluate(
     chunk_tokens: Annotated[int | None, typer.Option(help="With --passages: tokens per passage.")] = None,
     overlap: Annotated[int | None, typer.Option(help="With --passages: tokens that neighbours share.")] = None,
     finer_tokens: Annotated[int | None, typer.Option(help="With --passages: tokens per sub-window; 0: none.")] = None,
+    chunk_context: Annotated[
+        str | None, typer.Option(help="With --passages: encoded in front of each, as by index.")
+    ] = None,
     language: Annotated[str | None, typer.Option(help="Of the text, for stems and stop words.")] = None,
     tune: Annotated[
         str | None, typer.Option(metavar="NAME", help="Tune the fusion of this collection, which holds the documents.")
@@ -312,6 +320,7 @@ def evaluate(
         chunk_tokens=chunk_tokens,
         overlap=overlap,
         finer_tokens=finer_tokens,
+        chunk_context=chunk_context,
         language=language,
     )
     if tune is not None:

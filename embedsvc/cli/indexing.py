@@ -23,7 +23,7 @@ from embedsvc.readers.discovery import is_url
 from embedsvc.records import Source
 from embedsvc.tally import Tally, settled
 
-FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens", "language"})
+FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens", "language", "chunk_context"})
 """Flags that a collection, once made, must agree with."""
 STATUSES: tuple[Status, ...] = ("indexed", "replaced", "unchanged", "removed", "duplicate", "empty", "quarantined")
 _ALIKE = 20

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from embedsvc.config import Dtype, Duplicates
-from embedsvc.records import FusionMethod, Language, Normalisation
+from embedsvc.records import Context, FusionMethod, Language, Normalisation
 from embedsvc.storage import LABEL
 
 _JSON = dict[str, Any]
@@ -114,6 +114,10 @@ class CollectionRequest(_Request):
         ge=0,
         lt=2**31,
         description="Tokens per sub-window. A longer passage is also matched by these, its best counts. 0: none.",
+    )
+    chunk_context: Context | None = Field(
+        None,
+        description="What is encoded in front of each passage's text: the document's title, the headings over it.",
     )
     language: Language | None = Field(
         None, description="Of the text, for stems and stop words on the lexical side; `other` has neither."
@@ -476,6 +480,7 @@ class ChunkingOut(BaseModel):
     whole: bool
     finer: int = Field(description="Tokens per sub-window that longer passages are also matched by; 0: none.")
     language: str = Field(description="Of the text, for stems and stop words on the lexical side.")
+    context: Context = Field(description="What is encoded in front of each passage's text.")
 
 
 class LiveRecallOut(BaseModel):

@@ -95,7 +95,7 @@ def passage_schema(dimension: int, metadata: Mapping[str, str] | None = None, *,
             # 4 ms instead of .25 (1.2 million rows), for it unfolds all of them.
             pa.field("metadata", pa.json_()),
             pa.field("text", pa.string(), nullable=False),
-            # By it a text is found that was encoded before, in whichever document.
+            # By it is found what was encoded before, in whichever document.
             _TEXT_HASH,
             pa.field("vector", vector, nullable=False),
             *(more if finer else ()),
@@ -187,9 +187,19 @@ class Changes:
     deleted: RowIds
 
 
-def text_hash(text: str) -> int:
-    """64 bits of the text's BLAKE2b."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+Embedded = tuple[str, str]
+"""What a passage's vectors are of: its context and its text."""
+
+
+def embedded(document: Document, passage: Passage) -> Embedded:
+    return passage.context, document.text[passage.start : passage.end]
+
+
+def embedded_hash(what: Embedded) -> int:
+    """64 bits of its BLAKE2b; without context that of the text, as in tables from before there were contexts."""
+    context, text = what
+    said = f"{context}\0{text}" if context else text
+    return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def with_text_hashes(rows: pa.Table) -> pa.Table:
@@ -197,7 +207,7 @@ def with_text_hashes(rows: pa.Table) -> pa.Table:
     if _TEXT_HASH.name in rows.column_names:
         return rows
     at = rows.column_names.index("text") + 1
-    hashes = [text_hash(text) for text in rows["text"].to_pylist()]
+    hashes = [embedded_hash(("", text)) for text in rows["text"].to_pylist()]
     return rows.add_column(at, _TEXT_HASH, pa.array(hashes, pa.int64()))
 
 
@@ -227,8 +237,9 @@ def passage_table(
             rows["heading"].append(document.heading_at(passage.start))
             rows["gap"].append(document.text[end : passage.start])
             rows["metadata"].append(metadata)
-            rows["text"].append(document.text[passage.start : passage.end])
-            rows["text_hash"].append(text_hash(rows["text"][-1]))
+            what = embedded(document, passage)
+            rows["text"].append(what[1])
+            rows["text_hash"].append(embedded_hash(what))
             counts.append(1 + len(passage.finer))
             end = max(end, passage.end)
     vectors = np.concatenate([np.empty((0, dimension), np.float32), *(vectors for _, _, vectors in documents)])
@@ -950,16 +961,18 @@ class Store:
             some = self.dataset.sample(min(count, self.count()), columns=["vector"])
             return _vector_matrix(_one_array(some["vector"]))
 
-    def vectors_of(self, texts: Iterable[str]) -> dict[str, Floats]:
-        """The vectors (n, dimension) of a passage that has a text, its own first, for each of the ``texts`` that some
-        document has."""
-        hashes = ", ".join({str(text_hash(text)) for text in texts})
-        if not hashes or _TEXT_HASH.name not in self.dataset.schema.names:
+    def vectors_of(self, asked: Iterable[Embedded]) -> dict[Embedded, Floats]:
+        """The vectors (n, dimension) of a passage, its own first, for each of ``asked`` that some document has."""
+        by_hash = {embedded_hash(what): what for what in asked}
+        if not by_hash or _TEXT_HASH.name not in self.dataset.schema.names:
             return {}
-        table = self._scan(["text", *self._vector_columns], f"text_hash IN ({hashes})", with_row_id=True)
+        condition = f"text_hash IN ({', '.join(map(str, by_hash))})"
+        table = self._scan(["text", "text_hash", *self._vector_columns], condition, with_row_id=True)
         row_ids, vectors = _vectors(table)
         starts = np.flatnonzero(np.diff(row_ids, prepend=-1))
-        return dict(zip(table["text"].to_pylist(), np.split(vectors, starts)[1:], strict=True))
+        found = [by_hash[hash] for hash in table["text_hash"].to_pylist()]
+        each = zip(found, table["text"].to_pylist(), np.split(vectors, starts)[1:], strict=True)
+        return {what: vectors for what, text, vectors in each if what[1] == text}
 
     def changes_since(self, version: int) -> Changes:
         """The difference between ``version`` and this one, as Lance keeps it with every row."""
@@ -1058,7 +1071,7 @@ def _add_text_hashes(dataset: lance.LanceDataset) -> None:
 
     @lance.batch_udf(output_schema=pa.schema([_TEXT_HASH]))
     def hashes(batch: pa.RecordBatch) -> pa.RecordBatch:
-        found = pa.array([text_hash(text) for text in batch["text"].to_pylist()], pa.int64())
+        found = pa.array([embedded_hash(("", text)) for text in batch["text"].to_pylist()], pa.int64())
         return pa.RecordBatch.from_arrays([found], schema=pa.schema([_TEXT_HASH]))
 
     dataset.add_columns(hashes, read_columns=["text"])
