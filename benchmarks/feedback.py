@@ -87,7 +87,7 @@ class Searched:
         self.asked = [self._query(text) for text in texts]
 
     def _words(self, text: str) -> Counter[str]:
-        return Counter(lance.tokenize(text, **self._analysis))
+        return Counter(token.text for token in lance.tokenize(text, **self._analysis))
 
     def _query(self, text: str) -> Floats:
         vector = np.zeros(len(self._names), np.float32)
