@@ -11,6 +11,7 @@ are best on the first halves are told with what they give on the second.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import sys
@@ -141,12 +142,16 @@ def main() -> None:
         for name, folder in (("scifact", given.data), ("xquad", Path(given.xquad or XQUAD))):
             if (folder / "corpus.jsonl").is_file():
                 chunking = Chunking(WINDOW, whole=True)
-                snapshot = collection_of(name, encoder, settings, chunking, lambda: documents(folder)).snapshot()
+                snapshot = collection_of(
+                    name, encoder, settings, chunking, functools.partial(documents, folder)
+                ).snapshot()
                 gains.append(report(name, *judged(snapshot, encoder, folder)))
         folder = Path(given.chunking or CHUNKING)
         if (folder / "questions_df.csv").is_file():
             chunking = chunking_for(encoder, settings, frozenset())
-            snapshot = collection_of("chunking", encoder, settings, chunking, lambda: corpora(folder)).snapshot()
+            snapshot = collection_of(
+                "chunking", encoder, settings, chunking, functools.partial(corpora, folder)
+            ).snapshot()
             gains.append(report("chunking", *covered(snapshot, encoder, folder)))
     together = np.minimum.reduce(gains)
     at = int(together.argmax())
@@ -202,13 +207,10 @@ def report(name: str, ids: Sequence[str], values: npt.NDArray[np.float64]) -> np
     first = np.array([hashlib.blake2b(id.encode()).digest()[0] % 2 == 0 for id in ids])
     halves = np.array([values[half].mean(axis=0) for half in (first, ~first)])
     best = 1 + int(halves[0, 1:].argmax())
-    lexicon = (("without", 0), ("with the best for the first half", best))
-    for what, at in lexicon:
+    for what, at in (("without", 0), ("with the best for the first half", best)):
         print(f"{name:<10}{what:<34}{halves[0, at]:.4f} / {halves[1, at]:.4f}", flush=True)
     gains = (halves[:, 1:] - halves[:, :1]).min(axis=0)
     print(f"{name:<10}{GRID[best - 1]}; better on both halves: {(gains > 0).sum()} of {len(GRID)} settings", flush=True)
-    for setting, value in zip(GRID, halves[:, 1:].T, strict=True):
-        print(f"{name:<10}{setting}: {value[0]:.4f} / {value[1]:.4f}")
     return gains
 
 

@@ -13,8 +13,8 @@ _PICKED = 3
 
 def diversify(run: Run) -> Run:
     """The candidates by maximal marginal relevance: each next one has the highest
-    ``(1 - diversity) * score + diversity * (1 - cosine)``, with the cosine to the nearest of those picked before. That is
-    the score from now on: within 0 and 1, and it only falls. The last ones are not picked, but sorted by it.
+    ``(1 - diversity) * score + diversity * (1 - cosine)``, with the cosine to the nearest of those picked before. That
+    is the score from now on: within 0 and 1, and it only falls. The last ones are not picked, but sorted by it.
 
     Source: Carbonell and Goldstein, "The Use of MMR, Diversity-Based Reranking for Reordering Documents and Producing
     Summaries", SIGIR 1998, plus the constant ``diversity``.
@@ -26,16 +26,16 @@ def diversify(run: Run) -> Run:
     worth, nearest = (1 - diversity) * relevance(run), np.zeros(count, np.float32)
     values = worth + diversity
     left = np.ones(count, bool)
-    order: list[int] = []
+    picked: list[int] = []
     scores: list[float] = []
     for _ in range(min(count, _PICKED * run.query.k)):
         best = int(np.where(left, values, -np.inf).argmax())
-        order.append(best)
+        picked.append(best)
         scores.append(float(values[best]))
         left[best] = False
         nearest = np.maximum(nearest, np.minimum(vectors @ vectors[best], 1))
         values = worth + diversity * (1 - nearest)
     rest = np.flatnonzero(left)
     rest = rest[np.argsort(-values[rest], kind="stable")]
-    picked = np.array(order, np.intp)
-    return ranked(run, np.append(picked, rest), np.append(np.array(scores, np.float32), values[rest]).astype(np.float32))
+    order = np.concatenate([np.array(picked, np.intp), rest])
+    return ranked(run, order, np.concatenate([np.array(scores, np.float32), values[rest].astype(np.float32)]))

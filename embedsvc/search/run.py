@@ -83,7 +83,7 @@ class Query:
     fusion: Fusion | None = None
     evidence: Evidence = Evidence()
     rerank: Rerank | None = None
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
 
 
 @dataclass(frozen=True, slots=True)

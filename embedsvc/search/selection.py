@@ -40,7 +40,8 @@ Boost = Recency | Preference
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """``duplicates``: passages whose text is the same (``exact``), or nearly (``near``), are one hit, or not (``keep``).
+    """``duplicates``: passages whose text is the same (``exact``), or nearly (``near``), are one hit, or each one
+    (``keep``).
 
     ``diversity``, 0 to 1: how much a hit's difference from those before it counts beside its score. ``group_by``:
     ``document`` or ``metadata.KEY``, of each at most ``per_group`` hits (1 where that is None). ``boosts``: what else

@@ -910,9 +910,7 @@ class Store:
     def some_metadata(self, condition: str, count: int) -> list[Metadata]:
         """Of up to ``count`` passages for which the user's SQL ``condition`` holds."""
         with _reading(self.path), _evaluating(condition):
-            table = self.dataset.scanner(
-                columns=["metadata"], filter=compile_filter(condition), limit=count
-            ).to_table()
+            table = self.dataset.scanner(columns=["metadata"], filter=compile_filter(condition), limit=count).to_table()
         return [json.loads(value or "{}") for value in table["metadata"].to_pylist()]
 
     def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
