@@ -34,6 +34,7 @@ from embedsvc.collection import Collection, collection_names
 from embedsvc.config import Settings, load_settings
 from embedsvc.encoding import Encoder, load_encoder
 from embedsvc.evaluate.beir import read_folder
+from embedsvc.evaluate.significance import randomisation_test
 from embedsvc.ingest import chunking_for, ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking
@@ -209,6 +210,8 @@ def report(name: str, ids: Sequence[str], values: npt.NDArray[np.float64]) -> np
     best = 1 + int(halves[0, 1:].argmax())
     for what, at in (("without", 0), ("with the best for the first half", best)):
         print(f"{name:<10}{what:<34}{halves[0, at]:.4f} / {halves[1, at]:.4f}", flush=True)
+    chance = randomisation_test(values[~first, best] - values[~first, 0])
+    print(f"{name:<10}gain on the second half: {halves[1, best] - halves[1, 0]:+.4f}, p = {chance:.2f}", flush=True)
     gains = (halves[:, 1:] - halves[:, :1]).min(axis=0)
     print(f"{name:<10}{GRID[best - 1]}; better on both halves: {(gains > 0).sum()} of {len(GRID)} settings", flush=True)
     return gains

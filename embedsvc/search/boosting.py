@@ -45,7 +45,8 @@ def relevance(run: Run) -> Floats:
     """The scores of the candidates (n,) within 0 and 1, to be weighed against others of that range: below 0 they are 0,
     and where some are above 1, as those of BM25, all are divided by the best."""
     scores: Floats = np.maximum(np.nan_to_num(run.scores), 0)
-    return scores / max(1, scores.max(initial=0))
+    scores /= max(1, scores.max(initial=0))
+    return scores
 
 
 def _recency(run: Run, boost: Recency) -> Floats:

@@ -105,7 +105,7 @@ def metadata_keys(field: str) -> tuple[str, ...]:
     path = _PATH.fullmatch(field)
     if path is None:
         raise UsageError(
-            f"{field!r} is no field of an input's own. Write metadata.KEY, with the key in double quotes where it is no word."
+            f"{field!r} is no field of an input's own. Write metadata.KEY, the key in double quotes if it is no word."
         )
     return tuple(key.strip('"') for key in _KEY.findall(path[1]))
 
