@@ -100,7 +100,10 @@ def test_at_most_a_hundred_copies_are_cited(tmp_path: Path, fake: FakeEncoder) -
     assert len(hit.duplicates) == 100
 
 
-SENTENCE = "the red apple of the red tree fell into the red basket of the old gardener at noon on the third of May 1999"
+SENTENCE = (
+    "the red apple of the red tree fell into the red basket of the old gardener at noon on the third of May, "
+    "and nobody but the red cat, who sat on the wall behind the house, ever saw it"
+)
 
 
 def test_texts_that_are_nearly_the_same_are_folded_where_that_is_asked_for(tmp_path: Path, fake: FakeEncoder) -> None:

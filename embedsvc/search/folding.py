@@ -70,13 +70,12 @@ def _nearly(run: Run, same: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
         return same
     store, rows = run.snapshot.store, run.row_ids[first].tolist()
     vectors, texts = store.own_vectors(rows), store.columns(rows, ["text"])[0]
-    leaders: list[int] = []
+    close = vectors @ vectors.T >= _SCREEN
     joined: dict[int, list[int]] = {}
     for at, text in enumerate(texts):
-        near = (vectors[leaders] @ vectors[at] >= _SCREEN).nonzero()[0] if leaders else ()
-        like = next((leaders[each] for each in near if similarity(texts[leaders[each]], text) >= ALIKE), None)
+        before = (each for each in close[at, :at].nonzero()[0].tolist() if each in joined)
+        like = next((each for each in before if similarity(texts[each], text) >= ALIKE), None)
         if like is None:
-            leaders.append(at)
             joined[at] = list(same[at])
         else:
             joined[like] = sorted([*joined[like], *same[at]])
