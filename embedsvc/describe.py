@@ -139,6 +139,8 @@ def _hit_dict(hit: Hit) -> dict[str, Any]:
     }
     if hit.highlight is not None:
         value["highlight"] = asdict(hit.highlight)
+    if hit.duplicates:
+        value["duplicates"] = [asdict(each) for each in hit.duplicates]
     return value
 
 

@@ -101,6 +101,18 @@ def sign(text: str) -> Signature | None:
     return Signature(digest, (found % 256).astype(np.uint8))
 
 
+def similarity(one: str, other: str) -> float:
+    """The share of what either text says that both say: what signatures estimate, exactly, for texts as short as
+    passages. Case and white space make no difference; two texts of white space alone are alike."""
+    first, second = _shingles(one), _shingles(other)
+    return len(first & second) / len(first | second)
+
+
+def _shingles(text: str) -> set[str]:
+    plain = " ".join(text.casefold().split())
+    return {plain[at : at + SHINGLE] for at in range(max(1, len(plain) - SHINGLE + 1))}
+
+
 def _mixed(values: _Wide) -> _Wide:
     """``values`` spread over all 64 bits (splitmix64)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -312,6 +312,19 @@ def test_search_options_reach_the_search(run: Run, library: Path) -> None:
     filtered = run("search", "health", "--filter", "metadata.year >= 2020", *flags).json
     assert [hit["metadata"] for hit in filtered["hits"]] == [{"year": 2020}]
     assert run("search", "planets", "--min-score", 1.1, *flags).json["hits"] == []
+    for year in (2011, 2020):
+        boost = f'{{"filter": "metadata.year = {year}", "factor": 100}}'
+        chosen = run("search", "health", "--boost", boost, "--group-by", "document", "--diversity", 0.1, *flags).json
+        assert chosen["hits"][0]["metadata"] == {"year": year}
+    for wrong, said in (
+        (("--boost", "{"), "--boost '{' is not JSON"),
+        (("--boost", "3"), "--boost '3' is not a JSON object"),
+        (("--boost", '{"factor": 2}'), "A boost has factor"),
+        (("--per-group", 2), "give group_by too"),
+        (("--duplicates", "some"), "duplicates is 'some'"),
+        (("--group-by", "metadata.none"), "No passage of 'library' has a value in metadata.none"),
+    ):
+        refused(run("search", "planets", *wrong, "-c", "library", "--data-dir", library), 2, said)
     long = run("search", "planet " * 600, "--on-overflow", "truncate", *flags)
     assert long.json["tokens_cut"] == 90
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from embedsvc.cli import maintenance, models
-from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, settings_of
+from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, parsed_boosts, settings_of
 from embedsvc.config import Settings
 from embedsvc.errors import UsageError
 
@@ -205,6 +205,16 @@ def search(
     merge: Annotated[bool, typer.Option(help="Overlapping passages of one document are one hit.")] = True,
     fusion: Annotated[str | None, typer.Option(help="Mode hybrid: convex or rrf. Default: the collection's.")] = None,
     weight: Annotated[float | None, typer.Option(help="Mode hybrid: of meaning, 0 to 1; words have the rest.")] = None,
+    duplicates: Annotated[
+        str, typer.Option(help="Passages that say the same (exact), or nearly (near), are one hit; or keep.")
+    ] = "exact",
+    diversity: Annotated[float, typer.Option(help="How much a hit is to differ from those before it, 0 to 1.")] = 0.0,
+    group_by: Annotated[str | None, typer.Option(help="document or metadata.KEY: of each few hits.")] = None,
+    per_group: Annotated[int | None, typer.Option(help="How few. Default: 1")] = None,
+    boost: Annotated[
+        list[str] | None,
+        typer.Option(metavar="JSON", help='What else counts: {"filter": "metadata.kind = \'manual\'", "factor": 1.3}'),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Tell what each stage of the search did.")] = False,
     data_dir: DataDir = None,
     json: Json = False,
@@ -215,7 +225,7 @@ def search(
     from embedsvc.encoding import encoder_for
     from embedsvc.encoding.tokens import load_counter
     from embedsvc.errors import UsageError
-    from embedsvc.search import RERANK_DEPTH, Evidence, Query, Rerank, check_query, search
+    from embedsvc.search import RERANK_DEPTH, Evidence, Query, Rerank, Selection, check_query, search
 
     settings = settings_of(data_dir=data_dir, on_overflow=on_overflow)
     if rerank is None and (rerank_depth is not None or time_budget is not None):
@@ -241,6 +251,7 @@ def search(
         explain,
         evidence=wanted,
         rerank=reranker,
+        selection=Selection(duplicates, diversity, group_by, per_group, parsed_boosts(boost or ())),  # type: ignore[arg-type]
     )
     check_query(asked)
     collection = Collection.open(name, settings)

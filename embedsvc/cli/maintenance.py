@@ -152,8 +152,6 @@ def classify(
     json: Json = False,
 ) -> None:
     """Tell which label fits each passage best, by what the labels stand for."""
-    from collections import Counter
-
     from embedsvc.cli import output
     from embedsvc.collection import Collection
     from embedsvc.describe import labelled_dict
@@ -164,11 +162,13 @@ def classify(
     collection = Collection.open(name, settings)
     labels = {each.partition("=")[0].strip(): each.partition("=")[2] for each in label}
     found = classify(collection.snapshot(), encoder_for(collection.contract, settings), labels)
-    counts = Counter(each.label for each in found)
-    lines = [f"{output.printable(each.label)}  {each.cosine:.3f}  {output.shown_place(each.passage)}" for each in found]
-    lines += [f"{output.printable(label)}: {counts[label]:,} passages" for label in labels]
-    value = {"name": name, "counts": {label: counts[label] for label in labels}}
-    output.message("\n".join(lines), {**value, "passages": list(map(labelled_dict, found))}, json)
+    lines = [
+        f"{output.printable(each.label)}  {each.cosine:.3f}  {output.shown_place(each.passage)}"
+        for each in found.passages
+    ]
+    lines += [f"{output.printable(label)}: {count:,} passages" for label, count in found.counts.items()]
+    value = {"name": name, "counts": found.counts, "passages": list(map(labelled_dict, found.passages))}
+    output.message("\n".join(lines), value, json)
 
 
 def snapshot(

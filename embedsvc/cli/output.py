@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from embedsvc.vectors import Goal, Plan
 
 _SHOWN_CHARACTERS = 400
+_SHOWN_COPIES = 3
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -83,6 +84,10 @@ def answer(answer: Answer, json: bool) -> None:
             places = (f"{name} {place.rank} ({place.score:.3f})" for name, place in hit.places.items())
             console.print(Text("   " + ", ".join(places), "dim"))
         console.print(_shown(hit), soft_wrap=False)
+        for each in hit.duplicates[:_SHOWN_COPIES]:
+            console.print(Text(f"   also {shown_uri(each.uri)} [{each.start}:{each.end}]", "cyan"))
+        if len(hit.duplicates) > _SHOWN_COPIES:
+            console.print(f"   and {len(hit.duplicates) - _SHOWN_COPIES} more", style="cyan")
     if answer.explanation is not None:
         for step in answer.explanation.steps:
             console.print(f"{step.stage:<12} {step.ms:8.1f} ms  {step.passages:5} passages", style="dim")

@@ -24,13 +24,16 @@ from embedsvc.errors import NotFound, UsageError
 from embedsvc.ingest import Outcome, ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Context, Document, make_document
-from embedsvc.search import MAX_K, Hit, Mode, Query, search
+from embedsvc.search import MAX_K, Hit, Mode, Query, Selection, search
 from embedsvc.upkeep import Snapshot
 
 Qrels = Mapping[str, Mapping[str, int]]
 """Query id → document id → relevance."""
 Run = dict[str, dict[str, float]]
 """Query id → document id → score."""
+
+_ALL = Selection(duplicates="keep")
+"""Judged is each document by itself, also where two say the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +271,8 @@ def ranked(
     """
     k = depth
     while True:
-        answer = search(snapshot, encoder, Query(text, k=k, mode=mode, on_overflow="truncate"))
+        query = Query(text, k=k, mode=mode, on_overflow="truncate", selection=_ALL)
+        answer = search(snapshot, encoder, query)
         best: dict[str, float] = {}
         for hit in answer.hits:
             best.setdefault(name(hit), hit.score)

@@ -38,13 +38,28 @@ class Highlight:
 
 
 @dataclass(frozen=True, slots=True)
+class Citation:
+    """Where a passage stands in its document, from ``start`` to ``end``."""
+
+    id: str
+    document_id: str
+    uri: str
+    title: str
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A finished answer: its text is ``text`` of the document from ``start`` to ``end``, to the letter.
 
     Hits never share text, unless ``merge`` is off. A passage that overlaps a better one answers as part of its hit, so
     a hit spans at most a passage and those that overlap it; all else (``id``, ``scores``, ``page``, ``heading`` …) is
     that passage's own. ``places``: its place in every ranking of the explanation, where one was asked for.
-    ``confidence``: the probability that it answers, where that is known (see :mod:`.confidence`).
+    ``confidence``: the probability that it answers, where that is known (see :mod:`.confidence`). ``duplicates``: other
+    passages that say what its own one says, the first 100 of those found.
     """
 
     id: str
@@ -62,3 +77,4 @@ class Hit:
     confidence: float | None = None
     highlight: Highlight | None = None
     places: Mapping[str, Place] = field(default_factory=dict)
+    duplicates: tuple[Citation, ...] = ()

@@ -18,6 +18,7 @@ from embedsvc.records import Fusion, FusionMethod, Normalisation
 from embedsvc.search.expanding import Expand
 from embedsvc.search.hits import Hit
 from embedsvc.search.packing import Context, CountTokens, Order
+from embedsvc.search.selection import Selection, check_selection
 from embedsvc.storage import StoredPassage
 from embedsvc.upkeep import Snapshot
 
@@ -82,6 +83,7 @@ class Query:
     fusion: Fusion | None = None
     evidence: Evidence = Evidence()
     rerank: Rerank | None = None
+    selection: Selection = field(default_factory=Selection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,8 @@ class Run:
     ``limit``: candidates that each side is asked for; ``more``: whether it may have others. ``vector`` (dimension,) is
     the query's, once it is known. The candidates are ``row_ids`` (n,), best first, with their ``scores`` (n,) by the
     stage that ranked them last; ``dense``, ``lexical`` and ``rerank`` (n,) are those of each side, None where it was
-    not asked. ``started``: by time.perf_counter; ``late``: reranking would have taken longer than it may.
+    not asked. ``copies``: by row id of a candidate those of others that say the same and are candidates no more, in
+    their order. ``started``: by time.perf_counter; ``late``: reranking would have taken longer than it may.
     """
 
     snapshot: Snapshot
@@ -166,6 +169,7 @@ class Run:
     dense: Floats | None = None
     lexical: Floats | None = None
     rerank: Floats | None = None
+    copies: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     spans: tuple[Span, ...] = ()
     hits: tuple[Hit, ...] = ()
     answerable: bool | None = None
@@ -192,6 +196,7 @@ def check_query(query: Query) -> None:
     if query.rerank is not None:
         _check_rerank(query, query.rerank)
     _check_evidence(query)
+    check_selection(query.selection)
 
 
 def check_reranker(encoder: CrossEncoder) -> None:

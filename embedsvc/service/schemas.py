@@ -38,6 +38,25 @@ class FusionIn(_Request):
     depth: int | None = Field(None, description="Candidates that each side brings, at least; 1 to 1000.")
 
 
+class BoostIn(_Request):
+    """A date, or a filter; not both."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["field", "half_life_days", "weight"], "maxProperties": 3},
+                {"required": ["filter", "factor"], "maxProperties": 2},
+            ]
+        }
+    )
+
+    field: str = Field("", description="`metadata.KEY` with a date (ISO 8601).", examples=["metadata.date"])
+    half_life_days: float = Field(0, description="Days after which a date counts half as much.")
+    weight: float = Field(0, description="Its share of the score, 0 to 1; all dates together have 1 at most.")
+    filter: str = Field("", description="As a search's.", examples=["metadata.kind = 'manual'"])
+    factor: float = Field(1, description="What it multiplies the score by, compared with the others; above 0, to 100.")
+
+
 class SearchRequest(_Request):
     """Exactly one of ``query``, ``queries`` and ``vector``."""
 
@@ -97,6 +116,23 @@ class SearchRequest(_Request):
         True, description="Overlapping passages of one document are one hit. False: each is a hit of its own."
     )
     fusion: FusionIn | None = Field(None, description="Of mode hybrid. Default: the collection's own.")
+    duplicates: Literal["exact", "near", "keep"] = Field(
+        "exact",
+        description="Passages whose text is the same, or nearly, are one hit that lists the others in its "
+        "`duplicates`; `keep`: each is a hit of its own.",
+    )
+    diversity: float = Field(
+        0, description="How much a hit's difference from those before it counts beside its score, 0 to 1."
+    )
+    group_by: str | None = Field(
+        None,
+        description="`document` or `metadata.KEY`: of each at most `per_group` hits.",
+        examples=["document", "metadata.author"],
+    )
+    per_group: int | None = Field(None, description="Default: 1.")
+    boosts: list[BoostIn] = Field(
+        default_factory=list, max_length=20, description="What else counts for a passage: dates, filters."
+    )
     explain: bool = Field(
         False, description="Also tell what each stage of the search made of the passages, and how long it took."
     )
@@ -156,6 +192,8 @@ class ClassifyRequest(_Request):
         description="What each label stands for; empty: the label itself.",
         examples=[{"billing": "invoices, prices and payments", "outage": "the service is down"}],
     )
+    limit: int = Field(100, ge=1, le=1000, description="Passages per page.")
+    offset: int = Field(0, ge=0, lt=2**63, description="Passages to skip.")
 
 
 class SimilaritiesRequest(_Request):
@@ -376,6 +414,17 @@ class HighlightOut(BaseModel):
     by: Literal["vector", "terms"] = Field(description="How the sentence was chosen: by its meaning or its words.")
 
 
+class CitationOut(BaseModel):
+    id: str
+    document_id: str
+    uri: str
+    title: str
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+
+
 class HitOut(BaseModel):
     id: str = Field(description="The passage's id.")
     document_id: str
@@ -396,6 +445,9 @@ class HitOut(BaseModel):
         None, description="Where its passage stood: on each side, and after each stage that ranked. Only if asked for."
     )
     highlight: HighlightOut | None = Field(None, description="Only if asked for.")
+    duplicates: list[CitationOut] | None = Field(
+        None, description="Other passages that say the same, the first 100; only where there are some."
+    )
 
 
 class ScoredOut(BaseModel):

@@ -903,6 +903,27 @@ class Store:
             table = self.dataset._take_rows(list(row_ids), columns=list(_PASSAGE_COLUMNS))
         return _stored(table.append_column("_rowid", pa.array(row_ids, pa.uint64())))
 
+    def columns(self, row_ids: Sequence[int], names: Sequence[str]) -> list[list[Any]]:
+        """For each of the columns ``names``, its values of these row ids, in this order. Metadata are JSON text, None
+        where there are none."""
+        with _reading(self.path):
+            table = self.dataset._take_rows(list(row_ids), columns=list(names))
+        return [table[name].to_pylist() for name in names]
+
+    def text_hashes(self, row_ids: Sequence[int]) -> RowIds:
+        """The :func:`text_hash` (n,) of the passages of these row ids, in this order."""
+        if _TEXT_HASH.name in self.dataset.schema.names:
+            found = self.columns(row_ids, [_TEXT_HASH.name])[0]
+        else:
+            found = [text_hash(text) for text in self.columns(row_ids, ["text"])[0]]
+        return np.array(found, np.int64)
+
+    def some_metadata(self, condition: str, count: int) -> list[Metadata]:
+        """Of up to ``count`` passages for which the user's SQL ``condition`` holds."""
+        with _reading(self.path), _evaluating(condition):
+            table = self.dataset.scanner(columns=["metadata"], filter=compile_filter(condition), limit=count).to_table()
+        return [json.loads(value or "{}") for value in table["metadata"].to_pylist()]
+
     def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
         """All passages with all columns, at most ``rows`` at a time."""
         with _reading(self.path):
@@ -981,9 +1002,9 @@ class Store:
         changed = self._scan(self._vector_columns, f"_row_last_updated_at_version > {version}", with_row_id=True)
         return Changes(*_vectors(changed), deleted.to_numpy().astype(np.int64))
 
-    def matching(self, condition: str, since: int = 0) -> RowIds:
+    def matching(self, condition: str, since: int = 0, among: Sequence[int] | None = None) -> RowIds:
         """Sorted row ids of the passages for which the user's SQL ``condition`` holds (see :mod:`.filters`), of those
-        that are new or replaced ``since`` a version.
+        that are new or replaced ``since`` a version, or of the row ids ``among``.
 
         Raises:
             BadFilter: it is not SQL, or the store cannot evaluate it.
@@ -991,6 +1012,8 @@ class Store:
         compiled = compile_filter(condition)
         if since:  # in front: what it leaves out is not looked at further
             compiled = f"_row_last_updated_at_version > {since} AND ({compiled})"
+        if among is not None:
+            compiled = f"_rowid IN ({', '.join(map(str, among)) or 'NULL'}) AND ({compiled})"
         scanner = self.dataset.scanner(columns=[], filter=compiled, with_row_id=True)
         with _reading(self.path), _evaluating(condition):
             table = scanner.to_table()

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from embedsvc.describe import answer_dict
 from embedsvc.encoding import OnOverflow
 from embedsvc.errors import UsageError
-from embedsvc.search import RERANK_DEPTH, Evidence, Query, Rerank, check_query, search
+from embedsvc.search import RERANK_DEPTH, Evidence, Query, Rerank, Selection, boost_of, check_query, search
 from embedsvc.service.body import read_model
 from embedsvc.service.opened import Opened
 from embedsvc.service.routes.common import Name, faults, reply, takes
@@ -80,6 +80,12 @@ _ANSWER = {
             "query": {"query": "restart after a power failure", "k": 5},
             "filtered": {"query": "restart", "filter": "metadata.year >= 2024", "mode": "lexical"},
             "queries": {"queries": ["restart", "backup"], "k": 3},
+            "choosy": {
+                "query": "restart",
+                "group_by": "document",
+                "diversity": 0.3,
+                "boosts": [{"field": "metadata.date", "half_life_days": 90, "weight": 0.2}],
+            },
             "context": {"query": "restart", "expand": "section", "max_context_tokens": 2000},
             "vector": {"vector": [0.1, -0.2], "k": 3},
         },
@@ -116,6 +122,8 @@ def _queries(body: SearchRequest, on_overflow: OnOverflow, wanted: Evidence, rer
     if body.queries is not None and not 1 <= len(body.queries) <= _MAX_QUERIES:
         raise UsageError(f"queries has {len(body.queries)} entries; send 1 to {_MAX_QUERIES}.")
     texts = [body.query] if body.query is not None else body.queries if body.queries is not None else [""]
+    boosts = tuple(boost_of(each.model_dump(exclude_unset=True)) for each in body.boosts)
+    selection = Selection(body.duplicates, body.diversity, body.group_by, body.per_group, boosts)
     queries = [
         Query(
             text=text,
@@ -129,6 +137,7 @@ def _queries(body: SearchRequest, on_overflow: OnOverflow, wanted: Evidence, rer
             explain=body.explain,
             evidence=wanted,
             rerank=rerank,
+            selection=selection,
         )
         for text in texts
     ]
