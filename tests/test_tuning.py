@@ -14,7 +14,7 @@ from embedsvc.collection import Collection
 from embedsvc.errors import UsageError
 from embedsvc.evaluate.significance import bootstrap_interval, randomisation_test
 from embedsvc.evaluate.tuning import tune
-from embedsvc.records import Fusion, make_document
+from embedsvc.records import Fusion, Tuned, make_document
 from embedsvc.search import Query, check_query
 from embedsvc.search.fusion import convex_combination, fused, reciprocal_ranks
 from tests.fakes import FakeEncoder
@@ -61,7 +61,7 @@ def test_a_query_fuses_as_it_says_else_as_the_collection_does(tmp_path: Path, fa
     assert ids(ask(collection, fake, "red apple", fusion=Fusion(weight=1.0)))[0] == "meaning"
     assert ids(ask(collection, fake, "red apple", fusion=Fusion(weight=0.0)))[0] == "words"
     with collection.writer() as writer:
-        writer.rewrite(lambda store: store.with_fusion(Fusion(weight=1.0)))
+        writer.tune(Tuned(Fusion(weight=1.0)))
     for each in (collection, Collection.open("c", collection.settings)):
         assert each.store().fusion == Fusion(weight=1.0)
         assert ids(ask(each, fake, "red apple"))[0] == "meaning"
@@ -102,7 +102,7 @@ def judged(tmp_path: Path, fake: FakeEncoder) -> tuple[Collection, Path]:
 def test_tuning_chooses_on_one_half_and_proves_on_the_other(judged: tuple[Collection, Path], fake: Any) -> None:
     collection, folder = judged
     with collection.writer() as writer:
-        writer.rewrite(lambda store: store.with_fusion(Fusion(weight=0.0)))
+        writer.tune(Tuned(Fusion(weight=0.0)))
     found = tune(collection.snapshot(), fake, folder, "test")
     assert found.current == Fusion(weight=0.0)
     assert sum(found.queries) == 40
@@ -114,7 +114,7 @@ def test_tuning_chooses_on_one_half_and_proves_on_the_other(judged: tuple[Collec
     assert collection.store().fusion == Fusion(weight=0.0), "nothing is kept unasked"
     again = replace(found, current=found.best)
     with collection.writer() as writer:
-        writer.rewrite(lambda store: store.with_fusion(found.best))
+        writer.tune(Tuned(found.best))
     assert tune(collection.snapshot(), fake, folder, "test").best == again.current, "as good is not better"
 
 

@@ -337,7 +337,7 @@ def _tune(name: str, folder: Path, split: str, settings: Settings, save: bool, j
     kept = save and found.proved
     if kept:
         with collection.writer() as writer:
-            writer.rewrite(lambda store: store.with_fusion(found.best))
+            writer.tune(replace(writer.store.tuned, fusion=found.best))
     output.tuning(found, kept, json)
 
 
