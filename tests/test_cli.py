@@ -275,7 +275,7 @@ def test_search_as_json(run: Run, library: Path, library_files: Path) -> None:
     done = run("search", "vitamin D and bones", "-c", "library", "-k", 2, "--json", "--data-dir", library)
     assert done.code == 0
     answer = done.json
-    assert answer.keys() == {"query", "collection", "version", "mode", "took_ms", "answerable", "hits"}
+    assert answer.keys() == {"query", "collection", "version", "mode", "took_ms", "answerable", "warnings", "hits"}
     assert (answer["query"], answer["collection"], answer["mode"]) == ("vitamin D and bones", "library", "hybrid")
     assert len(answer["hits"]) == 2
     hit = answer["hits"][0]

@@ -151,7 +151,7 @@ def test_what_a_search_cannot_be_answered_with(
 @pytest.mark.parametrize("mode", ["hybrid", "dense", "lexical"])
 def test_search_answers_with_the_passage_and_its_place(http: httpx.Client, mode: str) -> None:
     answer = search(http, query="restart after power failure", mode=mode, k=1).json()
-    assert list(answer) == ["query", "collection", "version", "mode", "took_ms", "answerable", "hits"]
+    assert list(answer) == ["query", "collection", "version", "mode", "took_ms", "answerable", "warnings", "hits"]
     assert (answer["query"], answer["collection"], answer["mode"]) == ("restart after power failure", "handbook", mode)
     (hit,) = answer["hits"]
     assert list(hit) == (

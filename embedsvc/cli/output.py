@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as _json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -60,14 +61,14 @@ def shown_place(passage: StoredPassage) -> str:
 
 
 def answer(answer: Answer, json: bool) -> None:
+    for warning in answer.warnings:
+        print(f"embedsvc: {printable(warning)}", file=sys.stderr)
     if json:
         _print_json(answer_dict(answer))
         return
     from rich.text import Text
 
     console = _console()
-    if answer.tokens_cut:
-        console.print(f"The query was too long: its last {answer.tokens_cut} tokens were left out.", style="yellow")
     for rank, hit in enumerate(answer.hits, 1):
         place = f"[{hit.start}:{hit.end}]" + (f" page {hit.page}" if hit.page else "")
         line = Text.assemble(

@@ -19,6 +19,7 @@ from embedsvc.search.fusion import fuse
 from embedsvc.search.merging import SPARE, merge
 from embedsvc.search.reranking import rerank
 from embedsvc.search.run import Answer, Query, Run, check_query
+from embedsvc.search.warning import warnings_of
 from embedsvc.upkeep import Snapshot
 
 
@@ -87,6 +88,7 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
         done.answerable,
         done.context,
         done.late,
+        warnings_of(done),
     )
     return explained(answer, rounds, afterwards) if query.explain else answer
 

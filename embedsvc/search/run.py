@@ -110,7 +110,8 @@ class Explanation:
 class Answer:
     """The hits of one query, best first. ``tokens_cut``: of the query, by ``on_overflow = truncate``. ``answerable``:
     whether the best of all hits has the confidence of an answer; None: that is not known. ``rerank_late``: there was
-    no time to rerank, the order is that from before."""
+    no time to rerank, the order is that from before. ``warnings``: what of the query was not understood, or not looked
+    at, in sentences."""
 
     query: str
     collection: str
@@ -122,6 +123,7 @@ class Answer:
     answerable: bool | None = None
     context: Context | None = None
     rerank_late: bool = False
+    warnings: tuple[str, ...] = ()
     explanation: Explanation | None = None
 
 
@@ -149,7 +151,8 @@ class Run:
     """One query on its way through the stages: each takes a run and gives back another.
 
     ``limit``: candidates that each side is asked for; ``more``: whether it may have others. ``vector`` (dimension,) is
-    the query's, once it is known. The candidates are ``row_ids`` (n,), best first, with their ``scores`` (n,) by the
+    the query's, once it is known; ``tokens_cut`` and ``words_cut`` were too many for it, and for the lexical side. The
+    candidates are ``row_ids`` (n,), best first, with their ``scores`` (n,) by the
     stage that ranked them last; ``dense``, ``lexical`` and ``rerank`` (n,) are those of each side, None where it was
     not asked. ``started``: by time.perf_counter; ``late``: reranking would have taken longer than it may.
     """
@@ -161,6 +164,7 @@ class Run:
     more: bool = True
     vector: Floats | None = None
     tokens_cut: int = 0
+    words_cut: int = 0
     row_ids: RowIds = field(default_factory=_no_rows)
     scores: Floats = field(default_factory=_no_scores)
     dense: Floats | None = None

@@ -444,6 +444,10 @@ class Answer(BaseModel):
         description="Whether the collection seems to hold the answer; null where that is not known (mode `lexical`, a "
         "`vector`, a model without calibration)."
     )
+    warnings: list[str] = Field(
+        description="What of the query was not understood or not looked at, in sentences: a language that the model "
+        "does not know, words too common to be looked up, what was cut."
+    )
     hits: list[HitOut]
     rerank_late: bool | None = Field(None, description="True where there was no time to rerank; else absent.")
     context: ContextOut | None = Field(None, description="Only if asked for.")

@@ -43,6 +43,7 @@ _ANSWER = {
     "mode": "hybrid",
     "took_ms": 3.4,
     "answerable": True,
+    "warnings": [],
     "hits": [_HIT],
 }
 
