@@ -160,11 +160,17 @@ def tuning(found: Tuning, kept: bool, json: bool) -> None:
         {
             "now": _fusion(found.current),
             "best": f"{_fusion(found.best)}, chosen on {found.queries[0]} queries",
+            **({} if found.rerank_depth is None else {"rerank depth": _depths(found)}),
+            **({"judged, not there": found.documents_missing} if found.documents_missing else {}),
             "nDCG@10": f"{found.ndcg:.4f} now, {found.tuned:.4f} then, on {found.queries[1]} other queries",
             "gain": f"{found.tuned - found.ndcg:+.4f}, 95 %: {low:+.4f} to {high:+.4f}, p = {found.p_value:.3f}",
             "kept": "yes" if kept else "no" if found.proved else "no: the gain is not proved",
         }
     )
+
+
+def _depths(found: Tuning) -> str:
+    return f"{found.current_rerank_depth} now, best {found.rerank_depth or '0: do not rerank'}"
 
 
 def _fusion(fusion: Fusion) -> str:

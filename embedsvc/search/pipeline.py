@@ -18,7 +18,7 @@ from embedsvc.search.explaining import Traced, explained
 from embedsvc.search.fusion import fuse
 from embedsvc.search.merging import SPARE, merge
 from embedsvc.search.reranking import rerank
-from embedsvc.search.run import Answer, Query, Run, check_query
+from embedsvc.search.run import Answer, Query, Run, check_query, settled
 from embedsvc.search.warning import warnings_of
 from embedsvc.upkeep import Snapshot
 
@@ -61,11 +61,14 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
     """
     started = time.perf_counter()
     check_query(query)
-    fusion = query.fusion or snapshot.store.fusion
-    query = replace(query, text=without_surrogates(query.text), fusion=fusion)
+    query = settled(replace(query, text=without_surrogates(query.text)), snapshot.store.tuned)
     stages = [stage for stage in STAGES if stage.wanted(query)]
-    limit = max(int(query.k * SPARE) + 1, query.rerank.depth if query.rerank else 0)
-    run = Run(snapshot, encoder, query, max(fusion.depth, limit) if query.mode == "hybrid" else limit)
+    limit = max(
+        int(query.k * SPARE) + 1,
+        (query.rerank and query.rerank.depth) or 0,
+        query.fusion.depth if query.fusion and query.mode == "hybrid" else 0,
+    )
+    run = Run(snapshot, encoder, query, limit)
     rounds = []
     while True:
         rounds.append(_through(stages, run))

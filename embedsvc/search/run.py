@@ -14,7 +14,7 @@ import numpy.typing as npt
 from embedsvc.encoding import Encoder, OnOverflow
 from embedsvc.encoding.cross_encoder import CrossEncoder
 from embedsvc.errors import UsageError
-from embedsvc.records import Fusion, FusionMethod, Normalisation
+from embedsvc.records import Fusion, FusionMethod, Normalisation, Tuned
 from embedsvc.search.expanding import Expand
 from embedsvc.search.hits import Hit
 from embedsvc.search.packing import Context, CountTokens, Order
@@ -53,11 +53,12 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Rerank:
-    """``depth``: how many of the best candidates are read. ``budget_ms``: milliseconds after which the search goes on
+    """``depth``: how many of the best candidates are read; None: as many as the collection was tuned to, else 50, and
+    ``k`` where that is more. ``budget_ms``: milliseconds after which the search goes on
     in the order that it has, counted from its beginning; None: it waits."""
 
     encoder: CrossEncoder
-    depth: int = RERANK_DEPTH
+    depth: int | None = None
     budget_ms: float | None = None
 
 
@@ -178,6 +179,14 @@ class Run:
     late: bool = False
 
 
+def settled(query: Query, tuned: Tuned) -> Query:
+    """``query`` with what it leaves to a collection, as that was ``tuned``."""
+    rerank = query.rerank
+    if rerank is not None and rerank.depth is None:
+        rerank = replace(rerank, depth=max(query.k, tuned.rerank_depth or RERANK_DEPTH))
+    return replace(query, fusion=query.fusion or tuned.fusion or Fusion(), rerank=rerank)
+
+
 def check_query(query: Query) -> None:
     """Raise UsageError for what is wrong with ``query`` whatever collection it is for."""
     if not 1 <= query.k <= MAX_K:
@@ -211,7 +220,7 @@ def _check_rerank(query: Query, wanted: Rerank) -> None:
     check_reranker(wanted.encoder)
     if query.vector is not None:
         raise UsageError("A cross-encoder reads the query: a vector cannot be reranked. Send the query's text.")
-    if not query.k <= wanted.depth <= MAX_K:
+    if wanted.depth is not None and not query.k <= wanted.depth <= MAX_K:
         raise UsageError(f"rerank_depth is {wanted.depth}; it is at least k, which is {query.k}, and at most {MAX_K}.")
     if wanted.budget_ms is not None and not wanted.budget_ms > 0:
         raise UsageError(f"The time budget is {wanted.budget_ms:g} ms; it must be more than 0.")

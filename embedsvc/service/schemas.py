@@ -62,7 +62,9 @@ class SearchRequest(_Request):
         None,
         description="Put the best in order by this served cross-encoder. Scores are its own, 0 to 1.",
     )
-    rerank_depth: int | None = Field(None, description="How many of the best it reads; at least `k`. Default: 50.")
+    rerank_depth: int | None = Field(
+        None, description="How many of the best it reads; at least `k`. Default: as tuned, else 50."
+    )
     time_budget_ms: float | None = Field(
         None,
         description="Milliseconds from the beginning after which reranking is not waited for: the order is then "
