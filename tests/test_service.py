@@ -191,7 +191,7 @@ def test_a_request_fuses_as_it_says(http: httpx.Client) -> None:
     assert rrf["hits"][0]["score"] == pytest.approx(1)  # the first on both sides
     is_problem(search(http, query="restart", fusion={"weight": 1.5}), 400, "weight is 1.5")
     is_problem(search(http, query="restart", mode="lexical", fusion={"weight": 0.5}), 400, "fusion is of mode hybrid")
-    is_problem(search(http, query="restart", rerank="no-such"), 404, "no-such")
+    is_problem(search(http, query="restart", rerank="no-such"), 404, "No reranker is served here")
 
 
 def test_filter_min_score_and_overflow(http: httpx.Client) -> None:
