@@ -91,6 +91,7 @@ def answer_dict(answer: Answer) -> dict[str, Any]:
         "mode": answer.mode,
         "took_ms": answer.took_ms,
         "answerable": answer.answerable,
+        "warnings": list(answer.warnings),
         "hits": [_hit_dict(hit) for hit in answer.hits],
     }
     if answer.tokens_cut:

@@ -37,7 +37,7 @@ from embedsvc.encoding.contract import first_difference
 from embedsvc.encoding.scheduler import Ticket
 from embedsvc.errors import Conflict, EmbedsvcError, NotFound, StorageFailure, UsageError
 from embedsvc.ingest import chunking_for
-from embedsvc.records import Chunking, Contract, Document, Heading, Passage
+from embedsvc.records import Chunking, Contract, Document, Heading, Passage, Tuned
 from embedsvc.search import Hit, Query, search
 from embedsvc.storage import Store, WholeDocument, exchange, index_lock, write_lock
 from embedsvc.storage.durability import fsync_path
@@ -76,6 +76,8 @@ class Migrated:
     queries: int
     note: str | None
     switched: bool
+    dropped: tuple[str, ...] = ()
+    """What was tuned for the old model (``Tuned``), and means nothing for the new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,11 @@ def migrate(
     already = new.store().count_documents()
     done = _catch_up(old.store, new, encoder, told)
     overlap, queries, note = _compared(old, new, encoder, compare, load_for)
+    kept, dropped = _tuned_for(old.store(), encoder.contract)
     if switch:
+        if new.store().tuned != kept:
+            with new.writer(fold=False, maintain=False) as writer:
+                writer.tune(kept)
         done += _level(old, new, encoder, told, lambda: _switch(directory, staging))
     store = Store.open(directory if switch else staging / name)
     return Migrated(
@@ -141,6 +147,7 @@ def migrate(
         queries=queries,
         note=note,
         switched=switch,
+        dropped=dropped,
     )
 
 
@@ -289,6 +296,14 @@ def _settle(directory: Path, settings: Settings) -> None:
         with write_lock(directory, settings.lock_timeout):
             staging.rename(_aside(directory, ".before"))
             fsync_path(directory.parent)
+
+
+def _tuned_for(old: Store, contract: Contract) -> tuple[Tuned, tuple[str, ...]]:
+    """What of the old collection's tuning holds under ``contract``, and the names of what does not: all of it was
+    measured with the old model's scores."""
+    if old.contract.weights_hash == contract.weights_hash:
+        return old.tuned, ()
+    return Tuned(), tuple(name for name, value in old.tuned.to_dict().items() if value is not None)
 
 
 # -- encoding --------------------------------------------------------------------------------------------------------

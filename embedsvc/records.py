@@ -208,6 +208,57 @@ class Fusion:
     depth: int = 100
 
 
+Weights = tuple[float, float, float, float]
+"""Of the three signals of a hit's confidence, and the bias."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The weights of a hit's cosine, of the share of the query's words that the hit has, and of the share that stands
+    close together; ``answers_from``: the confidence from which on a hit counts as an answer. Of one model: cosines mean
+    another thing for every other.
+
+    ``pairs`` of query and hit, of ``queries``, that it was fitted to; ``auroc``: the probability that the best hit of
+    a query has more confidence where its answer is there than where it is taken away, cross-validated.
+    """
+
+    cosine: float
+    words: float
+    near: float
+    bias: float
+    answers_from: float = 0.5
+    queries: int = 0
+    pairs: int = 0
+    auroc: float | None = None
+
+    @property
+    def weights(self) -> Weights:
+        return self.cosine, self.words, self.near, self.bias
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a collection was found to be searched best by, each where that was measured and asked to be kept: how
+    hybrid search fuses, how many candidates a cross-encoder reads, and how sure it is that a hit answers."""
+
+    fusion: Fusion | None = None
+    rerank_depth: int | None = None
+    calibration: Calibration | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Tuned:
+        """Raises TypeError or AttributeError: it is not what :meth:`to_dict` gave."""
+        fusion, calibration = value.get("fusion"), value.get("calibration")
+        return cls(
+            None if fusion is None else Fusion(**fusion),
+            value.get("rerank_depth"),
+            None if calibration is None else Calibration(**calibration),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Contract:
     """The embedding contract: everything that must be equal for two vectors to be comparable.

@@ -275,7 +275,7 @@ def test_search_as_json(run: Run, library: Path, library_files: Path) -> None:
     done = run("search", "vitamin D and bones", "-c", "library", "-k", 2, "--json", "--data-dir", library)
     assert done.code == 0
     answer = done.json
-    assert answer.keys() == {"query", "collection", "version", "mode", "took_ms", "answerable", "hits"}
+    assert answer.keys() == {"query", "collection", "version", "mode", "took_ms", "answerable", "warnings", "hits"}
     assert (answer["query"], answer["collection"], answer["mode"]) == ("vitamin D and bones", "library", "hybrid")
     assert len(answer["hits"]) == 2
     hit = answer["hits"][0]
@@ -736,3 +736,30 @@ def test_what_is_called_plan_is_indexed(run: Run, tmp_path: Path, monkeypatch: p
     (tmp_path / "plan").write_text("The plan is to have no plan.")
     assert run("index", "plan", "-c", "c", "--data-dir", tmp_path / "data").code == 0
     assert run("collections", "show", "c", "--data-dir", tmp_path / "data", "--json").json["documents"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("search", "x", "--weight", 1.5), "weight is 1.5"),
+        (("search", "x", "--weight", 0.5, "--mode", "dense"), "are of mode hybrid; the mode is dense"),
+        (("search", "x", "--rerank", "no-such-model"), "no-such-model"),
+        (("search", "x", "--rerank-depth", 20), "give --rerank too"),
+        (("search", "x", "--order", "document"), "give expand or max_context_tokens too"),
+        (("search", "x", "--expand", "chapter"), "expand is 'chapter'"),
+        (("search", "?", "--min-confidence", 2), "min_confidence is 2"),
+        (("eval", "--passages"), "--passages cuts a new collection"),
+        (("eval", "--rerank", "m"), "give --tune NAME too"),
+        (("eval", "--save"), "--save keeps what --tune NAME finds"),
+    ],
+)
+def test_options_that_are_wrong_or_contradict_each_other(
+    run: Run, library: Path, options: tuple[Any, ...], says: str
+) -> None:
+    refused(run(*options, "-c", "library", "--data-dir", library), 2, says)
+
+
+@pytest.mark.parametrize("option", [("-c", "library"), ("--mode", "dense"), ("--calibrate",), ("--gate", "ndcg@10>=1")])
+def test_tuning_is_not_measuring(run: Run, library: Path, tmp_path: Path, option: tuple[str, ...]) -> None:
+    done = run("eval", tmp_path, "--tune", "library", *option, "--data-dir", library)
+    refused(done, 2, "do one after the other")

@@ -24,7 +24,7 @@ from embedsvc.errors import Conflict, NotFound, UsageError
 from embedsvc.ingest import ingest_items, open_or_create
 from embedsvc.migrate import RolledBack, abandon, finish, migrate, rollback
 from embedsvc.readers import FieldChoice
-from embedsvc.records import Chunking, Document, Heading, make_document
+from embedsvc.records import Calibration, Chunking, Document, Fusion, Heading, Tuned, make_document
 from embedsvc.storage import Store
 from embedsvc.storage.durability import DurableCommits
 from tests.fakes import WORDS, FakeEncoder
@@ -325,6 +325,21 @@ def test_rollback_and_forth_and_what_it_leaves_behind(here: Settings) -> None:
     assert "n" in passages(Collection.open("c", here).store())
     delete_collection("c", here)
     assert [entry.name for entry in here.data_dir.iterdir() if entry.is_dir()] == []
+
+
+def test_what_was_tuned_is_kept_for_the_same_weights_only(here: Settings) -> None:
+    collection = indexed(here)
+    tuned = Tuned(Fusion(weight=0.3), calibration=Calibration(6, 4, 0, -5))
+    with collection.writer() as writer:
+        writer.tune(tuned)
+    same = other()
+    same.contract = replace(same.contract, weights_hash=OLD.contract.weights_hash)
+    assert migrate("c", here, **fakes(same)).dropped == ()
+    assert Collection.open("c", here).store().tuned == tuned
+    assert finish("c", here)
+    done = migrate("c", here, load=lambda _: other(), load_for=lambda contract, _: same)  # type: ignore[arg-type, return-value]
+    assert done.dropped == ("fusion", "calibration")
+    assert Collection.open("c", here).store().tuned == Tuned()
 
 
 def test_overlap_of_equal_models_is_whole(here: Settings) -> None:

@@ -197,7 +197,7 @@ def test_what_a_search_cannot_be_answered_with(
 @pytest.mark.parametrize("mode", ["hybrid", "dense", "lexical"])
 def test_search_answers_with_the_passage_and_its_place(http: httpx.Client, mode: str) -> None:
     answer = search(http, query="restart after power failure", mode=mode, k=1).json()
-    assert list(answer) == ["query", "collection", "version", "mode", "took_ms", "answerable", "hits"]
+    assert list(answer) == ["query", "collection", "version", "mode", "took_ms", "answerable", "warnings", "hits"]
     assert (answer["query"], answer["collection"], answer["mode"]) == ("restart after power failure", "handbook", mode)
     (hit,) = answer["hits"]
     assert list(hit) == (
@@ -236,6 +236,8 @@ def test_a_request_fuses_as_it_says(http: httpx.Client) -> None:
     rrf = search(http, query="restart after power failure", fusion={"method": "rrf", "weight": 0.3}, k=1).json()
     assert rrf["hits"][0]["score"] == pytest.approx(1)  # the first on both sides
     is_problem(search(http, query="restart", fusion={"weight": 1.5}), 400, "weight is 1.5")
+    is_problem(search(http, query="restart", mode="lexical", fusion={"weight": 0.5}), 400, "fusion is of mode hybrid")
+    is_problem(search(http, query="restart", rerank="no-such"), 404, "No reranker is served here")
 
 
 def test_filter_min_score_and_overflow(http: httpx.Client) -> None:

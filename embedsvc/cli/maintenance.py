@@ -317,6 +317,9 @@ def migrate(
         text += f"\nOf the ten best by meaning, {done.overlap:.0%} are the same ({done.queries} queries)."
     text += "".join(f"\n{key}: {figure:.4f}" for key, figure in judged.items())
     text += f"\nNot compared: {done.note}" if done.note else ""
+    if done.dropped:
+        what = " and ".join(each.replace("_", " ") for each in done.dropped)
+        text += f"\nNot taken along, for it was measured with the old model: {what}. Tune and calibrate anew."
     text += (
         "\nThe old one is kept: --rollback switches back, --finish removes it."
         if done.switched

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as _json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -61,14 +62,14 @@ def shown_place(passage: StoredPassage) -> str:
 
 
 def answer(answer: Answer, json: bool) -> None:
+    for warning in answer.warnings:
+        print(f"embedsvc: {printable(warning)}", file=sys.stderr)
     if json:
         _print_json(answer_dict(answer))
         return
     from rich.text import Text
 
     console = _console()
-    if answer.tokens_cut:
-        console.print(f"The query was too long: its last {answer.tokens_cut} tokens were left out.", style="yellow")
     for rank, hit in enumerate(answer.hits, 1):
         place = f"[{hit.start}:{hit.end}]" + (f" page {hit.page}" if hit.page else "")
         line = Text.assemble(
@@ -164,11 +165,17 @@ def tuning(found: Tuning, kept: bool, json: bool) -> None:
         {
             "now": _fusion(found.current),
             "best": f"{_fusion(found.best)}, chosen on {found.queries[0]} queries",
+            **({} if found.rerank_depth is None else {"rerank depth": _depths(found)}),
+            **({"judged, not there": found.documents_missing} if found.documents_missing else {}),
             "nDCG@10": f"{found.ndcg:.4f} now, {found.tuned:.4f} then, on {found.queries[1]} other queries",
             "gain": f"{found.tuned - found.ndcg:+.4f}, 95 %: {low:+.4f} to {high:+.4f}, p = {found.p_value:.3f}",
             "kept": "yes" if kept else "no" if found.proved else "no: the gain is not proved",
         }
     )
+
+
+def _depths(found: Tuning) -> str:
+    return f"{found.current_rerank_depth} now, best {found.rerank_depth or '0: do not rerank'}"
 
 
 def _fusion(fusion: Fusion) -> str:

@@ -54,10 +54,16 @@ def fold(run: Run) -> Run:
 
 def _alike(run: Run) -> Sequence[Sequence[int]]:
     """Places in the ranking of candidates that say the same, in groups, each in its order."""
-    by_text: dict[int, list[int]] = defaultdict(list)
-    if len(run.row_ids):
-        for at, hash in enumerate(run.snapshot.store.text_hashes(run.row_ids.tolist()).tolist()):
-            by_text[hash].append(at)
+    store, rows = run.snapshot.store, run.row_ids.tolist()
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for at, (start, end) in enumerate(zip(*store.columns(rows, ["start", "end"]), strict=True) if rows else ()):
+        by_length[end - start].append(at)
+    # Only of those as long as another the text is read.
+    several = sorted(at for group in by_length.values() if len(group) > 1 for at in group)
+    texts = dict(zip(several, store.columns([rows[at] for at in several], ["text"])[0] if several else (), strict=True))
+    by_text: dict[str | int, list[int]] = defaultdict(list)
+    for at in range(len(rows)):
+        by_text[texts.get(at, at)].append(at)
     same = list(by_text.values())
     return same if run.query.selection.duplicates == "exact" else _nearly(run, same)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from embedsvc.encoding import Encoder
-from embedsvc.records import Fusion, without_surrogates
+from embedsvc.records import without_surrogates
 from embedsvc.search.boosting import boost
 from embedsvc.search.candidates import candidates
 from embedsvc.search.citing import cite
@@ -23,7 +23,8 @@ from embedsvc.search.fusion import fuse
 from embedsvc.search.grouping import group
 from embedsvc.search.merging import SPARE, merge
 from embedsvc.search.reranking import rerank
-from embedsvc.search.run import Answer, Query, Run, check_query
+from embedsvc.search.run import Answer, Query, Run, check_query, settled
+from embedsvc.search.warning import warnings_of
 from embedsvc.upkeep import Snapshot
 
 
@@ -72,10 +73,9 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
     """
     started = time.perf_counter()
     check_query(query)
-    fusion = query.fusion or snapshot.store.fusion
-    query = replace(query, text=without_surrogates(query.text), fusion=fusion)
+    query = settled(replace(query, text=without_surrogates(query.text)), snapshot.store.tuned)
     stages = [stage for stage in STAGES if stage.wanted(query)]
-    run = Run(snapshot, encoder, query, _limit(query, fusion))
+    run = Run(snapshot, encoder, query, _limit(query))
     rounds = []
     while True:
         rounds.append(_through(stages, run))
@@ -98,16 +98,17 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
         done.answerable,
         done.context,
         done.late,
+        warnings_of(done),
     )
     return explained(answer, rounds, afterwards) if query.explain else answer
 
 
-def _limit(query: Query, fusion: Fusion) -> int:
-    """Candidates that each side is asked for at first."""
+def _limit(query: Query) -> int:
+    """Candidates that each side is asked for at first, for a ``query`` that leaves nothing to its collection."""
     limits = [int(query.k * SPARE) + 1]
-    if query.mode == "hybrid":
-        limits.append(fusion.depth)
-    if query.rerank is not None:
+    if query.mode == "hybrid" and query.fusion is not None:
+        limits.append(query.fusion.depth)
+    if query.rerank is not None and query.rerank.depth is not None:
         limits.append(query.rerank.depth)
     if query.selection.is_deep:
         limits += (_DEEP, _DEEP_PER_HIT * query.k)

@@ -81,7 +81,9 @@ class SearchRequest(_Request):
         None,
         description="Put the best in order by this served cross-encoder. Scores are its own, 0 to 1.",
     )
-    rerank_depth: int | None = Field(None, description="How many of the best it reads; at least `k`. Default: 50.")
+    rerank_depth: int | None = Field(
+        None, description="How many of the best it reads; at least `k`. Default: as tuned, else 50."
+    )
     time_budget_ms: float | None = Field(
         None,
         description="Milliseconds from the beginning after which reranking is not waited for: the order is then "
@@ -499,6 +501,10 @@ class Answer(BaseModel):
     answerable: bool | None = Field(
         description="Whether the collection seems to hold the answer; null where that is not known (mode `lexical`, a "
         "`vector`, a model without calibration)."
+    )
+    warnings: list[str] = Field(
+        description="What of the query was not understood or not looked at, in sentences: a language that the model "
+        "does not know, words too common to be looked up, what was cut."
     )
     hits: list[HitOut]
     rerank_late: bool | None = Field(None, description="True where there was no time to rerank; else absent.")

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsvc.errors import BadFilter, Conflict, DamagedCollection, NotFound, StorageFailure, UsageError
-from embedsvc.records import Chunking, Contract, Document, Fusion, Metadata, Passage
+from embedsvc.records import Chunking, Contract, Document, Fusion, Metadata, Passage, Tuned
 from embedsvc.storage.durability import TAGS, DurableCommits, fsync_path, fsync_tree
 from embedsvc.storage.filters import compile_filter, problem_of
 from embedsvc.storage.words import matching, phrases, text_index
@@ -39,8 +39,8 @@ FORMAT = "2"
 _IDENTITY = "embedsvc.identity"
 """Key of a random id that tells a table from another one made later under its name."""
 KEYS = ("embedsvc.format", "embedsvc.contract", "embedsvc.chunking")
-_FUSION = "embedsvc.fusion"
-"""Key of how hybrid search fuses, where that was tuned."""
+TUNED = "embedsvc.tuned"
+"""Key of what the collection was found to be searched best by, where that was kept."""
 _MANY_FRAGMENTS = 64
 _TAIL_SHARE = 0.1
 """Fragments are folded together once all but the largest hold this share of the rows. Reading 16 passages took 4.7 ms
@@ -402,8 +402,7 @@ class Store:
     durability: Literal["fsync", "os"]
     contract: Contract
     chunking: Chunking
-    fusion: Fusion
-    """How hybrid search of this collection fuses, unless a query says otherwise."""
+    tuned: Tuned
 
     # -- open and create ---------------------------------------------------------------------------------------
 
@@ -472,9 +471,9 @@ class Store:
                 durability,
                 Contract.from_dict(json.loads(contract)),
                 Chunking(**json.loads(chunking)),
-                _fusion_of(dataset),
+                _tuned_of(dataset),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedCollection(
                 f"{path} cannot be read as a collection: it lacks {error} or has another layout.", _mending(path)
             ) from error
@@ -520,6 +519,11 @@ class Store:
         return {version: found[version] for version in sorted(found, reverse=True) if version}
 
     @property
+    def fusion(self) -> Fusion:
+        """How hybrid search of this collection fuses, unless a query says otherwise."""
+        return self.tuned.fusion or Fusion()
+
+    @property
     def version(self) -> int:
         return int(self.dataset.version)
 
@@ -541,7 +545,7 @@ class Store:
         return None if found is None else str(found.decode())
 
     def _at(self, dataset: lance.LanceDataset) -> Store:
-        return Store(self.path, dataset, self.durability, self.contract, self.chunking, _fusion_of(dataset))
+        return Store(self.path, dataset, self.durability, self.contract, self.chunking, _tuned_of(dataset))
 
     # -- write ---------------------------------------------------------------------------------------------------
 
@@ -599,11 +603,11 @@ class Store:
 
         return self._committed(work)
 
-    def with_fusion(self, fusion: Fusion) -> Store:
-        """Keeps ``fusion`` as this collection's own."""
+    def with_tuned(self, tuned: Tuned) -> Store:
+        """Keeps ``tuned`` in the place of what there was."""
 
         def work(dataset: lance.LanceDataset) -> None:
-            dataset.update_schema_metadata({_FUSION: json.dumps(asdict(fusion))})
+            dataset.update_schema_metadata({TUNED: json.dumps(tuned.to_dict())})
 
         return self._committed(work)
 
@@ -910,14 +914,6 @@ class Store:
             table = self.dataset._take_rows(list(row_ids), columns=list(names))
         return [table[name].to_pylist() for name in names]
 
-    def text_hashes(self, row_ids: Sequence[int]) -> RowIds:
-        """The :func:`text_hash` (n,) of the passages of these row ids, in this order."""
-        if _TEXT_HASH.name in self.dataset.schema.names:
-            found = self.columns(row_ids, [_TEXT_HASH.name])[0]
-        else:
-            found = [text_hash(text) for text in self.columns(row_ids, ["text"])[0]]
-        return np.array(found, np.int64)
-
     def some_metadata(self, condition: str, count: int) -> list[Metadata]:
         """Of up to ``count`` passages for which the user's SQL ``condition`` holds."""
         with _reading(self.path), _evaluating(condition):
@@ -1059,9 +1055,9 @@ class Store:
             return self.dataset.scanner(columns=columns, filter=condition, with_row_id=with_row_id).to_table()
 
 
-def _fusion_of(dataset: lance.LanceDataset) -> Fusion:
-    kept = (dataset.schema.metadata or {}).get(_FUSION.encode())
-    return Fusion() if kept is None else Fusion(**json.loads(kept))
+def _tuned_of(dataset: lance.LanceDataset) -> Tuned:
+    kept = (dataset.schema.metadata or {}).get(TUNED.encode())
+    return Tuned() if kept is None else Tuned.from_dict(json.loads(kept))
 
 
 def _manifest_version(name: str) -> int:

@@ -71,8 +71,8 @@ def stand_ins(vectors: Floats, kind: str, among: int, count: int = SAMPLE, seed:
 
     A vector itself is found too easily, for a graph leads straight to its neighbours, and so is what is nearer to one.
     What lies between two is harder to find in a graph the more there are, and sentences are not, while in lists it is
-    the other way round: the shares are those with which as much is found of both (docs/indexes.md). Of equal vectors only one is taken: where most are equal,
-    they must not hide that the others are not found.
+    the other way round: the shares are those with which as much is found of both (docs/indexes.md). Of equal vectors
+    only one is taken: where most are equal, they must not hide that the others are not found.
     """
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(vectors), min(10 * count, len(vectors)), replace=False)

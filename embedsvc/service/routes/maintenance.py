@@ -300,7 +300,8 @@ async def restore_collection(name: Name, request: Request) -> Response:
     description="A job that encodes every document anew from its stored text, while the collection answers as before, "
     "and then switches to that at once. A job that was interrupted goes on when the same is sent again. The collection "
     "from before is kept until `finish`, and `rollback` switches back to it. `overlap` in its `result` is the share of "
-    "the ten best hits that both have, by meaning alone.",
+    "the ten best hits that both have, by meaning alone; `dropped` names what was tuned with the old model and "
+    "does not hold for the new one (`fusion`, `rerank_depth`, `calibration`).",
     status_code=202,
     response_class=Response,
     responses={

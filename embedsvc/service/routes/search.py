@@ -11,7 +11,7 @@ from starlette.responses import Response
 from embedsvc.describe import answer_dict
 from embedsvc.encoding import OnOverflow
 from embedsvc.errors import UsageError
-from embedsvc.search import RERANK_DEPTH, Evidence, Query, Rerank, Selection, boost_of, check_query, search
+from embedsvc.search import Evidence, Query, Rerank, Selection, boost_of, check_query, search
 from embedsvc.service.body import read_model
 from embedsvc.service.opened import Opened
 from embedsvc.service.routes.common import Name, faults, reply, takes
@@ -43,6 +43,7 @@ _ANSWER = {
     "mode": "hybrid",
     "took_ms": 3.4,
     "answerable": True,
+    "warnings": [],
     "hits": [_HIT],
 }
 
@@ -106,10 +107,11 @@ async def search_collection(name: Name, request: Request) -> Response:
     wanted = Evidence(body.expand, body.max_context_tokens, body.order, count, body.highlight, body.min_confidence)
     if body.rerank is None and (body.rerank_depth is not None or body.time_budget_ms is not None):
         raise UsageError("rerank_depth and time_budget_ms are about reranking: send rerank too.")
+    if body.fusion is not None and (body.mode or ("dense" if body.vector is not None else "hybrid")) != "hybrid":
+        raise UsageError("fusion is of mode hybrid: leave it out, or ask in that mode.")
     rerank = None
     if body.rerank is not None:
-        depth = max(body.k, RERANK_DEPTH) if body.rerank_depth is None else body.rerank_depth
-        rerank = Rerank(await state.reranker(body.rerank), depth, body.time_budget_ms)
+        rerank = Rerank(await state.reranker(body.rerank), body.rerank_depth, body.time_budget_ms)
     asked = _queries(body, body.on_overflow or state.settings.on_overflow, wanted, rerank)
     await state.ready(name)
     return await state.queries.run(lambda: state.collections.call(name, work))
