@@ -11,25 +11,21 @@ import queue
 import re
 import threading
 import time
-from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal, TypeVar
-
-import numpy as np
+from typing import Literal
 
 from embedsvc import __version__
 from embedsvc.chunking import Chunks, chunk, finer_capacity
-from embedsvc.collection import Collection, EncodedDocument, Writer, check_name, collection_names
+from embedsvc.collection import Collection, Writer, check_name, collection_names
 from embedsvc.config import Duplicates, Settings, usable_cores
 from embedsvc.duplicates import Like, Signatures, sign
 from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for, load_encoder
-from embedsvc.encoding.scheduler import Ticket
-from embedsvc.encoding.tokens import Ids
 from embedsvc.errors import Conflict, ReadError, StorageFailure, UsageError
+from embedsvc.filling import Batch, Committed, Filling, waited
 from embedsvc.likeness import signatures_of
 from embedsvc.readers import (
     ALL,
@@ -49,15 +45,13 @@ from embedsvc.readers.sandbox import Sandbox
 from embedsvc.readers.sitemaps import pages
 from embedsvc.readers.web import Fetching
 from embedsvc.records import Chunking, Contract, Document, Source, document_id
-from embedsvc.storage import Store
-from embedsvc.storage.store import Floats, Known
+from embedsvc.storage.store import Known
 from embedsvc.unread import Inputs, Taken, Told
 
 log = logging.getLogger(__name__)
 
 Status = Literal["indexed", "unchanged", "replaced", "removed", "duplicate", "quarantined", "empty"]
 Input = FoundFile | Source | Document | Rejected
-_T = TypeVar("_T")
 
 _COMMIT_SECONDS = 5.0
 """A commit is made after so long, or of ``Settings.commit_tokens``, whichever comes first."""
@@ -116,7 +110,7 @@ class _Read:
     seconds: float
 
     def result(self) -> _Chunked:
-        chunks, seconds = _waited(self.chunking)
+        chunks, seconds = waited(self.chunking)
         return _Chunked(self.document, chunks, self.replaces, self.like, self.is_dropped, self.seconds + seconds)
 
 
@@ -128,14 +122,6 @@ class _Chunked:
     like: Like | None
     is_dropped: bool
     seconds: float
-
-
-def _waited(future: Future[_T]) -> _T:
-    """What ``future`` gives. An interrupt that strikes in ``Future.result`` may leave its lock locked for ever, and so
-    stop the thread that is to set it; a SimpleQueue has none."""
-    done: queue.SimpleQueue[Future[_T]] = queue.SimpleQueue()
-    future.add_done_callback(done.put)
-    return done.get().result()
 
 
 @dataclass(slots=True)
@@ -358,9 +344,9 @@ def _ingest(
 
         reader = threading.Thread(target=read_ahead, name="reader", daemon=True)
         reader.start()
-        committer = ThreadPoolExecutor(1, thread_name_prefix="committer")
         try:
-            yield from _encode_and_commit(writer, encoder, ahead, room, committer, commit_tokens)
+            with Filling[Sequence[_Chunked]](writer, encoder) as filling:
+                yield from _encode_and_commit(filling, ahead, room, commit_tokens)
             yield from _remove(writer, reading, within)
             _keep_taken(inputs, writer, reading)
         finally:
@@ -371,7 +357,6 @@ def _ingest(
             reader.join(_READER_SECONDS)
             inputs.close()
             chunkers.shutdown(wait=False, cancel_futures=True)
-            committer.shutdown()
 
 
 def _limits(settings: Settings, max_file_mb: int) -> Limits:
@@ -539,135 +524,53 @@ def _reason(error: ReadError) -> str:
 
 
 def _encode_and_commit(
-    writer: Writer,
-    encoder: Encoder,
+    filling: Filling[Sequence[_Chunked]],
     ahead: queue.Queue[_Read | Outcome | BaseException | None],
     room: _Room,
-    committer: ThreadPoolExecutor,
     commit_tokens: int,
 ) -> Iterator[Outcome]:
-    encoding: _Encoding | None = None
-    following: _Encoding | None = None
-    committing: tuple[Future[None], _Encoding] | None = None
     ended = False
     # The first batches are small: nothing is encoded while they are gathered, 0.35 s for 100,000 tokens.
     target = -(-commit_tokens // 8)
-    try:
-        while not ended or encoding:
-            batch: list[_Chunked] = []
-            deadline = time.monotonic() + _COMMIT_SECONDS
-            tokens = 0
-            while tokens < target and not ended:
-                # A slow file does not hold up what is encoded already, nor the news of what is committed.
-                patient = not (batch or encoding or committing)
-                try:
-                    item = ahead.get(timeout=None if patient else max(0.0, deadline - time.monotonic()))
-                except queue.Empty:
-                    break
-                if item is None:
-                    ended = True
-                    break
-                if isinstance(item, BaseException):
-                    raise item
-                if isinstance(item, Outcome):
-                    yield item
-                    continue
-                document = item.result()
-                room.give(len(item.document.text))
-                tokens += document.chunks.tokens
-                batch.append(document)
-            target = min(commit_tokens, 2 * target)
-            # The next batch is in the encoder's queue before this one is waited for: the cores never run dry.
-            under_way = [each for each in (encoding, committing and committing[1]) if each]
-            following = _start_encoding(encoder, writer.store, batch, under_way) if batch else None
-            if encoding:
-                encoded = encoding.result()
-                if committing:
-                    yield from _committed(*committing)
-                committing = committer.submit(_commit, writer, encoded, encoding.batch), encoding
-            elif committing and not following:
-                yield from _committed(*committing)
-                committing = None
-            encoding = following
-        if committing:
-            yield from _committed(*committing)
-    finally:
-        for each in (encoding, following):
-            if each:
-                each.ticket.future.cancel()
+    while not ended:
+        batch: list[_Chunked] = []
+        deadline = time.monotonic() + _COMMIT_SECONDS
+        tokens = 0
+        while tokens < target:
+            # A slow file does not hold up what is encoded already, nor the news of what is committed.
+            patient = filling.is_idle and not batch
+            try:
+                item = ahead.get(timeout=None if patient else max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if item is None:
+                ended = True
+                break
+            if isinstance(item, BaseException):
+                raise item
+            if isinstance(item, Outcome):
+                yield item
+                continue
+            document = item.result()
+            room.give(len(item.document.text))
+            tokens += document.chunks.tokens
+            batch.append(document)
+        target = min(commit_tokens, 2 * target)
+        for committed in filling.advance(_batch(batch) if batch else None):
+            yield from _told(committed)
+    for committed in filling.drain():
+        yield from _told(committed)
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoding:
-    """Documents whose new passages are in the encoder's queue; those whose text is known have their vectors already."""
-
-    batch: Sequence[_Chunked]
-    encoded: list[EncodedDocument]
-    ticket: Ticket
-    places: list[tuple[Floats, int]]
-    """Where the ticket's vectors belong: a document's vectors, and the line."""
-    same: list[tuple[Floats, Floats]]
-    """Vectors that are those of a text met before, in this batch or one that is under way; what they are copied from
-    is complete by the time that this batch is."""
-    made: dict[str, Floats]
-    """By the passage's text: its vectors, once they are there."""
-    tokens: list[int]
-    """That were put into the queue, of each document."""
-
-    def result(self) -> list[EncodedDocument]:
-        """The documents with all vectors of their passages."""
-        found = _waited(self.ticket.future)
-        for (vectors, at), vector in zip(self.places, found, strict=True):
-            vectors[at] = vector
-        for vectors, known in self.same:
-            vectors[:] = known
-        return self.encoded
+def _batch(chunked: Sequence[_Chunked]) -> Batch[Sequence[_Chunked]]:
+    cut = [(each.document, each.chunks.passages) for each in chunked]
+    # What became empty has no row left to say so: it is removed by its id alone.
+    gone = [each.document.id for each in chunked if each.replaces and not each.chunks.passages]
+    return Batch(cut, gone, chunked)
 
 
-def _start_encoding(
-    encoder: Encoder, store: Store, batch: Sequence[_Chunked], under_way: Sequence[_Encoding]
-) -> _Encoding:
-    """Puts into the queue what has no vectors yet: neither in ``store``, word for word in whichever document, nor
-    ``under_way``, latest first, nor in the batch itself."""
-    texts = {item.document.text[passage.start : passage.end] for item in batch for passage in item.chunks.passages}
-    known: Mapping[str, Floats] = ChainMap({}, *(each.made for each in under_way), store.vectors_of(texts))
-    made: dict[str, Floats] = {}
-    encoded: list[EncodedDocument] = []
-    places: list[tuple[Floats, int]] = []
-    same: list[tuple[Floats, Floats]] = []
-    new: list[Ids] = []
-    tokens: list[int] = []
-    for item in batch:
-        document, passages = item.document, item.chunks.passages
-        vectors = np.empty((sum(1 + len(passage.finer) for passage in passages), encoder.dimension), np.float32)
-        end, before = 0, len(new)
-        for passage in passages:
-            text = document.text[passage.start : passage.end]
-            windows = passage.token_ids, *passage.finer
-            start, end = end, end + len(windows)
-            vectors_known = made[text] if text in made else known.get(text)
-            # The same text may, in another neighbourhood, have a token more, and with it another sub-window.
-            if vectors_known is None or len(vectors_known) != len(windows):
-                new += windows
-                places += ((vectors, at) for at in range(start, end))
-            else:
-                same.append((vectors[start:end], vectors_known))
-            made[text] = vectors[start:end]
-        encoded.append((document, passages, vectors))
-        tokens.append(sum(map(len, new[before:])))
-    ticket = encoder.submit(new, kind="passage")
-    return _Encoding(batch, encoded, ticket, places, same, made, tokens)
-
-
-def _commit(writer: Writer, encoded: Sequence[EncodedDocument], batch: Sequence[_Chunked]) -> None:
-    # A document that became empty has no row left to say so: it is removed by its id alone.
-    if any(passages for _, passages, _ in encoded) or any(item.replaces for item in batch):
-        writer.replace(encoded)
-
-
-def _committed(future: Future[None], encoding: _Encoding) -> Iterator[Outcome]:
-    _waited(future)
-    for item, encoded_tokens in zip(encoding.batch, encoding.tokens, strict=True):
+def _told(committed: Committed[Sequence[_Chunked]]) -> Iterator[Outcome]:
+    for item, encoded_tokens in zip(committed.batch.about, committed.encoded_tokens, strict=True):
         document, chunks = item.document, item.chunks
         notes = document.notes
         if chunks.tokens_cut:

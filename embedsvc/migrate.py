@@ -14,7 +14,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +25,6 @@ import numpy as np
 from embedsvc.chunking import chunk
 from embedsvc.collection import (
     Collection,
-    EncodedDocument,
-    Writer,
     collection_directory,
     put_out_of_sight,
     remove_unseen,
@@ -34,8 +32,8 @@ from embedsvc.collection import (
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, encoder_for, load_encoder
 from embedsvc.encoding.contract import first_difference
-from embedsvc.encoding.scheduler import Ticket
 from embedsvc.errors import Conflict, EmbedsvcError, NotFound, StorageFailure, UsageError
+from embedsvc.filling import Batch, Committed, Filling
 from embedsvc.ingest import chunking_for
 from embedsvc.records import Chunking, Contract, Document, Heading, Passage
 from embedsvc.search import Hit, Query, search
@@ -358,24 +356,19 @@ def _catch_up(
     total = newest().count_documents()
     done, rechunked = total - len(differing), 0
     told(max(0, done), total)
-    with new.writer(maintain=maintain) as writer:
-        ahead: tuple[list[str], Ticket, list[EncodedDocument]] | None = None
+    with new.writer(maintain=maintain) as writer, Filling[None](writer, encoder) as filling:
+
+        def took(committed: Iterable[Committed[None]]) -> None:
+            nonlocal done
+            for each in committed:
+                done += len(each.batch.cut)
+                told(done, total)
+
         for ids, documents in _batches(newest, differing, new.settings.commit_tokens):
             cut = [_cut(whole, encoder, new.chunking) for whole in documents]
             rechunked += sum(anew for _, _, anew in cut)
-            windows = [
-                ids for _, passages, _ in cut for passage in passages for ids in (passage.token_ids, *passage.finer)
-            ]
-            ticket = encoder.submit(windows, kind="passage")
-            none = np.empty((0, encoder.dimension), np.float32)
-            unencoded: list[EncodedDocument] = [(document, passages, none) for document, passages, _ in cut]
-            if ahead:
-                done += _put(writer, *ahead)
-                told(done, total)
-            ahead = ids, ticket, unencoded
-        if ahead:
-            done += _put(writer, *ahead)
-            told(done, total)
+            took(filling.advance(Batch([(document, passages) for document, passages, _ in cut], ids, None)))
+        took(filling.drain())
     return _Done(len(differing), rechunked)
 
 
@@ -394,17 +387,6 @@ def _batches(
             asked, found = [], []
     if asked:
         yield asked, found
-
-
-def _put(writer: Writer, ids: Sequence[str], ticket: Ticket, documents: Sequence[EncodedDocument]) -> int:
-    vectors, at = ticket.future.result(), 0
-    encoded: list[EncodedDocument] = []
-    for document, passages, _ in documents:
-        count = sum(1 + len(passage.finer) for passage in passages)
-        encoded.append((document, passages, np.asarray(vectors[at : at + count], np.float32)))
-        at += count
-    writer.replace(encoded, ids)
-    return len(encoded)
 
 
 def _cut(whole: WholeDocument, encoder: Encoder, chunking: Chunking) -> tuple[Document, tuple[Passage, ...], bool]:

@@ -21,7 +21,8 @@ LAYERS = (
     {"disk_index", "likeness", "unread"},
     {"upkeep"},
     {"collection"},
-    {"ingest", "search", "checks"},
+    {"filling", "search", "checks"},
+    {"ingest"},
     {"tally", "overview"},
     {"describe", "watch"},  # what the flows give, in the shapes that all faces share; runs without end
     {"maintenance"},

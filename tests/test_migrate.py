@@ -120,6 +120,18 @@ def test_all_but_the_vectors_survives(here: Settings) -> None:
         migrate("c", here, **fakes(new))
 
 
+def test_a_text_that_stands_in_many_documents_is_encoded_once(here: Settings) -> None:
+    collection = indexed(here)
+    add(collection, OLD, *(make_document(f"test:same{at}", "white red", id=f"same{at}") for at in range(3)))
+    new = other()
+    encoded: list[int] = []
+    done = migrate("c", here, switch=False, compare=lambda _: encoded.append(new.encoded), **fakes(new))
+    store = collection.store()
+    assert done.encoded == 17
+    assert encoded == [len({passage.text for passage in store.take(store.row_ids().tolist())})]
+    assert abandon("c", here)
+
+
 def test_pages_and_headings_stay_with_their_passages(here: Settings) -> None:
     collection = indexed(here)
     pages = [p.page for p in collection.store().document_passages("paged")[1]]
@@ -443,7 +455,13 @@ def test_a_server_answers_through_migration_and_rollback(library: Path, library_
     assert [answer for answer in answers if answer[0] != 200 or "power.md" not in answer[1]] == []
 
 
-def test_ndcg_of_both_models(tmp_path: Path, run: Run) -> None:  # noqa: F811
+def test_progress_and_ndcg_of_both_models(
+    tmp_path: Path,
+    run: Run,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from embedsvc.cli import progress
+
     beir = tmp_path / "beir"
     (beir / "qrels").mkdir(parents=True)
     texts = {
@@ -457,8 +475,12 @@ def test_ndcg_of_both_models(tmp_path: Path, run: Run) -> None:  # noqa: F811
     (beir / "qrels" / "test.tsv").write_text("q\ta b\t1\n")
     common = ("--data-dir", tmp_path / "data", "--json")
     assert run("index", beir / "corpus.jsonl", "-c", "c", "--dtype", "int8", "--runtime", "onnx", *common).code == 0
-    done = run("collections", "migrate", "c", "--dtype", "fp32", "--runtime", "onnx", "--qrels", beir, *common)
-    assert done.code == 0, done.err
+    move = ("collections", "migrate", "c", "--dtype", "fp32", "--runtime", "onnx")
+    monkeypatch.setattr(progress, "TELL_SECONDS", 0.0)
+    prepared = run(*move, "--prepare", "--data-dir", tmp_path / "data")
+    assert prepared.err.endswith("  100%  3 of 3 documents, about 0 min left\n")
+    done = run(*move, "--qrels", beir, *common)
+    assert (done.code, done.err) == (0, "")
     assert (done.json["ndcg@10_old"], done.json["ndcg@10_new"]) == (1.0, 1.0)
     assert run("collections", "migrate", "c", *common).code == 2
     assert run("collections", "migrate", "c", "--dtype", "fp32", "--rollback", *common).code == 2
