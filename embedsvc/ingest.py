@@ -11,14 +11,15 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
 from embedsvc import __version__
+from embedsvc.aside import Aside, Laid
 from embedsvc.chunking import Chunks, chunk, finer_capacity
 from embedsvc.collection import Collection, Writer, check_name, collection_names
 from embedsvc.config import Duplicates, Settings, usable_cores
@@ -26,7 +27,7 @@ from embedsvc.duplicates import Like, Signatures, sign
 from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for, load_encoder
 from embedsvc.errors import Conflict, ReadError, StorageFailure, UsageError
 from embedsvc.filling import Batch, Committed, Filling, waited
-from embedsvc.likeness import signatures_of
+from embedsvc.likeness import in_step, signatures_of
 from embedsvc.readers import (
     ALL,
     FieldChoice,
@@ -45,6 +46,7 @@ from embedsvc.readers.sandbox import Sandbox
 from embedsvc.readers.sitemaps import pages
 from embedsvc.readers.web import Fetching
 from embedsvc.records import Chunking, Contract, Document, Source, document_id
+from embedsvc.storage import Store
 from embedsvc.storage.store import Known
 from embedsvc.unread import Inputs, Taken, Told
 
@@ -57,6 +59,10 @@ _COMMIT_SECONDS = 5.0
 """A commit is made after so long, or of ``Settings.commit_tokens``, whichever comes first."""
 _CHARACTERS_PER_TOKEN = 5
 """Of prose, about: what is read ahead is bounded by characters, since it is not tokenised yet."""
+_ASKED = 1000
+"""Inputs: of fewer, no more than what is stored of them is asked for."""
+_TOPS = 32
+"""Folders and files, as those. Each is compared with every document."""
 _READER_SECONDS = 10.0
 """A reader that was told to stop is waited for at most so long."""
 _MEGABYTE = 1_000_000
@@ -128,8 +134,8 @@ class _Chunked:
 class _Reading:
     """What the reading thread has learnt so far; read by others only after it has ended."""
 
-    known: dict[str, Known]
-    """By document id, as stored before."""
+    known: Mapping[str, Known]
+    """By document id, as stored before: all documents, or those of the inputs."""
     by_source: dict[str, list[str]] = field(default_factory=dict)
     """Source uri → ids of the stored documents that came out of it (a JSONL file has many)."""
     seen: set[str] = field(default_factory=set)
@@ -138,8 +144,8 @@ class _Reading:
     """(document id, uri) of stored records that their re-read file no longer has."""
     taken: dict[str, Taken] = field(default_factory=dict)
     """By uri: inputs that need not be read again while they and the store stay as they are by the end of the run."""
-    undecided: list[tuple[Input, set[str]]] = field(default_factory=list)
-    """Inputs to be read again for some of their documents, by id (see :class:`_Likeness`)."""
+    undecided: Aside = field(default_factory=Aside)
+    """Inputs to be read again for some of their documents (see :class:`_Likeness`)."""
 
     def __post_init__(self) -> None:
         for id, document in self.known.items():
@@ -253,13 +259,19 @@ def ingest_paths(
     """
     urls = [str(path) for path in paths if is_url(str(path))]
     files = [path for path in paths if not is_url(str(path))]
+    within = tuple(absolute(path).as_uri() for path in files) if exact else ()
     found: Iterator[Input] = discover(files, max_file_bytes=max_file_mb * _MEGABYTE, selection=selection)
+    known: _Asking = Store.known_documents
     if urls:
         set_up = collection.settings
         how = Fetching(max_file_mb * _MEGABYTE, set_up.url_timeout_s, set_up.allow_private_urls)
         found = chain(found, pages(urls, how, other_hosts=set_up.sitemap_other_hosts))
-    within = tuple(absolute(path).as_uri() for path in files) if exact else ()
-    return _ingest(collection, encoder, found, fields, within, max_file_mb, fold=True)
+    elif exact:
+        known = _known_below(within)
+    else:
+        first = list(islice(found, _ASKED))
+        found, known = chain(first, found), _known_of(first)
+    return _ingest(collection, encoder, found, fields, known, within, max_file_mb, fold=True)
 
 
 def ingest_changed(
@@ -275,7 +287,8 @@ def ingest_changed(
     """As :func:`ingest_paths` of ``tops`` with ``exact``, where only what is at or below ``changed`` can have changed:
     nothing else is looked at. All paths from the root (:func:`~embedsvc.readers.absolute`)."""
     found = discover_again(changed, tops, max_file_bytes=max_file_mb * _MEGABYTE, selection=selection)
-    return _ingest(collection, encoder, found, fields, tuple(path.as_uri() for path in changed), max_file_mb, fold=True)
+    within = tuple(path.as_uri() for path in changed)
+    return _ingest(collection, encoder, found, fields, _known_below(within), within, max_file_mb, fold=True)
 
 
 def ingest_items(
@@ -286,10 +299,33 @@ def ingest_items(
     *,
     fold: bool = True,
     duplicates: Duplicates | None = None,
+    ahead: Sequence[Source | Document | Rejected] | None = None,
 ) -> Iterator[Outcome]:
     """As :func:`ingest_paths` for inputs that are in memory: uploads and ready-made documents. ``fold``: as in
-    :meth:`Collection.writer`. ``duplicates``: otherwise than the collection's settings say."""
-    return _ingest(collection, encoder, items, fields, (), collection.settings.max_file_mb, fold, duplicates)
+    :meth:`Collection.writer`. ``duplicates``: otherwise than the collection's settings say. ``ahead``: the ``items``,
+    where they are known before they come; of the store no more is looked at then than what it has of those."""
+    known = Store.known_documents if ahead is None else _known_of(ahead)
+    limit = collection.settings.max_file_mb
+    return _ingest(collection, encoder, items, fields, known, (), limit, fold, duplicates)
+
+
+_Asking = Callable[[Store], Mapping[str, Known]]
+"""Asks the store for what it has of the documents that a run may meet: all of them take seconds, where there are
+hundreds of thousands."""
+
+
+def _known_of(inputs: Sequence[Input]) -> _Asking:
+    """Of all inputs that will come, or of as many as are asked for at once: then there may be more. Not known then is a
+    document that was handed over ready-made under a uri within a file that is read now: it is replaced all the same."""
+    if len(inputs) >= _ASKED:
+        return Store.known_documents
+    ids = {item.id if isinstance(item, Document) else document_id(item.uri) for item in inputs}
+    uris = {item.uri for item in inputs}
+    return lambda store: store.known_among(ids, uris)
+
+
+def _known_below(within: Sequence[str]) -> _Asking:
+    return (lambda store: store.known_below(within)) if len(within) <= _TOPS else Store.known_documents
 
 
 def _ingest(
@@ -297,6 +333,7 @@ def _ingest(
     encoder: Encoder,
     items: Iterable[Input],
     fields: FieldChoice,
+    known: _Asking,
     within: Sequence[str],
     max_file_mb: int,
     fold: bool,
@@ -305,7 +342,8 @@ def _ingest(
     check_contract(encoder, collection.contract)
     commit_tokens = max(1, collection.settings.commit_tokens)
     with collection.writer(fold=fold) as writer:
-        reading = _Reading(known=writer.store.known_documents())
+        store = writer.store
+        reading = _Reading(known(store))
         ahead: queue.Queue[_Read | Outcome | BaseException | None] = queue.Queue(maxsize=256)
         room = _Room(2 * commit_tokens * _CHARACTERS_PER_TOKEN)
         stop = threading.Event()
@@ -325,7 +363,7 @@ def _ingest(
             return chunkers.submit(chunked, document)
 
         def signatures() -> Signatures:
-            opened = signatures_of(writer.store, reading.known, directory)
+            opened = signatures_of(store, directory)
             opened.forget([id for id, _ in reading.gone])
             return opened
 
@@ -341,6 +379,7 @@ def _ingest(
                 _put(ahead, error, stop)
             finally:
                 likeness.close()
+                reading.undecided.close()
 
         reader = threading.Thread(target=read_ahead, name="reader", daemon=True)
         reader.start()
@@ -349,6 +388,9 @@ def _ingest(
                 yield from _encode_and_commit(filling, ahead, room, commit_tokens)
             yield from _remove(writer, reading, within)
             _keep_taken(inputs, writer, reading)
+            reader.join()  # it keeps the signatures
+            if likeness.has_looked:
+                in_step(writer.store, directory)
         finally:
             stop.set()
             sandbox.close()
@@ -377,6 +419,10 @@ class _Likeness:
         self._ignores = duplicates == "ignore"
         self._open = open_signatures
         self._signatures: Signatures | None = None
+
+    @property
+    def has_looked(self) -> bool:
+        return self._signatures is not None
 
     def of(self, document: Document, replaces: bool, stands: Callable[[str], bool]) -> tuple[Like | None, bool]:
         """What ``document`` is like, and whether that is decided. Before it is dropped, what it is like must be known
@@ -415,13 +461,11 @@ def _read_all(
     inputs: Inputs,
     within: Sequence[str],
 ) -> Iterator[_Read | Outcome]:
-    def prepared(document: Document, item: Input, started: float, *, again: bool) -> Iterator[_Read | Outcome]:
+    def prepared(document: Document, item: Laid, started: float, *, again: bool) -> Iterator[_Read | Outcome]:
         replaces = reading.hash_of(document.id) is not None
         like, is_decided = likeness.of(document, replaces, lambda id: again or id in reading.seen)
         if not is_decided:
-            if not reading.undecided or reading.undecided[-1][0] is not item:
-                reading.undecided.append((item, set()))
-            reading.undecided[-1][1].add(document.id)
+            reading.undecided.add(item, document.id)
             return
         is_dropped = likeness.drops and like is not None
         seconds = time.perf_counter() - started
@@ -596,7 +640,9 @@ def _keep_taken(inputs: Inputs, writer: Writer, reading: _Reading) -> None:
     if not reading.taken:
         return
     stored: dict[str, dict[str, str]] = {}
-    for id, document in writer.store.known_documents().items():
+    few = len(reading.taken) < _ASKED
+    known = writer.store.known_among((), reading.taken) if few else writer.store.known_documents()
+    for id, document in known.items():
         if document.source in reading.taken:
             stored.setdefault(document.source, {})[id] = document.hash
     inputs.keep(reading.taken, stored)

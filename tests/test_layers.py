@@ -18,7 +18,7 @@ PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = (
     {"records", "errors", "config", "logs", "allocator", "derived"},
     {"readers", "chunking", "duplicates", "encoding", "vectors", "storage"},
-    {"disk_index", "likeness", "unread"},
+    {"disk_index", "likeness", "unread", "aside"},
     {"upkeep"},
     {"collection"},
     {"filling", "search", "checks"},

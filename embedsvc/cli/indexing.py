@@ -92,7 +92,7 @@ def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
     with lines_into(order) as write, _progress(sizes, quiet=order.json_lines) as advance:
         collection, encoder = open_or_create(order.name, settings, order.asked)
         outcomes = (
-            ingest_items(collection, encoder, [source], order.fields)
+            ingest_items(collection, encoder, [source], order.fields, ahead=[source])
             if source
             else ingest_paths(
                 collection,
