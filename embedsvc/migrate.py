@@ -37,7 +37,7 @@ from embedsvc.filling import Batch, Committed, Filling
 from embedsvc.ingest import chunking_for
 from embedsvc.records import Chunking, Contract, Document, Heading, Passage
 from embedsvc.search import Hit, Query, search
-from embedsvc.storage import Store, WholeDocument, exchange, index_lock, write_lock
+from embedsvc.storage import Store, WholeDocument, exchange, index_lock, migration_lock, write_lock
 from embedsvc.storage.durability import fsync_path
 from embedsvc.storage.store import Known
 
@@ -103,7 +103,8 @@ def migrate(
 
     Raises:
         UsageError: the collection has that model already. Conflict: an earlier migration is to another model, is not
-            finished, or others write, now or so much that the new collection never came level with the old one.
+            finished, or under way; or others write, now or so much that the new collection never came level with the
+            old one.
     """
     directory = collection_directory(name, settings)
     _settle(directory, settings)
@@ -118,11 +119,12 @@ def migrate(
         raise UsageError(f"{name!r} is of {encoder.model.name} in {encoder.dtype} already.")
     staging = _aside(directory, ".migration")
     new = _staged(old, encoder, staging)
-    already = new.store().count_documents()
-    done = _catch_up(old.store, new, encoder, told)
-    overlap, queries, note = _compared(old, new, encoder, compare, load_for)
-    if switch:
-        done += _level(old, new, encoder, told, lambda: _switch(directory, staging))
+    with migration_lock(staging / name, settings.lock_timeout):
+        already = new.store().count_documents()
+        done = _catch_up(old.store, new, encoder, told)
+        overlap, queries, note = _compared(old, new, encoder, compare, load_for)
+        if switch:
+            done += _level(old, new, encoder, told, lambda: _switch(directory, staging))
     store = Store.open(directory if switch else staging / name)
     return Migrated(
         name=name,
@@ -182,8 +184,8 @@ def _removed(name: str, settings: Settings, suffix: str) -> bool:
     directory = collection_directory(name, settings)
     _settle(directory, settings)
     aside = _aside(directory, suffix)
-    with write_lock(directory, settings.lock_timeout):
-        if there := aside.exists():
+    if there := aside.exists():
+        with migration_lock(aside / name, settings.lock_timeout), write_lock(directory, settings.lock_timeout):
             put_out_of_sight(aside, name)
     remove_unseen(name, settings)
     return there

@@ -19,7 +19,7 @@ import pytest
 
 from embedsvc.collection import Collection, collection_names, delete_collection
 from embedsvc.config import Settings
-from embedsvc.errors import Conflict, NotFound, UsageError
+from embedsvc.errors import Conflict, Locked, NotFound, UsageError
 from embedsvc.ingest import ingest_items, open_or_create
 from embedsvc.migrate import RolledBack, abandon, finish, migrate, rollback
 from embedsvc.readers import FieldChoice
@@ -197,6 +197,40 @@ def test_prepared_resumed_caught_up_and_abandoned(here: Settings) -> None:
     migrate("c", here, switch=False, load=lambda settings: replace_dtype(OLD), load_for=lambda *_: new)
     assert abandon("c", here)
     assert sorted(entry.name for entry in here.data_dir.iterdir() if entry.is_dir()) == ["c"]
+
+
+def test_what_is_under_way_is_neither_removed_nor_begun_again(here: Settings) -> None:
+    indexed(here)
+    refused: list[str] = []
+
+    def meanwhile(*_: object) -> None:
+        for work in (abandon, lambda name, settings: migrate(name, settings, **fakes(other()))):
+            with pytest.raises(Locked, match="migrating 'c'"):
+                work("c", here)
+        refused.append("both")
+
+    done = migrate("c", here, told=meanwhile, compare=meanwhile, **fakes(other()))
+    assert (done.encoded, done.switched) == (14, True)
+    assert len(refused) > 2
+
+
+def test_every_order_of_rollback_finish_and_abandon(here: Settings) -> None:
+    """Whatever is asked for at the wrong time changes nothing."""
+    was = passages(indexed(here).store())
+    for switch in (False, True):
+        migrate("c", here, switch=switch, **fakes(other()))
+        if not switch:
+            assert not finish("c", here)
+            with pytest.raises(NotFound, match="No collection from before"):
+                rollback("c", here)
+            assert abandon("c", here)
+        assert not abandon("c", here)
+    assert [rollback("c", here).model for _ in range(3)] == ["fake", "other", "fake"]
+    with pytest.raises(Conflict, match="--finish"):
+        migrate("c", here, **fakes(other()))
+    assert [finish("c", here), finish("c", here), abandon("c", here)] == [True, False, False]
+    assert passages(Collection.open("c", here).store()) == was
+    assert migrate("c", here, **fakes(other())).switched
 
 
 def replace_dtype(encoder: FakeEncoder) -> Any:

@@ -795,6 +795,11 @@ class Store:
         asked = {"document_id": ids, "source": sources}
         return self._known(_any_of(f"{name} IN ({_quoted(list(of))})" for name, of in asked.items() if of))
 
+    def known_as(self, name: str) -> dict[str, Known]:
+        """By id, the documents that have this id or uri, or came out of the file or upload of this uri."""
+        columns = ("document_id", "uri", "source")
+        return self._known(_any_of(f"{column} = {_quoted([name])}" for column in columns))
+
     def known_below(self, tops: Sequence[str]) -> dict[str, Known]:
         """By id, the documents that came out of these sources, or of any below them."""
         below = (f"starts_with(source, {_quoted([top.rstrip('/') + '/'])})" for top in tops)
