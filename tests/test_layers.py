@@ -18,10 +18,11 @@ PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = (
     {"records", "context", "errors", "config", "logs", "allocator", "derived"},
     {"readers", "chunking", "duplicates", "encoding", "vectors", "storage"},
-    {"disk_index", "likeness", "unread"},
+    {"disk_index", "likeness", "unread", "aside"},
     {"upkeep"},
     {"collection"},
-    {"ingest", "search", "checks"},
+    {"filling", "search", "checks"},
+    {"ingest"},
     {"tally", "overview"},
     {"describe", "watch"},  # what the flows give, in the shapes that all faces share; runs without end
     {"maintenance"},

@@ -20,7 +20,7 @@ import pytest
 from embedsvc.collection import Collection, collection_names, delete_collection
 from embedsvc.config import Settings
 from embedsvc.context import context_of
-from embedsvc.errors import Conflict, NotFound, UsageError
+from embedsvc.errors import Conflict, Locked, NotFound, UsageError
 from embedsvc.ingest import ingest_items, open_or_create
 from embedsvc.migrate import RolledBack, abandon, finish, migrate, rollback
 from embedsvc.readers import FieldChoice
@@ -121,6 +121,18 @@ def test_all_but_the_vectors_survives(here: Settings) -> None:
         migrate("c", here, **fakes(new))
 
 
+def test_a_text_that_stands_in_many_documents_is_encoded_once(here: Settings) -> None:
+    collection = indexed(here)
+    add(collection, OLD, *(make_document(f"test:same{at}", "white red", id=f"same{at}") for at in range(3)))
+    new = other()
+    encoded: list[int] = []
+    done = migrate("c", here, switch=False, compare=lambda _: encoded.append(new.encoded), **fakes(new))
+    store = collection.store()
+    assert done.encoded == 17
+    assert encoded == [len({passage.text for passage in store.take(store.row_ids().tolist())})]
+    assert abandon("c", here)
+
+
 def test_pages_and_headings_stay_with_their_passages(here: Settings) -> None:
     collection = indexed(here)
     pages = [p.page for p in collection.store().document_passages("paged")[1]]
@@ -214,6 +226,40 @@ def test_prepared_resumed_caught_up_and_abandoned(here: Settings) -> None:
     migrate("c", here, switch=False, load=lambda settings: replace_dtype(OLD), load_for=lambda *_: new)
     assert abandon("c", here)
     assert sorted(entry.name for entry in here.data_dir.iterdir() if entry.is_dir()) == ["c"]
+
+
+def test_what_is_under_way_is_neither_removed_nor_begun_again(here: Settings) -> None:
+    indexed(here)
+    refused: list[str] = []
+
+    def meanwhile(*_: object) -> None:
+        for work in (abandon, lambda name, settings: migrate(name, settings, **fakes(other()))):
+            with pytest.raises(Locked, match="migrating 'c'"):
+                work("c", here)
+        refused.append("both")
+
+    done = migrate("c", here, told=meanwhile, compare=meanwhile, **fakes(other()))
+    assert (done.encoded, done.switched) == (14, True)
+    assert len(refused) > 2
+
+
+def test_every_order_of_rollback_finish_and_abandon(here: Settings) -> None:
+    """Whatever is asked for at the wrong time changes nothing."""
+    was = passages(indexed(here).store())
+    for switch in (False, True):
+        migrate("c", here, switch=switch, **fakes(other()))
+        if not switch:
+            assert not finish("c", here)
+            with pytest.raises(NotFound, match="No collection from before"):
+                rollback("c", here)
+            assert abandon("c", here)
+        assert not abandon("c", here)
+    assert [rollback("c", here).model for _ in range(3)] == ["fake", "other", "fake"]
+    with pytest.raises(Conflict, match="--finish"):
+        migrate("c", here, **fakes(other()))
+    assert [finish("c", here), finish("c", here), abandon("c", here)] == [True, False, False]
+    assert passages(Collection.open("c", here).store()) == was
+    assert migrate("c", here, **fakes(other())).switched
 
 
 def replace_dtype(encoder: FakeEncoder) -> Any:
@@ -487,7 +533,13 @@ def test_a_server_answers_through_migration_and_rollback(library: Path, library_
     assert [answer for answer in answers if answer[0] != 200 or "power.md" not in answer[1]] == []
 
 
-def test_ndcg_of_both_models(tmp_path: Path, run: Run) -> None:  # noqa: F811
+def test_progress_and_ndcg_of_both_models(
+    tmp_path: Path,
+    run: Run,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from embedsvc.cli import progress
+
     beir = tmp_path / "beir"
     (beir / "qrels").mkdir(parents=True)
     texts = {
@@ -501,8 +553,12 @@ def test_ndcg_of_both_models(tmp_path: Path, run: Run) -> None:  # noqa: F811
     (beir / "qrels" / "test.tsv").write_text("q\ta b\t1\n")
     common = ("--data-dir", tmp_path / "data", "--json")
     assert run("index", beir / "corpus.jsonl", "-c", "c", "--dtype", "int8", "--runtime", "onnx", *common).code == 0
-    done = run("collections", "migrate", "c", "--dtype", "fp32", "--runtime", "onnx", "--qrels", beir, *common)
-    assert done.code == 0, done.err
+    move = ("collections", "migrate", "c", "--dtype", "fp32", "--runtime", "onnx")
+    monkeypatch.setattr(progress, "TELL_SECONDS", 0.0)
+    prepared = run(*move, "--prepare", "--data-dir", tmp_path / "data")
+    assert prepared.err.endswith("  100%  3 of 3 documents, about 0 min left\n")
+    done = run(*move, "--qrels", beir, *common)
+    assert (done.code, done.err) == (0, "")
     assert (done.json["ndcg@10_old"], done.json["ndcg@10_new"]) == (1.0, 1.0)
     assert run("collections", "migrate", "c", *common).code == 2
     assert run("collections", "migrate", "c", "--dtype", "fp32", "--rollback", *common).code == 2

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from embedsvc.cli import maintenance, models
+from embedsvc.cli import documents, maintenance, models
 from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, parsed_boosts, settings_of
 from embedsvc.config import Settings
 from embedsvc.errors import UsageError
@@ -39,6 +39,7 @@ collections = typer.Typer(
 )
 maintenance.add_to(collections)
 app.add_typer(collections, name="collections")
+app.add_typer(documents.app, name="documents")
 app.add_typer(models.app, name="models")
 
 

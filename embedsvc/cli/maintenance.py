@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -238,22 +236,6 @@ def restore(
     output.message(text, {"name": name, **asdict(done)}, json)
 
 
-@contextmanager
-def _counting(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, by documents; none into a pipe."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda done, of: None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=console) as bar:
-        task = bar.add_task("encoding")
-        yield lambda done, of: bar.update(task, completed=done, total=of)
-
-
 def migrate(
     name: str,
     model: Annotated[str | None, typer.Option(help="Model id or folder to move to. Default: the same.")] = None,
@@ -273,6 +255,7 @@ def migrate(
 
     from embedsvc import migrate as migration
     from embedsvc.cli import output
+    from embedsvc.cli.progress import progress
     from embedsvc.collection import Collection
     from embedsvc.errors import UsageError
 
@@ -306,7 +289,11 @@ def migrate(
             judged["ndcg@10_old"] = judge(both.old.snapshot(), both.old_encoder, qrels, split, "hybrid")
             judged["ndcg@10_new"] = judge(both.new.snapshot(), both.new_encoder, qrels, split, "hybrid")
 
-    with _counting(quiet=json) as told:
+    with progress(quiet=json) as tell:
+
+        def told(documents: int, of: int) -> None:
+            tell(documents, max(1, of), f"{documents:,} of {of:,} documents")
+
         done = migration.migrate(name, settings, switch=not prepare, told=told, compare=compare)
     value = {**asdict(done), **{key: round(figure, 5) for key, figure in judged.items()}}
     text = (

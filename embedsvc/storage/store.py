@@ -393,6 +393,10 @@ def _quoted(values: Sequence[str]) -> str:
     return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
 
 
+def _any_of(conditions: Iterable[str]) -> str:
+    return f"({' OR '.join(conditions) or 'false'})"
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """A Lance table of passages at one version. Make it with :meth:`create` or :meth:`open`."""
@@ -795,10 +799,30 @@ class Store:
         """Number of vectors: as many as passages, or more where ``Chunking.finer`` is set."""
         return vector_count(self._scan(["vectors"], None)) if self.chunking.finer else self.count()
 
-    def known_documents(self) -> dict[str, Known]:
-        """Every document by its id."""
+    def known_documents(self, since: int = 0) -> dict[str, Known]:
+        """Every document by its id; of those that are new or replaced ``since`` a version."""
+        return self._known(f"_row_last_updated_at_version > {since}" if since else None)
+
+    def known_among(self, ids: Collection[str], sources: Collection[str]) -> dict[str, Known]:
+        """By id, the documents of these ids and those that came out of these sources. Half a second less than all of
+        them for every 100,000 documents that there are; without an index of Lance's on either column, which each commit
+        would have to write (500,000 documents: 0.15 s)."""
+        asked = {"document_id": ids, "source": sources}
+        return self._known(_any_of(f"{name} IN ({_quoted(list(of))})" for name, of in asked.items() if of))
+
+    def known_as(self, name: str) -> dict[str, Known]:
+        """By id, the documents that have this id or uri, or came out of the file or upload of this uri."""
+        columns = ("document_id", "uri", "source")
+        return self._known(_any_of(f"{column} = {_quoted([name])}" for column in columns))
+
+    def known_below(self, tops: Sequence[str]) -> dict[str, Known]:
+        """By id, the documents that came out of these sources, or of any below them."""
+        below = (f"starts_with(source, {_quoted([top.rstrip('/') + '/'])})" for top in tops)
+        return self._known(_any_of([f"source IN ({_quoted(tops)})", *below]))
+
+    def _known(self, condition: str | None) -> dict[str, Known]:
         names = ["document_id", "uri", "source", "document_hash"]
-        rows = self._scan(names, "ordinal = 0")
+        rows = self._scan(names, " AND ".join(filter(None, ["ordinal = 0", condition])))
         ids, *columns = (rows[name].to_pylist() for name in names)
         return dict(zip(ids, map(Known, *columns), strict=True))
 
