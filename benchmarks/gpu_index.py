@@ -35,7 +35,7 @@ from embedsvc.vectors import gpu, has_card
 from embedsvc.vectors.cards import Cards
 from embedsvc.vectors.kinds import HNSW8, Effort, build_hnsw, carry_on
 from embedsvc.vectors.measuring import questions, recall_of, tuned
-from embedsvc.vectors.owner import CAGRA8, FLAT16, IVFPQ8, CardKind
+from embedsvc.vectors.owner import CAGRA16, FLAT16, IVFPQ8, CardKind
 from embedsvc.vectors.recall import EXACT
 from embedsvc.vectors.segment import Segment
 
@@ -127,7 +127,7 @@ def measure(
         add(at_least("made on the CPU over made on the card", seconds["CPU"] / seconds["card"], 1.0, "x"))
     segment = segments.get("CPU", segments["card"])
     with mock.patch.object(gpu, "questions", return_value=asked[0]):
-        for kind in (FLAT16, CAGRA8, IVFPQ8):
+        for kind in (FLAT16, CAGRA16, IVFPQ8):
             of_kind(kind, segment, queries, truth, rounds, there, add)
 
 

@@ -24,7 +24,7 @@ from embedsvc.vectors import Goal, VectorIndex, apply_changes, build, cards, gpu
 from embedsvc.vectors.cards import Cards
 from embedsvc.vectors.gpu import OnCards
 from embedsvc.vectors.kinds import Effort
-from embedsvc.vectors.owner import CAGRA8, FLAT16, IVFPQ8, checked, code_length
+from embedsvc.vectors.owner import CAGRA16, FLAT16, IVFPQ8, checked, code_length
 
 COUNT, DIMENSION = 6000, 32
 NO_ROWS = np.empty(0, np.int64)
@@ -93,7 +93,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
         monkeypatch.setattr(gpu, "_LEAST", 1000)
         monkeypatch.setattr(gpu, "on_cards", lambda: fake.there)
         monkeypatch.setattr(gpu, "_cpu_seconds", lambda *_: math.inf)  # the fake one is never quicker
-        monkeypatch.setattr(gpu, "_KINDS", (FLAT16, CAGRA8, IVFPQ8))  # an exact one, to compare with
+        monkeypatch.setattr(gpu, "_KINDS", (FLAT16, CAGRA16, IVFPQ8))  # an exact one, to compare with
         return fake
 
     yield begin
@@ -126,9 +126,9 @@ def recall(scores: np.ndarray, wanted: np.ndarray) -> float:
 
 EVERYTHING = np.arange(COUNT)
 KINDS = {
-    "cagra8": (ROOMY, (CAGRA8, FLAT16, IVFPQ8)),
+    "cagra16": (ROOMY, (CAGRA16, FLAT16, IVFPQ8)),
     "flat16": (ROOMY, (FLAT16, IVFPQ8)),
-    "ivfpq8": (int(COUNT * FLAT16.bytes_per_vector(COUNT, DIMENSION)), (CAGRA8, FLAT16, IVFPQ8)),  # 0.9 of it fits none
+    "ivfpq8": (int(COUNT * FLAT16.bytes_per_vector(COUNT, DIMENSION)), (CAGRA16, FLAT16, IVFPQ8)),  # 0.9 of it fits none
 }
 """Free memory, and the kinds that are tried."""
 
@@ -356,7 +356,7 @@ def many() -> np.ndarray:
 
 @pytest.mark.gpu
 @on_a_card
-@pytest.mark.parametrize("kind", [FLAT16, IVFPQ8, pytest.param(CAGRA8, marks=has_cagra)], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [FLAT16, IVFPQ8, pytest.param(CAGRA16, marks=has_cagra)], ids=lambda kind: kind.name)
 def test_every_kind_on_a_card(many: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
     monkeypatch.setattr("embedsvc.vectors.building.build_on_card", lambda *_: None)
     monkeypatch.setattr(gpu, "_cpu_seconds", lambda *_: math.inf)
