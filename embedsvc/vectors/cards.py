@@ -27,7 +27,8 @@ _BATCH = 4096
 """Queries that go to the owner together, at most, unless one request has more."""
 _SEARCH_SECONDS, _MAKE_SECONDS = 30, 3600
 """After so long without an answer the card counts as gone."""
-_COMMAND = (sys.executable, "-c", "import sys; from embedsvc.vectors.owner import serve; serve(*map(int, sys.argv[1:]))")
+_SERVE = "import sys; from embedsvc.vectors.owner import serve; serve(*map(int, sys.argv[1:]))"
+_COMMAND = (sys.executable, "-c", _SERVE)
 
 
 class CardError(Exception):
@@ -47,8 +48,8 @@ class _Job:
 
 class Cards:
     """One thread speaks to the owner: queries that come while it is busy share its next batch. The owner is started by
-    the first request; ``command`` does, with the numbers of a channel's files behind it. After the first failure of a search, or of
-    the owner itself, everything is refused. Safe to use from any thread."""
+    the first request; ``command`` does, with the numbers of a channel's files behind it. After the first failure of a
+    search, or of the owner itself, everything is refused. Safe to use from any thread."""
 
     def __init__(self, command: Sequence[str] = _COMMAND) -> None:
         self._command = command
@@ -127,7 +128,9 @@ class Cards:
 
     def _fail(self, error: Exception) -> None:
         self.close()
-        self._channel = None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
         code = None if self._process is None else self._process.returncode
         reason = str(error) or type(error).__name__
         log.warning("the GPU is not used any more, the CPU searches (%s; its owner's exit code: %s)", reason, code)
