@@ -20,7 +20,18 @@ import faiss
 import numpy as np
 import pytest
 
-from embedsvc.vectors import Goal, VectorIndex, apply_changes, build, cards, gpu, load_index, of_segment, save_index
+from embedsvc.vectors import (
+    Goal,
+    VectorIndex,
+    apply_changes,
+    build,
+    cards,
+    gpu,
+    load_index,
+    of_segment,
+    save_index,
+    segment,
+)
 from embedsvc.vectors.cards import Cards
 from embedsvc.vectors.gpu import OnCards
 from embedsvc.vectors.kinds import Effort
@@ -204,6 +215,17 @@ def test_several_cards_give_what_one_gives(index: VectorIndex, start: Start, fre
 
 def test_product_codes_have_lengths_that_a_card_can_read() -> None:
     assert [code_length(dimension) for dimension in (384, 768, 1024, 32, 100, 50, 7, 1)] == [96, 96, 64, 8, 20, 2, 1, 1]
+
+
+@pytest.mark.parametrize("count", [3, 20, 200])
+def test_one_sort_ranks_as_two_keys_do(count: int) -> None:
+    rng = np.random.default_rng(count)
+    positions = np.stack([rng.permutation(1000)[:count] for _ in range(50)])
+    scores = rng.integers(-4, 5, positions.shape).astype(np.float32) / 7  # many are equal
+    positions[:, 1::5], scores[:, 1::5] = -1, -np.inf
+    found, wanted = segment._foremost(positions, scores, 10), segment.best(positions, scores, 10, distinct=True)
+    assert (found[0] == wanted[0]).all()
+    assert (found[1] == wanted[1]).all()
 
 
 def test_queries_of_many_threads_share_batches(index: VectorIndex, start: Start) -> None:

@@ -33,7 +33,7 @@ _USABLE = 0.9
 """Share of a card's free memory that is taken: CUDA's own needs and fragments are not in the sums."""
 _TRAINING_PER_LIST = 64
 _WIDTH = 2
-"""Vectors whose neighbours CAGRA looks at together: more of them are found in the same time than with one or four."""
+"""Vectors whose neighbours CAGRA looks at together: of 1, 2, 4 and 8 the quickest with itopk 64."""
 _MOST, _MOST_CAGRA = 2048, 512
 """Candidates that FAISS's and cuVS's kernels for the GPU select; also lists that are looked into, by the former."""
 _CODE_LENGTHS = (96, 64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8, 4, 3, 2, 1)

@@ -215,7 +215,7 @@ def _foremost(positions: Positions, scores: Floats, k: int) -> tuple[Positions, 
     falling = np.where(bits < 0, bits & 0x7FFFFFFF, ~bits)  # the order of numbers is that of floats, turned round
     keys = (falling.astype(np.int64) << 32) | (positions & 0xFFFFFFFF)
     if keys.shape[1] > 4 * k:
-        keys = np.partition(keys, k, axis=1)[:, :k]
+        keys = np.partition(keys, k - 1, axis=1)[:, :k]
     keys = np.sort(keys, axis=1)[:, :k]
     falling, positions = (keys >> 32).astype(np.int32), keys.astype(np.int32).astype(np.int64)
     return positions, np.where(falling < 0, ~falling, falling | np.int32(-(2**31))).view(np.float32)
