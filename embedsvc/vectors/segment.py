@@ -134,7 +134,11 @@ class Segment:
 
     def ranked(self, queries: Floats, positions: Positions, k: int) -> tuple[RowIds, Floats]:
         """As :meth:`search`, of the vectors at ``positions`` (m, count), -1 where there is none."""
-        ids, scores = np.where(positions >= 0, self.row_ids[positions], -1), self._scored(queries, positions)
+        scores = self._scored(queries, positions)
+        if self.order is None and self.copies == 1:
+            positions, scores = _foremost(positions, scores, k)
+            return np.where(positions >= 0, self.row_ids[positions], -1), scores
+        ids = np.where(positions >= 0, self.row_ids[positions], -1)
         return best(ids, scores, k, distinct=self.copies == 1)
 
     def _candidates(self, queries: Floats, k: int, allowed: Allowed | None, effort: Effort) -> Positions:
@@ -226,6 +230,21 @@ def by_row(asked: RowIds, ids: RowIds, scores: Floats) -> Floats:
     order = np.argsort(asked, kind="stable")
     np.maximum.at(result, order[np.searchsorted(asked, ids, sorter=order)], scores)
     return result
+
+
+def _foremost(positions: Positions, scores: Floats, k: int) -> tuple[Positions, Floats]:
+    """As :func:`best`, of positions (m, n) below 2**31, in the order of which their ids are, each once.
+
+    A score and its position make one whole number, which numpy sorts in a tenth of the time that two keys take it.
+    """
+    bits = scores.view(np.int32)
+    falling = np.where(bits < 0, bits & 0x7FFFFFFF, ~bits)  # the order of numbers is that of floats, turned round
+    keys = (falling.astype(np.int64) << 32) | (positions & 0xFFFFFFFF)
+    if keys.shape[1] > 4 * k:
+        keys = np.partition(keys, k - 1, axis=1)[:, :k]
+    keys = np.sort(keys, axis=1)[:, :k]
+    falling, positions = (keys >> 32).astype(np.int32), keys.astype(np.int32).astype(np.int64)
+    return positions, np.where(falling < 0, ~falling, falling | np.int32(-(2**31))).view(np.float32)
 
 
 def best(ids: RowIds, scores: Floats, k: int, *, distinct: bool) -> tuple[RowIds, Floats]:
