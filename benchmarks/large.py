@@ -90,6 +90,7 @@ def tables(real: Floats, size: int) -> Iterator[pa.Table]:
             "tokens": pa.array(np.full(len(block), 48), pa.int32()),
             "gap": pa.array([""] * len(block)),
             "text": names,
+            "text_hash": pa.array(numbers),
             "metadata": pa.nulls(len(block), pa.json_()),
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), real.shape[1]),
         }

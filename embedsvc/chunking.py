@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from embedsvc.context import context_of
 from embedsvc.errors import UsageError
-from embedsvc.records import Chunking, Document, Passage
+from embedsvc.records import Chunking, Context, Document, Passage
 
 Ints = npt.NDArray[np.int32]
 
@@ -82,7 +83,7 @@ class _Units:
 
 
 def chunk(document: Document, tokenizer: Tokenizer, chunking: Chunking, *, reserved: int) -> Chunks:
-    """Cut ``document`` into passages of at most ``chunking.window - reserved`` tokens.
+    """Cut ``document`` into passages of at most ``chunking.window - reserved`` tokens, those of their context counted.
 
     ``reserved`` counts the special tokens and the passage prompt, which the encoder adds to every passage.
     ``tokenizer`` must neither truncate nor pad; it is only read, so threads may share it.
@@ -106,18 +107,72 @@ def chunk(document: Document, tokenizer: Tokenizer, chunking: Chunking, *, reser
     units = _tokenise(text, tokenizer)
     _grade_headings(text, units, [heading.start for heading in document.headings])
     ids = units.ids
+    # A quarter of the window, and with an overlap no more than half of what each window brings.
+    most = min(capacity // 4, (capacity - overlap) // 2, *([finer // 4] if finer else []))
+    context_at = _Contexts(document, tokenizer, chunking.context, most)
+
+    def passage(ordinal: int, start: int, end: int, own: Ints) -> Passage:
+        context = context_at(start, end)
+        seen = own[: capacity - len(context.ids)]
+        parts = finer_windows(seen, max(0, finer - len(context.ids)))
+        return Passage(ordinal, start, end, seen, parts, context.words, context.ids)
+
     if chunking.whole:
-        start = len(text) - len(text.lstrip())
-        seen = ids[:capacity]
-        whole = Passage(0, start, len(text.rstrip()), seen, finer_windows(seen, finer))
+        whole = passage(0, len(text) - len(text.lstrip()), len(text.rstrip()), ids)
         return Chunks((whole,), len(ids), len(ids) - len(whole.token_ids))
     passages: list[Passage] = []
     cut = 0
-    for start, end, first, last in _windows(text, units, capacity, overlap):
-        cut += max(0, last - first - capacity)
-        seen = ids[first : min(last, first + capacity)]
-        passages.append(Passage(len(passages), start, end, seen, finer_windows(seen, finer)))
+    for start, end, first, last in _windows(text, units, lambda at: capacity - context_at.room(at), overlap):
+        passages.append(passage(len(passages), start, end, ids[first:last]))
+        cut += last - first - len(passages[-1].token_ids)
     return Chunks(tuple(passages), len(ids), cut)
+
+
+def encoded_windows(passage: Passage) -> tuple[Ints, ...]:
+    """What is encoded for a passage, token ids without special tokens and prompt: the whole of it, then its
+    sub-windows, each behind the passage's context."""
+    own = passage.token_ids, *passage.finer
+    if not passage.context_ids:
+        return own
+    context = np.array(passage.context_ids, np.int32)
+    return tuple(np.concatenate([context, ids]) for ids in own)
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    words: str
+    ids: tuple[int, ...]
+
+
+class _Contexts:
+    """The contexts of a document's windows, of at most ``most`` tokens; each is tokenised once."""
+
+    def __init__(self, document: Document, tokenizer: Tokenizer, shown: Context, most: int) -> None:
+        self._document, self._tokenizer, self._shown, self._most = document, tokenizer, shown, most
+        self._ids: dict[str, tuple[int, ...]] = {"": ()}
+
+    def __call__(self, start: int, end: int) -> _Context:
+        """Of the window ``[start, end)``: no more tokens than there is :meth:`room` for."""
+        words = self._words(start, self._document.text[start:end])
+        return _Context(words, self._tokens(words)[: self.room(start)])
+
+    def room(self, start: int) -> int:
+        """Tokens that a window from ``start`` on keeps for its context. Where it ends, and so whether it says some of
+        that itself, is known only when its room is."""
+        return len(self._tokens(self._words(start, "")))
+
+    def _words(self, start: int, text: str) -> str:
+        if self._shown == "none":
+            return ""
+        document = self._document
+        heading = document.heading_at(start)
+        return context_of(text, uri=document.uri, title=document.title, heading=heading, shown=self._shown)
+
+    def _tokens(self, words: str) -> tuple[int, ...]:
+        if words not in self._ids:
+            ids = self._tokenizer.encode(f"{words}\n", add_special_tokens=False).ids
+            self._ids[words] = tuple(ids[: self._most])
+        return self._ids[words]
 
 
 def finer_capacity(chunking: Chunking, reserved: int) -> int:
@@ -159,14 +214,15 @@ def _grade_headings(text: str, units: _Units, starts: Sequence[int]) -> None:
             units.grades[unit] = HEADING
 
 
-def _windows(text: str, units: _Units, capacity: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield each window's span ``start, end`` (trimmed) and its tokens ``first, last``.
+def _windows(
+    text: str, units: _Units, capacity: Callable[[int], int], overlap: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Yield each window's span ``start, end`` (trimmed) and its tokens ``first, last``, at most ``capacity(start)``.
 
     ``done`` units are covered. A window may start before ``done`` (the overlap) but always ends behind it, and starts
     and ends on a unit that is not only white space, so that no passage lies within another.
     """
     cuts, before, grades = units.cuts, units.before, units.grades
-    limit = max(capacity * CHARS_PER_TOKEN, RUN)
 
     def solid_from(unit: int) -> int:
         found = _SOLID.search(text, int(cuts[unit]))
@@ -176,10 +232,10 @@ def _windows(text: str, units: _Units, capacity: int, overlap: int) -> Iterator[
     while (fresh := solid_from(done)) < len(text):
         start = solid_from(begin)
         begin, done = bisect_right(cuts, start) - 1, bisect_right(cuts, fresh) - 1
-        stop = _window_end(units, begin, done, capacity, limit)
+        stop = _window_end(units, begin, done, capacity(start))
         if stop is None:  # the next word does not fit behind the overlap: go without
             begin, start = done, fresh
-            stop = _window_end(units, begin, done, capacity, limit) or done + 1
+            stop = _window_end(units, begin, done, capacity(start)) or done + 1
         end = start + len(text[start : cuts[stop]].rstrip())
         done = bisect_left(cuts, end)
         yield start, end, int(before[begin]), int(before[done])
@@ -197,9 +253,10 @@ def _windows(text: str, units: _Units, capacity: int, overlap: int) -> Iterator[
                 break
 
 
-def _window_end(units: _Units, begin: int, done: int, capacity: int, limit: int) -> int | None:
+def _window_end(units: _Units, begin: int, done: int, capacity: int) -> int | None:
     """The cut behind ``done`` where the window from unit ``begin`` ends; None if an overlap would cost a cut word."""
     cuts, before = units.cuts, units.before
+    limit = max(capacity * CHARS_PER_TOKEN, RUN)
     tokens, chars = int(before[begin]) + capacity, int(cuts[begin]) + limit
     high = min(bisect_right(before, tokens), bisect_right(cuts, chars)) - 1
     if high == len(cuts) - 1:

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from embedsvc.config import Settings, memory_bytes
 from embedsvc.errors import Conflict, NotFound, StorageFailure, UsageError
-from embedsvc.records import Chunking, Contract, Document, Passage
+from embedsvc.records import Chunking, Contract, Document, Passage, Tuned
 from embedsvc.storage import Store, export_store, passage_table, read_exported, write_lock
 from embedsvc.storage.store import TABLE, Floats, check_free, move_into_place, vector_count
 from embedsvc.upkeep import INDEX_FOLDER, Snapshot, Upkeep
@@ -287,6 +287,11 @@ class Writer:
         self._committed(self.store.count_vectors())
         return True
 
+    def tune(self, tuned: Tuned) -> None:
+        """In one durable commit, keeps what the collection is searched best by."""
+        if tuned != self.store.latest().tuned:
+            self.rewrite(lambda store: store.with_tuned(tuned))
+
     def rewrite(self, work: Callable[[Store], Store]) -> None:
         """A commit that changes how rows are stored, and none of them."""
         self.store = work(self.store.latest())
@@ -301,15 +306,17 @@ def import_collection(name: str, file: Path, settings: Settings) -> Collection:
         Conflict: there is one already. DamagedFile: the file is cut short. Then no collection is left behind.
         StorageFailure: the data directory cannot be written.
     """
-    contract, chunking, tables = read_exported(file)
+    found = read_exported(file)
     directory = settings.data_dir / check_name(name)
     check_free(directory)
     # Made out of sight, so that it appears whole or not at all, also to whoever looks on and after a kill -9.
     staging = settings.data_dir / f".{name}.{uuid.uuid4().hex}.tmp"
     try:
-        with Collection.create(name, contract, chunking, replace(settings, data_dir=staging)).writer() as writer:
-            for table in tables:
+        made = Collection.create(name, found.contract, found.chunking, replace(settings, data_dir=staging))
+        with made.writer() as writer:
+            for table in found.tables:
                 writer.replace_rows(table, np.unique(table["document_id"].to_numpy(zero_copy_only=False)).tolist())
+            writer.tune(found.tuned)
         move_into_place(staging / name, directory, settings.durability)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from embedsvc.errors import UsageError
-from embedsvc.records import Language
+from embedsvc.records import Context, Language
 
 CONFIG_FILE = "embedsvc.toml"
 
@@ -59,6 +59,9 @@ class Settings:
     finer_tokens: int = 0
     """Tokens of the sub-windows that a longer passage is also represented by in new collections, counted as
     ``chunk_tokens`` are: it scores as the best of its vectors. 0: none, each passage has one vector."""
+    chunk_context: Context = "title"
+    """What is put in front of each passage's text when it is encoded, in new collections: ``title`` of the document,
+    ``headings`` over the passage, both or nothing. It counts among ``chunk_tokens``, and is not part of the passage."""
     language: Language = "english"
     """Of the text in new collections: how words are reduced to stems, and which say nothing, on the lexical side.
     ``other``: neither; words as ICU's dictionaries part them, for languages without spaces too."""

@@ -91,6 +91,7 @@ def answer_dict(answer: Answer) -> dict[str, Any]:
         "mode": answer.mode,
         "took_ms": answer.took_ms,
         "answerable": answer.answerable,
+        "warnings": list(answer.warnings),
         "hits": [_hit_dict(hit) for hit in answer.hits],
     }
     if answer.tokens_cut:
@@ -139,6 +140,8 @@ def _hit_dict(hit: Hit) -> dict[str, Any]:
     }
     if hit.highlight is not None:
         value["highlight"] = asdict(hit.highlight)
+    if hit.duplicates:
+        value["duplicates"] = [asdict(each) for each in hit.duplicates]
     return value
 
 

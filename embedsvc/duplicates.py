@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS documents (
     number INTEGER PRIMARY KEY, id TEXT UNIQUE, uri TEXT, hash TEXT, digest BLOB, places BLOB
 );
 CREATE INDEX IF NOT EXISTS digests ON documents (digest);
+CREATE TABLE IF NOT EXISTS in_step (store TEXT, version INTEGER);
 CREATE TABLE IF NOT EXISTS bands (key INTEGER, number INTEGER, PRIMARY KEY (key, number)) WITHOUT ROWID;
 PRAGMA cache_size = -{_CACHE_KB};
 """
@@ -101,6 +102,18 @@ def sign(text: str) -> Signature | None:
     return Signature(digest, (found % 256).astype(np.uint8))
 
 
+def similarity(one: str, other: str) -> float:
+    """The share of what either text says that both say: what signatures estimate, exactly, for texts as short as
+    passages. Case and white space make no difference; two texts of white space alone are alike."""
+    first, second = _shingles(one), _shingles(other)
+    return len(first & second) / len(first | second)
+
+
+def _shingles(text: str) -> set[str]:
+    plain = " ".join(text.casefold().split())
+    return {plain[at : at + SHINGLE] for at in range(max(1, len(plain) - SHINGLE + 1))}
+
+
 def _mixed(values: _Wide) -> _Wide:
     """``values`` spread over all 64 bits (splitmix64)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -139,6 +152,35 @@ class Signatures:
             raise StorageFailure(
                 f"{self._file or 'A temporary file'} cannot be used: {error}. It may be removed: it is made again."
             ) from error
+
+    def in_step_with(self, store: str | None) -> int | None:
+        """The version of the store of that identity whose documents' signatures are all here, and no others; None: that
+        is not known. What is done here from now on takes it back, until :meth:`come_in_step`."""
+        with self._working():
+            row = self._data.execute("SELECT version FROM in_step WHERE store = ?", (store,)).fetchone()
+            self._data.execute("DELETE FROM in_step")
+        return None if row is None else int(row[0])
+
+    def come_in_step(self, store: str | None, version: int) -> None:
+        with self._working():
+            self._data.execute("DELETE FROM in_step")
+            self._data.execute("INSERT INTO in_step VALUES (?, ?)", (store, version))
+
+    def count(self) -> int:
+        with self._working():
+            return int(self._data.execute("SELECT count(*) FROM documents").fetchone()[0])
+
+    def missing(self, known: Mapping[str, str]) -> list[str]:
+        """Of the documents ``known``, hash by id, those whose signatures are not there; those of other editions are
+        forgotten."""
+        with self._working():
+            found = {
+                id: row[0]
+                for id in known
+                if (row := self._data.execute("SELECT hash FROM documents WHERE id = ?", (id,)).fetchone())
+            }
+            self.forget([id for id, hash in found.items() if known[id] != hash])
+        return [id for id, hash in known.items() if found.get(id) != hash]
 
     def keep_only(self, known: Mapping[str, str]) -> list[str]:
         """Forgets all but the documents ``known``, hash by id; the ids of those whose signatures are not there."""

@@ -11,26 +11,23 @@ import queue
 import re
 import threading
 import time
-from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Literal, TypeVar
-
-import numpy as np
+from typing import Literal
 
 from embedsvc import __version__
+from embedsvc.aside import Aside, Laid
 from embedsvc.chunking import Chunks, chunk, finer_capacity
-from embedsvc.collection import Collection, EncodedDocument, Writer, check_name, collection_names
+from embedsvc.collection import Collection, Writer, check_name, collection_names
 from embedsvc.config import Duplicates, Settings, usable_cores
 from embedsvc.duplicates import Like, Signatures, sign
 from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for, load_encoder
-from embedsvc.encoding.scheduler import Ticket
-from embedsvc.encoding.tokens import Ids
 from embedsvc.errors import Conflict, ReadError, StorageFailure, UsageError
-from embedsvc.likeness import signatures_of
+from embedsvc.filling import Batch, Committed, Filling, waited
+from embedsvc.likeness import in_step, signatures_of
 from embedsvc.readers import (
     ALL,
     FieldChoice,
@@ -50,19 +47,22 @@ from embedsvc.readers.sitemaps import pages
 from embedsvc.readers.web import Fetching
 from embedsvc.records import Chunking, Contract, Document, Source, document_id
 from embedsvc.storage import Store
-from embedsvc.storage.store import Floats, Known
+from embedsvc.storage.store import Known
 from embedsvc.unread import Inputs, Taken, Told
 
 log = logging.getLogger(__name__)
 
 Status = Literal["indexed", "unchanged", "replaced", "removed", "duplicate", "quarantined", "empty"]
 Input = FoundFile | Source | Document | Rejected
-_T = TypeVar("_T")
 
 _COMMIT_SECONDS = 5.0
 """A commit is made after so long, or of ``Settings.commit_tokens``, whichever comes first."""
 _CHARACTERS_PER_TOKEN = 5
 """Of prose, about: what is read ahead is bounded by characters, since it is not tokenised yet."""
+_ASKED = 1000
+"""Inputs: of fewer, no more than what is stored of them is asked for."""
+_TOPS = 32
+"""Folders and files, as those. Each is compared with every document."""
 _READER_SECONDS = 10.0
 """A reader that was told to stop is waited for at most so long."""
 _MEGABYTE = 1_000_000
@@ -116,7 +116,7 @@ class _Read:
     seconds: float
 
     def result(self) -> _Chunked:
-        chunks, seconds = _waited(self.chunking)
+        chunks, seconds = waited(self.chunking)
         return _Chunked(self.document, chunks, self.replaces, self.like, self.is_dropped, self.seconds + seconds)
 
 
@@ -130,20 +130,12 @@ class _Chunked:
     seconds: float
 
 
-def _waited(future: Future[_T]) -> _T:
-    """What ``future`` gives. An interrupt that strikes in ``Future.result`` may leave its lock locked for ever, and so
-    stop the thread that is to set it; a SimpleQueue has none."""
-    done: queue.SimpleQueue[Future[_T]] = queue.SimpleQueue()
-    future.add_done_callback(done.put)
-    return done.get().result()
-
-
 @dataclass(slots=True)
 class _Reading:
     """What the reading thread has learnt so far; read by others only after it has ended."""
 
-    known: dict[str, Known]
-    """By document id, as stored before."""
+    known: Mapping[str, Known]
+    """By document id, as stored before: all documents, or those of the inputs."""
     by_source: dict[str, list[str]] = field(default_factory=dict)
     """Source uri → ids of the stored documents that came out of it (a JSONL file has many)."""
     seen: set[str] = field(default_factory=set)
@@ -152,8 +144,8 @@ class _Reading:
     """(document id, uri) of stored records that their re-read file no longer has."""
     taken: dict[str, Taken] = field(default_factory=dict)
     """By uri: inputs that need not be read again while they and the store stay as they are by the end of the run."""
-    undecided: list[tuple[Input, set[str]]] = field(default_factory=list)
-    """Inputs to be read again for some of their documents, by id (see :class:`_Likeness`)."""
+    undecided: Aside = field(default_factory=Aside)
+    """Inputs to be read again for some of their documents (see :class:`_Likeness`)."""
 
     def __post_init__(self) -> None:
         for id, document in self.known.items():
@@ -179,8 +171,8 @@ def open_or_create(
     """The collection ``name`` and its encoder; made from ``settings`` where there is none yet.
 
     ``asked``: the settings that the caller insists on (of ``model``, ``dtype``, ``chunk_tokens``, ``overlap``,
-    ``finer_tokens``, ``language``); a collection that was made with others is refused. Those not asked for follow the
-    collection.
+    ``finer_tokens``, ``language``, ``chunk_context``); a collection that was made with others is refused. Those not
+    asked for follow the collection.
     ``load`` gives the encoder that settings name, ``load_for`` the one that made a collection.
 
     Raises:
@@ -204,6 +196,7 @@ def open_or_create(
         "overlap": chunking.overlap,
         "finer_tokens": chunking.finer,
         "language": chunking.language,
+        "chunk_context": chunking.context,
     }
     for key, value in made_with.items():
         if key in asked and getattr(settings, key) != value:
@@ -240,7 +233,7 @@ def chunking_for(encoder: Encoder, settings: Settings, asked: Set[str]) -> Chunk
         if "finer_tokens" in asked:
             raise UsageError(f"finer_tokens is {finer}; it must be smaller than the window of {window} tokens.")
         finer = 0  # every passage fits into one: it would have its own vector only
-    chunking = Chunking(window, overlap, finer=finer, language=settings.language)
+    chunking = Chunking(window, overlap, finer=finer, language=settings.language, context=settings.chunk_context)
     finer_capacity(chunking, encoder.reserved("passage"))
     return chunking
 
@@ -267,13 +260,19 @@ def ingest_paths(
     """
     urls = [str(path) for path in paths if is_url(str(path))]
     files = [path for path in paths if not is_url(str(path))]
+    within = tuple(absolute(path).as_uri() for path in files) if exact else ()
     found: Iterator[Input] = discover(files, max_file_bytes=max_file_mb * _MEGABYTE, selection=selection)
+    known: _Asking = Store.known_documents
     if urls:
         set_up = collection.settings
         how = Fetching(max_file_mb * _MEGABYTE, set_up.url_timeout_s, set_up.allow_private_urls)
         found = chain(found, pages(urls, how, other_hosts=set_up.sitemap_other_hosts))
-    within = tuple(absolute(path).as_uri() for path in files) if exact else ()
-    return _ingest(collection, encoder, found, fields, within, max_file_mb, fold=True)
+    elif exact:
+        known = _known_below(within)
+    else:
+        first = list(islice(found, _ASKED))
+        found, known = chain(first, found), _known_of(first)
+    return _ingest(collection, encoder, found, fields, known, within, max_file_mb, fold=True)
 
 
 def ingest_changed(
@@ -289,7 +288,8 @@ def ingest_changed(
     """As :func:`ingest_paths` of ``tops`` with ``exact``, where only what is at or below ``changed`` can have changed:
     nothing else is looked at. All paths from the root (:func:`~embedsvc.readers.absolute`)."""
     found = discover_again(changed, tops, max_file_bytes=max_file_mb * _MEGABYTE, selection=selection)
-    return _ingest(collection, encoder, found, fields, tuple(path.as_uri() for path in changed), max_file_mb, fold=True)
+    within = tuple(path.as_uri() for path in changed)
+    return _ingest(collection, encoder, found, fields, _known_below(within), within, max_file_mb, fold=True)
 
 
 def ingest_items(
@@ -300,10 +300,33 @@ def ingest_items(
     *,
     fold: bool = True,
     duplicates: Duplicates | None = None,
+    ahead: Sequence[Source | Document | Rejected] | None = None,
 ) -> Iterator[Outcome]:
     """As :func:`ingest_paths` for inputs that are in memory: uploads and ready-made documents. ``fold``: as in
-    :meth:`Collection.writer`. ``duplicates``: otherwise than the collection's settings say."""
-    return _ingest(collection, encoder, items, fields, (), collection.settings.max_file_mb, fold, duplicates)
+    :meth:`Collection.writer`. ``duplicates``: otherwise than the collection's settings say. ``ahead``: the ``items``,
+    where they are known before they come; of the store no more is looked at then than what it has of those."""
+    known = Store.known_documents if ahead is None else _known_of(ahead)
+    limit = collection.settings.max_file_mb
+    return _ingest(collection, encoder, items, fields, known, (), limit, fold, duplicates)
+
+
+_Asking = Callable[[Store], Mapping[str, Known]]
+"""Asks the store for what it has of the documents that a run may meet: all of them take seconds, where there are
+hundreds of thousands."""
+
+
+def _known_of(inputs: Sequence[Input]) -> _Asking:
+    """Of all inputs that will come, or of as many as are asked for at once: then there may be more. Not known then is a
+    document that was handed over ready-made under a uri within a file that is read now: it is replaced all the same."""
+    if len(inputs) >= _ASKED:
+        return Store.known_documents
+    ids = {item.id if isinstance(item, Document) else document_id(item.uri) for item in inputs}
+    uris = {item.uri for item in inputs}
+    return lambda store: store.known_among(ids, uris)
+
+
+def _known_below(within: Sequence[str]) -> _Asking:
+    return (lambda store: store.known_below(within)) if len(within) <= _TOPS else Store.known_documents
 
 
 def _ingest(
@@ -311,6 +334,7 @@ def _ingest(
     encoder: Encoder,
     items: Iterable[Input],
     fields: FieldChoice,
+    known: _Asking,
     within: Sequence[str],
     max_file_mb: int,
     fold: bool,
@@ -319,7 +343,8 @@ def _ingest(
     check_contract(encoder, collection.contract)
     commit_tokens = max(1, collection.settings.commit_tokens)
     with collection.writer(fold=fold) as writer:
-        reading = _Reading(known=writer.store.known_documents())
+        store = writer.store
+        reading = _Reading(known(store))
         ahead: queue.Queue[_Read | Outcome | BaseException | None] = queue.Queue(maxsize=256)
         room = _Room(2 * commit_tokens * _CHARACTERS_PER_TOKEN)
         stop = threading.Event()
@@ -339,7 +364,7 @@ def _ingest(
             return chunkers.submit(chunked, document)
 
         def signatures() -> Signatures:
-            opened = signatures_of(writer.store, reading.known, directory)
+            opened = signatures_of(store, directory)
             opened.forget([id for id, _ in reading.gone])
             return opened
 
@@ -355,14 +380,18 @@ def _ingest(
                 _put(ahead, error, stop)
             finally:
                 likeness.close()
+                reading.undecided.close()
 
         reader = threading.Thread(target=read_ahead, name="reader", daemon=True)
         reader.start()
-        committer = ThreadPoolExecutor(1, thread_name_prefix="committer")
         try:
-            yield from _encode_and_commit(writer, encoder, ahead, room, committer, commit_tokens)
+            with Filling[Sequence[_Chunked]](writer, encoder) as filling:
+                yield from _encode_and_commit(filling, ahead, room, commit_tokens)
             yield from _remove(writer, reading, within)
             _keep_taken(inputs, writer, reading)
+            reader.join()  # it keeps the signatures
+            if likeness.has_looked:
+                in_step(writer.store, directory)
         finally:
             stop.set()
             sandbox.close()
@@ -371,7 +400,6 @@ def _ingest(
             reader.join(_READER_SECONDS)
             inputs.close()
             chunkers.shutdown(wait=False, cancel_futures=True)
-            committer.shutdown()
 
 
 def _limits(settings: Settings, max_file_mb: int) -> Limits:
@@ -392,6 +420,10 @@ class _Likeness:
         self._ignores = duplicates == "ignore"
         self._open = open_signatures
         self._signatures: Signatures | None = None
+
+    @property
+    def has_looked(self) -> bool:
+        return self._signatures is not None
 
     def of(self, document: Document, replaces: bool, stands: Callable[[str], bool]) -> tuple[Like | None, bool]:
         """What ``document`` is like, and whether that is decided. Before it is dropped, what it is like must be known
@@ -430,13 +462,11 @@ def _read_all(
     inputs: Inputs,
     within: Sequence[str],
 ) -> Iterator[_Read | Outcome]:
-    def prepared(document: Document, item: Input, started: float, *, again: bool) -> Iterator[_Read | Outcome]:
+    def prepared(document: Document, item: Laid, started: float, *, again: bool) -> Iterator[_Read | Outcome]:
         replaces = reading.hash_of(document.id) is not None
         like, is_decided = likeness.of(document, replaces, lambda id: again or id in reading.seen)
         if not is_decided:
-            if not reading.undecided or reading.undecided[-1][0] is not item:
-                reading.undecided.append((item, set()))
-            reading.undecided[-1][1].add(document.id)
+            reading.undecided.add(item, document.id)
             return
         is_dropped = likeness.drops and like is not None
         seconds = time.perf_counter() - started
@@ -539,135 +569,53 @@ def _reason(error: ReadError) -> str:
 
 
 def _encode_and_commit(
-    writer: Writer,
-    encoder: Encoder,
+    filling: Filling[Sequence[_Chunked]],
     ahead: queue.Queue[_Read | Outcome | BaseException | None],
     room: _Room,
-    committer: ThreadPoolExecutor,
     commit_tokens: int,
 ) -> Iterator[Outcome]:
-    encoding: _Encoding | None = None
-    following: _Encoding | None = None
-    committing: tuple[Future[None], _Encoding] | None = None
     ended = False
     # The first batches are small: nothing is encoded while they are gathered, 0.35 s for 100,000 tokens.
     target = -(-commit_tokens // 8)
-    try:
-        while not ended or encoding:
-            batch: list[_Chunked] = []
-            deadline = time.monotonic() + _COMMIT_SECONDS
-            tokens = 0
-            while tokens < target and not ended:
-                # A slow file does not hold up what is encoded already, nor the news of what is committed.
-                patient = not (batch or encoding or committing)
-                try:
-                    item = ahead.get(timeout=None if patient else max(0.0, deadline - time.monotonic()))
-                except queue.Empty:
-                    break
-                if item is None:
-                    ended = True
-                    break
-                if isinstance(item, BaseException):
-                    raise item
-                if isinstance(item, Outcome):
-                    yield item
-                    continue
-                document = item.result()
-                room.give(len(item.document.text))
-                tokens += document.chunks.tokens
-                batch.append(document)
-            target = min(commit_tokens, 2 * target)
-            # The next batch is in the encoder's queue before this one is waited for: the cores never run dry.
-            under_way = [each for each in (encoding, committing and committing[1]) if each]
-            following = _start_encoding(encoder, writer.store, batch, under_way) if batch else None
-            if encoding:
-                encoded = encoding.result()
-                if committing:
-                    yield from _committed(*committing)
-                committing = committer.submit(_commit, writer, encoded, encoding.batch), encoding
-            elif committing and not following:
-                yield from _committed(*committing)
-                committing = None
-            encoding = following
-        if committing:
-            yield from _committed(*committing)
-    finally:
-        for each in (encoding, following):
-            if each:
-                each.ticket.future.cancel()
+    while not ended:
+        batch: list[_Chunked] = []
+        deadline = time.monotonic() + _COMMIT_SECONDS
+        tokens = 0
+        while tokens < target:
+            # A slow file does not hold up what is encoded already, nor the news of what is committed.
+            patient = filling.is_idle and not batch
+            try:
+                item = ahead.get(timeout=None if patient else max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if item is None:
+                ended = True
+                break
+            if isinstance(item, BaseException):
+                raise item
+            if isinstance(item, Outcome):
+                yield item
+                continue
+            document = item.result()
+            room.give(len(item.document.text))
+            tokens += document.chunks.tokens
+            batch.append(document)
+        target = min(commit_tokens, 2 * target)
+        for committed in filling.advance(_batch(batch) if batch else None):
+            yield from _told(committed)
+    for committed in filling.drain():
+        yield from _told(committed)
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoding:
-    """Documents whose new passages are in the encoder's queue; those whose text is known have their vectors already."""
-
-    batch: Sequence[_Chunked]
-    encoded: list[EncodedDocument]
-    ticket: Ticket
-    places: list[tuple[Floats, int]]
-    """Where the ticket's vectors belong: a document's vectors, and the line."""
-    same: list[tuple[Floats, Floats]]
-    """Vectors that are those of a text met before, in this batch or one that is under way; what they are copied from
-    is complete by the time that this batch is."""
-    made: dict[str, Floats]
-    """By the passage's text: its vectors, once they are there."""
-    tokens: list[int]
-    """That were put into the queue, of each document."""
-
-    def result(self) -> list[EncodedDocument]:
-        """The documents with all vectors of their passages."""
-        found = _waited(self.ticket.future)
-        for (vectors, at), vector in zip(self.places, found, strict=True):
-            vectors[at] = vector
-        for vectors, known in self.same:
-            vectors[:] = known
-        return self.encoded
+def _batch(chunked: Sequence[_Chunked]) -> Batch[Sequence[_Chunked]]:
+    cut = [(each.document, each.chunks.passages) for each in chunked]
+    # What became empty has no row left to say so: it is removed by its id alone.
+    gone = [each.document.id for each in chunked if each.replaces and not each.chunks.passages]
+    return Batch(cut, gone, chunked)
 
 
-def _start_encoding(
-    encoder: Encoder, store: Store, batch: Sequence[_Chunked], under_way: Sequence[_Encoding]
-) -> _Encoding:
-    """Puts into the queue what has no vectors yet: neither in ``store``, word for word in whichever document, nor
-    ``under_way``, latest first, nor in the batch itself."""
-    texts = {item.document.text[passage.start : passage.end] for item in batch for passage in item.chunks.passages}
-    known: Mapping[str, Floats] = ChainMap({}, *(each.made for each in under_way), store.vectors_of(texts))
-    made: dict[str, Floats] = {}
-    encoded: list[EncodedDocument] = []
-    places: list[tuple[Floats, int]] = []
-    same: list[tuple[Floats, Floats]] = []
-    new: list[Ids] = []
-    tokens: list[int] = []
-    for item in batch:
-        document, passages = item.document, item.chunks.passages
-        vectors = np.empty((sum(1 + len(passage.finer) for passage in passages), encoder.dimension), np.float32)
-        end, before = 0, len(new)
-        for passage in passages:
-            text = document.text[passage.start : passage.end]
-            windows = passage.token_ids, *passage.finer
-            start, end = end, end + len(windows)
-            vectors_known = made[text] if text in made else known.get(text)
-            # The same text may, in another neighbourhood, have a token more, and with it another sub-window.
-            if vectors_known is None or len(vectors_known) != len(windows):
-                new += windows
-                places += ((vectors, at) for at in range(start, end))
-            else:
-                same.append((vectors[start:end], vectors_known))
-            made[text] = vectors[start:end]
-        encoded.append((document, passages, vectors))
-        tokens.append(sum(map(len, new[before:])))
-    ticket = encoder.submit(new, kind="passage")
-    return _Encoding(batch, encoded, ticket, places, same, made, tokens)
-
-
-def _commit(writer: Writer, encoded: Sequence[EncodedDocument], batch: Sequence[_Chunked]) -> None:
-    # A document that became empty has no row left to say so: it is removed by its id alone.
-    if any(passages for _, passages, _ in encoded) or any(item.replaces for item in batch):
-        writer.replace(encoded)
-
-
-def _committed(future: Future[None], encoding: _Encoding) -> Iterator[Outcome]:
-    _waited(future)
-    for item, encoded_tokens in zip(encoding.batch, encoding.tokens, strict=True):
+def _told(committed: Committed[Sequence[_Chunked]]) -> Iterator[Outcome]:
+    for item, encoded_tokens in zip(committed.batch.about, committed.encoded_tokens, strict=True):
         document, chunks = item.document, item.chunks
         notes = document.notes
         if chunks.tokens_cut:
@@ -693,7 +641,9 @@ def _keep_taken(inputs: Inputs, writer: Writer, reading: _Reading) -> None:
     if not reading.taken:
         return
     stored: dict[str, dict[str, str]] = {}
-    for id, document in writer.store.known_documents().items():
+    few = len(reading.taken) < _ASKED
+    known = writer.store.known_among((), reading.taken) if few else writer.store.known_documents()
+    for id, document in known.items():
         if document.source in reading.taken:
             stored.setdefault(document.source, {})[id] = document.hash
     inputs.keep(reading.taken, stored)

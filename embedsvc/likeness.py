@@ -31,21 +31,48 @@ def stored_texts(store: Store, ids: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield from ((id, found[id]) for id in some if id in found)
 
 
-def signatures_of(store: Store, known: Mapping[str, Known], directory: Path) -> Signatures:
-    """The signatures of all documents of ``store``, which ``known`` names, from the collection's ``directory``; those
-    that are not there are made. By the one that holds the write lock.
+def signatures_of(store: Store, directory: Path) -> Signatures:
+    """The signatures of all documents of ``store``, from the collection's ``directory``; those that are not there are
+    made. By the one that holds the write lock.
 
     Raises:
         StorageFailure: they cannot be read or written.
     """
     signatures = Signatures(directory / SIGNATURES)
-    missing = signatures.keep_only({id: document.hash for id, document in known.items()})
+    known, missing = _missing(store, signatures)
     if len(missing) > _MANY:
         log.info("%s: %d documents are looked at once, to tell duplicates of them", directory.name, len(missing))
     for id, text in stored_texts(store, missing):
         if (signature := sign(text)) is not None:
             signatures.add(id, known[id].uri, known[id].hash, signature)
     return signatures
+
+
+def _missing(store: Store, signatures: Signatures) -> tuple[Mapping[str, Known], Sequence[str]]:
+    """What is stored without a signature, among what is known of it; signatures of what is not are forgotten. Where
+    that can be told from what changed since they were in step, no more is read."""
+    since = signatures.in_step_with(store.identity)
+    if since:
+        known = store.known_documents(since)
+        missing = signatures.missing({id: document.hash for id, document in known.items()})
+        # By now there is one for every document, so where there are as many, there is none too many: none was deleted.
+        if signatures.count() + len(missing) == store.count_documents():
+            return known, missing
+    known = store.known_documents()
+    return known, signatures.keep_only({id: document.hash for id, document in known.items()})
+
+
+def in_step(store: Store, directory: Path) -> None:
+    """Keeps that there is a signature for each document of ``store``, once all those that :func:`signatures_of` was
+    opened for are committed: so the next run need not compare them one by one."""
+    try:
+        signatures = Signatures(directory / SIGNATURES)
+        try:
+            signatures.come_in_step(store.identity, store.version)
+        finally:
+            signatures.close()
+    except StorageFailure as error:
+        log.warning("the signatures are compared with all documents in the next run: %s", error)
 
 
 def compact_signatures(store: Store, directory: Path) -> None:

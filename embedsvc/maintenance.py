@@ -76,6 +76,24 @@ def drop_duplicates(collection: Collection, groups: Sequence[Sequence[StoredDocu
     return len(doomed)
 
 
+def delete_documents(collection: Collection, names: Sequence[str]) -> list[str]:
+    """Deletes, in one commit, the documents of these ids or uris, and all that came out of files and uploads of these
+    uris; the uris of what is gone.
+
+    Raises:
+        NotFound: there is none of one of the names; nothing was deleted. Conflict: another process writes.
+    """
+    with collection.writer() as writer:
+        doomed: dict[str, str] = {}
+        for name in names:
+            found = writer.store.known_as(name)
+            if not found:
+                raise NotFound(f"No document of {collection.name!r} has the id or uri {name!r}, so none was deleted.")
+            doomed |= {id: document.uri for id, document in found.items()}
+        writer.replace((), list(doomed))
+    return sorted(doomed.values())
+
+
 # -- compaction ------------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +174,17 @@ class Restored:
     changed: bool
 
 
+def version_of(store: Store, version: int | None = None, label: str | None = None) -> int:
+    """The version of that number or label.
+
+    Raises:
+        UsageError: not exactly one of the two. NotFound: it is not there (any more).
+    """
+    if (version is None) == (label is None):
+        raise UsageError("Name the version to go back to: a version or a label, not both.")
+    return store.snapshot_version(str(label)) if version is None else store.at(version).version
+
+
 def restore(collection: Collection, version: int | None = None, label: str | None = None) -> Restored:
     """Makes a new version that is what an earlier one was, in one commit. Searches see it at once.
 
@@ -163,11 +192,10 @@ def restore(collection: Collection, version: int | None = None, label: str | Non
         UsageError: not exactly one of version and label. NotFound: it is not there any more.
         Conflict: another process writes. DamagedCollection: it cannot be read.
     """
-    if (version is None) == (label is None):
-        raise UsageError("Name the version to go back to: a version or a label, not both.")
+    version_of(collection.store(), version, label)  # before anybody waits for the lock
     with collection.writer() as writer:
         before = writer.store.version
-        wanted = version if version is not None else writer.store.snapshot_version(str(label))
+        wanted = version_of(writer.store, version, label)
         changed = writer.put_back(wanted)
     return Restored(collection.store().version, wanted, before, changed)
 
@@ -250,6 +278,8 @@ def _way_back(name: str, directory: Path, settings: Settings, fault: str) -> Dam
     for version, created in list(Store.versions_on_disk(directory).items())[1 : 1 + _LOOKED_AT]:
         if _unreadable(directory, settings, version) is None:
             store = Store.open(directory, settings.durability, version=version)
+            if not store.count():
+                continue  # as it was made: to go back to that is to lose all
             return DamagedCollection(
                 f"{fault}\nVersion {version} of {created:%Y-%m-%d %H:%M:%S} UTC can be read: "
                 f"{store.count_documents():,} documents, {store.count():,} passages. What was committed after it would "
@@ -257,8 +287,8 @@ def _way_back(name: str, directory: Path, settings: Settings, fault: str) -> Dam
                 f"{version}"
             )
     return DamagedCollection(
-        f"{fault}\nNo earlier version can be read either: restore the folder from a backup, or delete it "
-        "and index again."
+        f"{fault}\nNo earlier version with a passage in it can be read either: restore the folder from a backup, or "
+        "delete it and index again."
     )
 
 

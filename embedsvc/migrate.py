@@ -14,7 +14,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +25,6 @@ import numpy as np
 from embedsvc.chunking import chunk
 from embedsvc.collection import (
     Collection,
-    EncodedDocument,
-    Writer,
     collection_directory,
     put_out_of_sight,
     remove_unseen,
@@ -34,12 +32,12 @@ from embedsvc.collection import (
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, encoder_for, load_encoder
 from embedsvc.encoding.contract import first_difference
-from embedsvc.encoding.scheduler import Ticket
 from embedsvc.errors import Conflict, EmbedsvcError, NotFound, StorageFailure, UsageError
+from embedsvc.filling import Batch, Committed, Filling
 from embedsvc.ingest import chunking_for
-from embedsvc.records import Chunking, Contract, Document, Heading, Passage
+from embedsvc.records import Chunking, Contract, Document, Heading, Passage, Tuned
 from embedsvc.search import Hit, Query, search
-from embedsvc.storage import Store, Turn, WholeDocument, exchange, index_lock, write_lock
+from embedsvc.storage import Store, Turn, WholeDocument, exchange, index_lock, migration_lock, write_lock
 from embedsvc.storage.durability import fsync_path
 from embedsvc.storage.store import Known
 
@@ -76,6 +74,8 @@ class Migrated:
     queries: int
     note: str | None
     switched: bool
+    dropped: tuple[str, ...] = ()
+    """What was tuned for the old model (``Tuned``), and means nothing for the new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,8 @@ def migrate(
 
     Raises:
         UsageError: the collection has that model already. Conflict: an earlier migration is to another model, is not
-            finished, or others write, now or so much that the new collection never came level with the old one.
+            finished, or under way; or others write, now or so much that the new collection never came level with the
+            old one.
     """
     directory = collection_directory(name, settings)
     _settle(directory, settings)
@@ -120,11 +121,16 @@ def migrate(
         raise UsageError(f"{name!r} is of {encoder.model.name} in {encoder.dtype} already.")
     staging = _aside(directory, ".migration")
     new = _staged(old, encoder, staging)
-    already = new.store().count_documents()
-    done = _catch_up(old.store, new, encoder, told)
-    overlap, queries, note = _compared(old, new, encoder, compare, load_for)
-    if switch:
-        done += _level(old, new, encoder, told, lambda: _switch(directory, staging))
+    with migration_lock(staging / name, settings.lock_timeout):
+        already = new.store().count_documents()
+        done = _catch_up(old.store, new, encoder, told)
+        overlap, queries, note = _compared(old, new, encoder, compare, load_for)
+        kept, dropped = _tuned_for(old.store(), encoder.contract)
+        if switch:
+            if new.store().tuned != kept:
+                with new.writer(fold=False, maintain=False) as writer:
+                    writer.tune(kept)
+            done += _level(old, new, encoder, told, lambda: _switch(directory, staging))
     store = Store.open(directory if switch else staging / name)
     return Migrated(
         name=name,
@@ -141,6 +147,7 @@ def migrate(
         queries=queries,
         note=note,
         switched=switch,
+        dropped=dropped,
     )
 
 
@@ -184,8 +191,8 @@ def _removed(name: str, settings: Settings, suffix: str) -> bool:
     directory = collection_directory(name, settings)
     _settle(directory, settings)
     aside = _aside(directory, suffix)
-    with write_lock(directory, settings.lock_timeout):
-        if there := aside.exists():
+    if there := aside.exists():
+        with migration_lock(aside / name, settings.lock_timeout), write_lock(directory, settings.lock_timeout):
             put_out_of_sight(aside, name)
     remove_unseen(name, settings)
     return there
@@ -226,6 +233,7 @@ def _staged(old: Collection, encoder: Encoder, staging: Path) -> Collection:
             overlap=old.chunking.overlap,
             finer_tokens=old.chunking.finer,
             language=old.chunking.language,
+            chunk_context=old.chunking.context,
         ),
         frozenset(),
     )
@@ -288,6 +296,14 @@ def _settle(directory: Path, settings: Settings) -> None:
         with write_lock(directory, settings.lock_timeout):
             staging.rename(_aside(directory, ".before"))
             fsync_path(directory.parent)
+
+
+def _tuned_for(old: Store, contract: Contract) -> tuple[Tuned, tuple[str, ...]]:
+    """What of the old collection's tuning holds under ``contract``, and the names of what does not: all of it was
+    measured with the old model's scores."""
+    if old.contract.weights_hash == contract.weights_hash:
+        return old.tuned, ()
+    return Tuned(), tuple(name for name, value in old.tuned.to_dict().items() if value is not None)
 
 
 # -- encoding --------------------------------------------------------------------------------------------------------
@@ -358,24 +374,19 @@ def _catch_up(
     total = newest().count_documents()
     done, rechunked = total - len(differing), 0
     told(max(0, done), total)
-    with new.writer(maintain=maintain) as writer:
-        ahead: tuple[list[str], Ticket, list[EncodedDocument]] | None = None
+    with new.writer(maintain=maintain) as writer, Filling[None](writer, encoder) as filling:
+
+        def took(committed: Iterable[Committed[None]]) -> None:
+            nonlocal done
+            for each in committed:
+                done += len(each.batch.cut)
+                told(done, total)
+
         for ids, documents in _batches(newest, differing, new.settings.commit_tokens):
             cut = [_cut(whole, encoder, new.chunking) for whole in documents]
             rechunked += sum(anew for _, _, anew in cut)
-            windows = [
-                ids for _, passages, _ in cut for passage in passages for ids in (passage.token_ids, *passage.finer)
-            ]
-            ticket = encoder.submit(windows, kind="passage")
-            none = np.empty((0, encoder.dimension), np.float32)
-            unencoded: list[EncodedDocument] = [(document, passages, none) for document, passages, _ in cut]
-            if ahead:
-                done += _put(writer, *ahead)
-                told(done, total)
-            ahead = ids, ticket, unencoded
-        if ahead:
-            done += _put(writer, *ahead)
-            told(done, total)
+            took(filling.advance(Batch([(document, passages) for document, passages, _ in cut], ids, None)))
+        took(filling.drain())
     return _Done(len(differing), rechunked)
 
 
@@ -396,17 +407,6 @@ def _batches(
         yield asked, found
 
 
-def _put(writer: Writer, ids: Sequence[str], ticket: Ticket, documents: Sequence[EncodedDocument]) -> int:
-    vectors, at = ticket.future.result(), 0
-    encoded: list[EncodedDocument] = []
-    for document, passages, _ in documents:
-        count = sum(1 + len(passage.finer) for passage in passages)
-        encoded.append((document, passages, np.asarray(vectors[at : at + count], np.float32)))
-        at += count
-    writer.replace(encoded, ids)
-    return len(encoded)
-
-
 def _cut(whole: WholeDocument, encoder: Encoder, chunking: Chunking) -> tuple[Document, tuple[Passage, ...], bool]:
     """The document and its passages for the new model, and whether they were cut anew.
 
@@ -417,7 +417,7 @@ def _cut(whole: WholeDocument, encoder: Encoder, chunking: Chunking) -> tuple[Do
     if document.page_starts or document.headings:
         kept: list[Passage] = []
         for old in whole.passages:
-            text = replace(document, text=old.text)
+            text = replace(document, text=old.text, headings=(Heading(0, 1, old.heading or ""),))
             pieces = chunk(text, encoder.tokenizer, replace(chunking, overlap=0), reserved=reserved).passages
             if len(pieces) != 1 or pieces[0].end - pieces[0].start != len(old.text):
                 break

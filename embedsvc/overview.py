@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.float32]
 
 _NEIGHBOURS = 32
 """Passages that one is compared with, at most: of more than so many that are alike, several groups are made."""
+_AT_ONCE = 1_000
+"""Passages whose neighbours are searched for together."""
 _SAMPLE = 50_000
 """Passages that clusters are made of, at most; the others are counted to the nearest."""
 _MOST_PASSAGES = 200_000
@@ -53,6 +55,14 @@ class Labelled:
     margin: float
 
 
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """``counts``: by label, of all passages. ``passages``: those that were asked for."""
+
+    counts: Mapping[str, int]
+    passages: tuple[Labelled, ...]
+
+
 def near_passages(snapshot: Snapshot, threshold: float = 0.95) -> list[tuple[StoredPassage, ...]]:
     """Groups of passages whose cosine with the first of the group, in the order of the store, is ``threshold`` or more.
 
@@ -63,14 +73,14 @@ def near_passages(snapshot: Snapshot, threshold: float = 0.95) -> list[tuple[Sto
         raise UsageError(f"The threshold is {threshold:g}; it is a cosine, above 0 and up to 1.")
     grouped: set[int] = set()
     groups: list[list[int]] = []
-    for row_ids, vectors in snapshot.store.vector_batches(finer=False):
-        for row_id, vector in zip(row_ids.tolist(), vectors, strict=True):
+    for row_ids, vectors in snapshot.store.vector_batches(_AT_ONCE, finer=False):
+        found, cosines = snapshot.index.search_many(vectors, _NEIGHBOURS, None)
+        # Rounded, a vector has a cosine of a little less than 1 with itself.
+        alike = (found >= 0) & (cosines >= threshold - 1e-6)
+        for row_id, near, is_alike in zip(row_ids.tolist(), found, alike, strict=True):
             if row_id in grouped:
                 continue
-            found, cosines = snapshot.index.search(vector, _NEIGHBOURS, None)
-            # Rounded, a vector has a cosine of a little less than 1 with itself.
-            alike = [int(id) for id, cosine in zip(found, cosines, strict=True) if cosine >= threshold - 1e-6]
-            group = [row_id, *(id for id in alike if id != row_id and id not in grouped)]
+            group = [row_id, *(id for id in near[is_alike].tolist() if id != row_id and id not in grouped)]
             if len(group) > 1:
                 grouped.update(group)
                 groups.append(group)
@@ -115,9 +125,11 @@ def clusters(snapshot: Snapshot, count: int | None = None) -> list[Cluster]:
     return sorted(made, key=lambda cluster: -cluster.passages)
 
 
-def classify(snapshot: Snapshot, encoder: Encoder, labels: Mapping[str, str]) -> list[Labelled]:
-    """Every passage with the label whose description, by ``labels``, is nearest to it; an empty description is the
-    label itself. In the order of the store.
+def classify(
+    snapshot: Snapshot, encoder: Encoder, labels: Mapping[str, str], start: int = 0, count: int | None = None
+) -> Classified:
+    """Each passage with the label whose description, by ``labels``, is nearest to it; an empty description is the label
+    itself. All in the order of the store, or ``count`` of them from the place ``start`` on.
 
     Raises:
         UsageError: fewer than 2 labels, more than 100, or an empty one; more than 200,000 passages.
@@ -133,11 +145,17 @@ def classify(snapshot: Snapshot, encoder: Encoder, labels: Mapping[str, str]) ->
     cosines = vectors @ described.T
     best = cosines.argmax(axis=1)
     second = np.sort(cosines, axis=1)[:, -2]
-    passages = snapshot.store.take(row_ids.tolist())
-    return [
-        Labelled(passage, names[at], round(float(cosine[at]), 4), round(float(cosine[at] - next_best), 4))
-        for passage, at, cosine, next_best in zip(passages, best.tolist(), cosines, second, strict=True)
-    ]
+    page = slice(start, None if count is None else start + count)
+    passages = snapshot.store.take(row_ids[page].tolist()) if len(row_ids[page]) else []
+    return Classified(
+        {name: int((best == at).sum()) for at, name in enumerate(names)},
+        tuple(
+            Labelled(passage, names[at], round(float(cosine[at]), 4), round(float(cosine[at] - next_best), 4))
+            for passage, at, cosine, next_best in zip(
+                passages, best[page].tolist(), cosines[page], second[page], strict=True
+            )
+        ),
+    )
 
 
 def _own_vectors(snapshot: Snapshot) -> tuple[npt.NDArray[np.int64], Floats]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Metadata = Mapping[str, Any]
 """JSON object of an input's own fields (author, year, tags …); filterable as ``metadata.KEY``."""
 
+HEADING_PARTED_BY = " > "
+"""Between the headings of a path."""
+
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -90,7 +93,7 @@ class Document:
                 path.append(heading)
             if heading.level <= 1:
                 break
-        return " > ".join(heading.title for heading in reversed(path)) or None
+        return HEADING_PARTED_BY.join(heading.title for heading in reversed(path)) or None
 
     def turns(self, start: int, end: int) -> list[int]:
         """Where between ``start`` and ``end``, but not at either, a page or a heading begins, in order."""
@@ -154,7 +157,8 @@ class Passage:
 
     ``token_ids`` (int32, shape ``(tokens,)``) are the window's own tokens as the document's one tokenisation
     gave them, without special tokens and without the prompt: the encoder adds those. ``finer``: the sub-windows of
-    these that have vectors of their own besides the passage's, see :class:`Chunking`.
+    these that have vectors of their own besides the passage's, see :class:`Chunking`. ``context``: what is encoded in
+    front of the text (``""``: nothing), ``context_ids`` its tokens, as many of them as have room.
     """
 
     ordinal: int
@@ -162,6 +166,8 @@ class Passage:
     end: int
     token_ids: npt.NDArray[np.int32] = field(compare=False, repr=False)
     finer: tuple[npt.NDArray[np.int32], ...] = field(default=(), compare=False, repr=False)
+    context: str = ""
+    context_ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
 
 Language = Literal[
@@ -169,6 +175,9 @@ Language = Literal[
     "portuguese", "romanian", "russian", "spanish", "swedish", "tamil", "turkish", "other",
 ]  # fmt: skip
 """Languages whose words have stems and stop words. ``other``: none are known."""
+
+Context = Literal["none", "title", "headings", "title+headings"]
+"""What is said of a passage's place when it is encoded: its document's title, the headings that it stands under."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +189,8 @@ class Chunking:
     BEIR convention, for evaluations); every such cut is counted and reported. ``finer``: tokens, counted as those of
     the window, of the sub-windows that a longer passage is also represented by, so that a fact in the midst of it is
     not lost in the mean of all it says; it scores as the best of its vectors. 0: a passage has only its own.
-    ``language``: of the text, for the stems and stop words of the lexical side.
+    ``language``: of the text, for the stems and stop words of the lexical side. ``context``: what is put in front of
+    every window's text when it is encoded (see :mod:`.context`); it counts among the window's tokens.
     """
 
     window: int = 512
@@ -188,6 +198,7 @@ class Chunking:
     whole: bool = False
     finer: int = 0
     language: Language = "english"
+    context: Context = "none"
 
 
 FusionMethod = Literal["convex", "rrf"]
@@ -204,6 +215,57 @@ class Fusion:
     weight: float = 0.5
     normalisation: Normalisation = "max"
     depth: int = 100
+
+
+Weights = tuple[float, float, float, float]
+"""Of the three signals of a hit's confidence, and the bias."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The weights of a hit's cosine, of the share of the query's words that the hit has, and of the share that stands
+    close together; ``answers_from``: the confidence from which on a hit counts as an answer. Of one model: cosines mean
+    another thing for every other.
+
+    ``pairs`` of query and hit, of ``queries``, that it was fitted to; ``auroc``: the probability that the best hit of
+    a query has more confidence where its answer is there than where it is taken away, cross-validated.
+    """
+
+    cosine: float
+    words: float
+    near: float
+    bias: float
+    answers_from: float = 0.5
+    queries: int = 0
+    pairs: int = 0
+    auroc: float | None = None
+
+    @property
+    def weights(self) -> Weights:
+        return self.cosine, self.words, self.near, self.bias
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a collection was found to be searched best by, each where that was measured and asked to be kept: how
+    hybrid search fuses, how many candidates a cross-encoder reads, and how sure it is that a hit answers."""
+
+    fusion: Fusion | None = None
+    rerank_depth: int | None = None
+    calibration: Calibration | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Tuned:
+        """Raises TypeError or AttributeError: it is not what :meth:`to_dict` gave."""
+        fusion, calibration = value.get("fusion"), value.get("calibration")
+        return cls(
+            None if fusion is None else Fusion(**fusion),
+            value.get("rerank_depth"),
+            None if calibration is None else Calibration(**calibration),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The owner with cards that are none: FAISS's CPU indexes behind the few GPU calls that it makes.
 
-    python tests/fake_card.py CARDS FREE MODE LOG FD
+    python tests/fake_card.py CARDS FREE MODE LOG FD FD
 
 Each of CARDS has FREE bytes. MODE is what happens at the fifth search: ``works``, ``aborts`` (what FAISS does on a CUDA
 error), ``raises``, ``hangs``; or ``misleads``: its graph leads out of the collection. Requests go to LOG, a line each.
@@ -47,25 +47,22 @@ class Cagra:
         self.degree, self.misleads = config.graph_degree, MODE == "misleads"
         assert metric == faiss.METRIC_INNER_PRODUCT
 
-    def train(self, codes: np.ndarray, numeric_type: int) -> None:
-        assert codes.dtype == np.int8
-        assert numeric_type == faiss.Int8
-        self.codes = codes.astype(np.float32)
+    def train(self, vectors: np.ndarray, numeric_type: int) -> None:
+        assert vectors.dtype == np.float16
+        assert numeric_type == faiss.Float16
+        self.vectors = vectors.astype(np.float32)
 
     def search(self, queries: np.ndarray, count: int, params: Any, numeric_type: int) -> Any:
-        assert queries.dtype == np.int8
+        assert queries.dtype == np.float16
         assert count <= params.itopk_size <= 512
-        found = faiss.knn(queries.astype(np.float32), self.codes, count, metric=faiss.METRIC_INNER_PRODUCT)
+        found = faiss.knn(queries.astype(np.float32), self.vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
         return found[0], np.where(np.arange(count) < params.itopk_size // 3, found[1], -1)  # not all of them
 
-    def copyTo(self, graph: Any) -> None:  # noqa: N802
-        count = len(self.codes)
-        graph.hnsw.set_default_probas(self.degree // 2, 1 / np.log(self.degree // 2))
-        graph.hnsw.prepare_level_tab(count, False)
-        near = faiss.knn(self.codes, self.codes, self.degree, metric=faiss.METRIC_INNER_PRODUCT)[1]
-        links = faiss.rev_swig_ptr(graph.hnsw.neighbors.data(), graph.hnsw.neighbors.size())
-        starts = faiss.vector_to_array(graph.hnsw.offsets)[:-1].astype(np.int64)
-        links[starts[:, None] + np.arange(self.degree)] = near + (count if self.misleads else 0)
+    def get_knngraph(self) -> Any:
+        near = faiss.knn(self.vectors, self.vectors, self.degree, metric=faiss.METRIC_INNER_PRODUCT)[1]
+        links = faiss.Int64Vector()
+        faiss.copy_array_to_vector(near.ravel() + (len(near) if self.misleads else 0), links)
+        return links
 
 
 class Watched(owner.Owner):
@@ -103,6 +100,7 @@ if __name__ == "__main__":
         "GpuIndexCagraConfig": plain,
         "GpuIndexCagra": Cagra,
         "SearchParametersCagra": plain,
+        "graph_build_algo_NN_DESCENT": 1,
     }.items():
         setattr(faiss, name, value)
-    owner.serve(int(sys.argv[5]))
+    owner.serve(*map(int, sys.argv[5:]))

@@ -26,7 +26,7 @@ class FakeEncoder:
         self.tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         self.dimension = len(words)
         self.max_length = max_length
-        self.model = SimpleNamespace(name="fake")
+        self.model = SimpleNamespace(name="fake", languages=())
         self.encoded = 0
         canary = (1.0,) + (0.0,) * (len(words) - 1)
         self.contract = Contract("fake", "w", "t", "mean", True, "", "", self.dimension, "fp32", max_length, (canary,))

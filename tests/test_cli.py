@@ -136,11 +136,11 @@ def test_index_tells_a_person_what_was_left_out_and_why(run: Run, tmp_path: Path
 def test_where_nobody_looks_on_progress_is_a_line_now_and_then(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embedsvc.cli import indexing
+    from embedsvc.cli import progress
 
     files = write_tree(tmp_path / "f", {"a.txt": "Rivers flow.", "b.txt": "Stones lie there."})
     assert run("index", files, "-c", "c", "--data-dir", tmp_path / "d").err == ""
-    monkeypatch.setattr(indexing, "_TELL_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "TELL_SECONDS", 0.0)
     lines = run("index", files, "-c", "e", "--data-dir", tmp_path / "d").err.splitlines()
     assert len(lines) == 2
     assert re.search(r"  100%  2 documents  2 passages  [\d,]+ tokens/s, about 0 min left$", lines[1])
@@ -275,7 +275,7 @@ def test_search_as_json(run: Run, library: Path, library_files: Path) -> None:
     done = run("search", "vitamin D and bones", "-c", "library", "-k", 2, "--json", "--data-dir", library)
     assert done.code == 0
     answer = done.json
-    assert answer.keys() == {"query", "collection", "version", "mode", "took_ms", "answerable", "hits"}
+    assert answer.keys() == {"query", "collection", "version", "mode", "took_ms", "answerable", "warnings", "hits"}
     assert (answer["query"], answer["collection"], answer["mode"]) == ("vitamin D and bones", "library", "hybrid")
     assert len(answer["hits"]) == 2
     hit = answer["hits"][0]
@@ -316,6 +316,19 @@ def test_search_options_reach_the_search(run: Run, library: Path) -> None:
     filtered = run("search", "health", "--filter", "metadata.year >= 2020", *flags).json
     assert [hit["metadata"] for hit in filtered["hits"]] == [{"year": 2020}]
     assert run("search", "planets", "--min-score", 1.1, *flags).json["hits"] == []
+    for year in (2011, 2020):
+        boost = f'{{"filter": "metadata.year = {year}", "factor": 100}}'
+        chosen = run("search", "health", "--boost", boost, "--group-by", "document", "--diversity", 0.1, *flags).json
+        assert chosen["hits"][0]["metadata"] == {"year": year}
+    for wrong, said in (
+        (("--boost", "{"), "--boost '{' is not JSON"),
+        (("--boost", "3"), "--boost '3' is not a JSON object"),
+        (("--boost", '{"factor": 2}'), "A boost has factor"),
+        (("--per-group", 2), "give group_by too"),
+        (("--duplicates", "some"), "duplicates is 'some'"),
+        (("--group-by", "metadata.none"), "No passage of 'library' has a value in metadata.none"),
+    ):
+        refused(run("search", "planets", *wrong, "-c", "library", "--data-dir", library), 2, said)
     long = run("search", "planet " * 600, "--on-overflow", "truncate", *flags)
     assert long.json["tokens_cut"] == 90
 
@@ -323,9 +336,12 @@ def test_search_options_reach_the_search(run: Run, library: Path) -> None:
 def test_show_tells_how_many_vectors_the_passages_have(run: Run, tmp_path: Path) -> None:
     files = write_tree(tmp_path / "f", {"a.txt": "Rivers flow and stones lie still. " * 12, "b.txt": "Short."})
     at = ("-c", "c", "--data-dir", tmp_path / "d")
-    assert run("index", files, "--chunk-tokens", 128, "--finer-tokens", 48, *at).code == 0
+    assert (
+        run("index", files, "--chunk-tokens", 128, "--finer-tokens", 48, "--chunk-context", "headings", *at).code == 0
+    )
     shown = run("collections", "show", "c", "--json", "--data-dir", tmp_path / "d").json
-    assert (shown["chunking"]["window"], shown["chunking"]["finer"]) == (128, 48)
+    chunking = shown["chunking"]
+    assert (chunking["window"], chunking["finer"], chunking["context"]) == (128, 48, "headings")
     assert (shown["passages"], shown["vectors"]) == (2, 1 + 3 + 1)
     assert len(run("search", "stones", "--json", *at).json["hits"]) == 2
 
@@ -724,3 +740,30 @@ def test_what_is_called_plan_is_indexed(run: Run, tmp_path: Path, monkeypatch: p
     (tmp_path / "plan").write_text("The plan is to have no plan.")
     assert run("index", "plan", "-c", "c", "--data-dir", tmp_path / "data").code == 0
     assert run("collections", "show", "c", "--data-dir", tmp_path / "data", "--json").json["documents"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("search", "x", "--weight", 1.5), "weight is 1.5"),
+        (("search", "x", "--weight", 0.5, "--mode", "dense"), "are of mode hybrid; the mode is dense"),
+        (("search", "x", "--rerank", "no-such-model"), "no-such-model"),
+        (("search", "x", "--rerank-depth", 20), "give --rerank too"),
+        (("search", "x", "--order", "document"), "give expand or max_context_tokens too"),
+        (("search", "x", "--expand", "chapter"), "expand is 'chapter'"),
+        (("search", "?", "--min-confidence", 2), "min_confidence is 2"),
+        (("eval", "--passages"), "--passages cuts a new collection"),
+        (("eval", "--rerank", "m"), "give --tune NAME too"),
+        (("eval", "--save"), "--save keeps what --tune NAME finds"),
+    ],
+)
+def test_options_that_are_wrong_or_contradict_each_other(
+    run: Run, library: Path, options: tuple[Any, ...], says: str
+) -> None:
+    refused(run(*options, "-c", "library", "--data-dir", library), 2, says)
+
+
+@pytest.mark.parametrize("option", [("-c", "library"), ("--mode", "dense"), ("--calibrate",), ("--gate", "ndcg@10>=1")])
+def test_tuning_is_not_measuring(run: Run, library: Path, tmp_path: Path, option: tuple[str, ...]) -> None:
+    done = run("eval", tmp_path, "--tune", "library", *option, "--data-dir", library)
+    refused(done, 2, "do one after the other")

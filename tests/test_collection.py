@@ -39,7 +39,7 @@ from embedsvc.errors import (
     UsageError,
 )
 from embedsvc.maintenance import repair
-from embedsvc.records import Chunking, make_document
+from embedsvc.records import Calibration, Chunking, Fusion, Tuned, make_document
 from embedsvc.storage import Store, told_of_waiting, write_lock
 from tests.fakes import FakeEncoder
 from tests.test_storage import contents, cut, simple, unit_vectors, with_finer
@@ -414,6 +414,16 @@ def test_a_document_larger_than_a_batch_of_rows_stays_whole(
     before = contents(collection.snapshot().store)
     collection.export(tmp_path / "x.parquet")
     assert contents(import_collection("copy", tmp_path / "x.parquet", here).snapshot().store) == before
+
+
+def test_what_was_tuned_travels_with_an_export(here: Settings, tmp_path: Path) -> None:
+    tuned = Tuned(Fusion("rrf", 0.3), 20, Calibration(6, 4, 0, -5, queries=40, auroc=0.9))
+    collection = Collection.create("c", FAKE, Chunking(64, 8), here)
+    with collection.writer() as writer:
+        writer.tune(tuned)
+    collection.export(tmp_path / "c.parquet")
+    assert import_collection("d", tmp_path / "c.parquet", here).store().tuned == tuned
+    assert Collection.open("d", here).store().fusion == Fusion("rrf", 0.3)
 
 
 def test_an_export_is_a_plain_parquet_file(here: Settings, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_every_setting_can_be_set_each_way(monkeypatch: pytest.MonkeyPatch) -> N
         "max_body_mb": 10, "log_level": "debug", "models": "a,b", "rerankers": "r", "model_memory_mb": 11,
         "queue_tokens": 12, "target_recall": 0.9, "recall_sample": 0.5, "exact_passages": 13, "index_memory_mb": 14,
         "finer_tokens": 15, "reader_memory_mb": 16, "reader_timeout_s": 17, "duplicates": "drop", "language": "german",
+        "chunk_context": "headings",
         "ocr": "off", "ocr_languages": "deu", "ocr_timeout_s": 19,
         "tokenizers": "t", "url_timeout_s": 18, "allow_private_urls": True, "sitemap_other_hosts": True,
     }  # fmt: skip

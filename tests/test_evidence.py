@@ -17,9 +17,9 @@ from embedsvc.encoding import Encoder
 from embedsvc.errors import UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
-from embedsvc.records import Chunking, Document, Heading, make_document
+from embedsvc.records import Calibration, Chunking, Document, Heading, Tuned, make_document
 from embedsvc.search import Answer, Evidence, Query, search
-from embedsvc.search.confidence import Calibration, auroc, confidences, fit, signals, write_calibration
+from embedsvc.search.confidence import auroc, confidences, fit, signals
 from embedsvc.search.terms import query_terms, sentence_spans, term_spans
 from tests.fakes import FakeEncoder
 
@@ -292,7 +292,8 @@ def test_words_lie_in_the_text(text: str, query: str) -> None:
 
 def test_the_most_likely_hit_tells_whether_there_is_an_answer(rainbow: Collection, fake: FakeEncoder) -> None:
     assert asked(rainbow, fake, "red").answerable is None, "no calibration of this model"
-    write_calibration(rainbow.store().path.parent, Calibration(cosine=6, words=4, near=0, bias=-5))
+    with rainbow.writer() as writer:
+        writer.tune(Tuned(calibration=Calibration(cosine=6, words=4, near=0, bias=-5)))
     found = asked(rainbow, fake, "red", k=3)
     assert found.answerable is True
     assert [hit.confidence for hit in found.hits] == pytest.approx([0.9933, 0.0067, 0.0067], abs=1e-4)
@@ -302,12 +303,6 @@ def test_the_most_likely_hit_tells_whether_there_is_an_answer(rainbow: Collectio
     none = asked(rainbow, fake, "seven", min_confidence=0.5)
     assert (none.hits, none.answerable) == ((), False)
     assert asked(rainbow, fake, "red", mode="lexical").answerable is None
-
-
-def test_a_damaged_calibration_is_named(rainbow: Collection, fake: FakeEncoder) -> None:
-    (rainbow.store().path.parent / "calibration.json").write_text("{")
-    with pytest.raises(UsageError, match=r"calibration\.json is no calibration"):
-        asked(rainbow, fake, "red")
 
 
 def test_words_of_title_and_near_each_other_count(rainbow: Collection, fake: FakeEncoder) -> None:

@@ -29,9 +29,9 @@ def test_every_hit_tells_its_place_on_each_side_and_after_each_stage(tmp_path: P
 @pytest.mark.parametrize(
     ("mode", "stages", "sides"),
     [
-        ("hybrid", ["candidates", "fuse", "merge", "cite", "confide"], {"dense", "lexical"}),
-        ("dense", ["candidates", "merge", "cite", "confide"], {"dense"}),
-        ("lexical", ["candidates", "merge", "cite"], {"lexical"}),
+        ("hybrid", ["candidates", "fuse", "fold", "merge", "cite", "confide"], {"dense", "lexical"}),
+        ("dense", ["candidates", "fold", "merge", "cite", "confide"], {"dense"}),
+        ("lexical", ["candidates", "fold", "merge", "cite"], {"lexical"}),
     ],
 )
 def test_the_stages_that_ran_with_their_times_and_rankings(
@@ -83,7 +83,7 @@ def test_explaining_changes_no_answer_and_an_empty_one_is_explained(tmp_path: Pa
     nothing = ask(collection, fake, "red", filter="uri = 'none'", explain=True)
     assert nothing.hits == ()
     assert nothing.explanation is not None
-    assert [step.passages for step in nothing.explanation.steps] == [0] * 5
+    assert [step.passages for step in nothing.explanation.steps] == [0] * 6
 
 
 def test_without_merge_every_passage_is_a_hit_of_its_own(tmp_path: Path, fake: FakeEncoder) -> None:

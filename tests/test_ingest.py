@@ -38,11 +38,11 @@ from embedsvc.errors import (
 from embedsvc.ingest import Outcome, ingest_changed, ingest_items, ingest_paths, open_or_create
 from embedsvc.readers import FieldChoice, Rejected, Selection, discover
 from embedsvc.readers.sandbox import Sandbox
-from embedsvc.records import Chunking, Document, Source, make_document
+from embedsvc.records import Chunking, Document, Heading, Source, make_document
 from embedsvc.storage import Store
 from embedsvc.unread import INPUTS
 from tests.conftest import write_tree
-from tests.fakes import FakeEncoder
+from tests.fakes import WORDS, FakeEncoder
 from tests.tiny_models import make_bert
 
 TREE = {
@@ -281,6 +281,50 @@ def test_a_moved_file_keeps_its_vectors(
     assert moved["moved.txt"].encoded_tokens == 0 < moved["moved.txt"].tokens
     assert encoded == []
     assert texts(collection)["moved.txt"] == TREE["a.txt"]
+
+
+def test_what_is_reused_is_known_by_its_context_too(here: Settings, fake: FakeEncoder) -> None:
+    """A text is encoded once for each place that is said of it, and found again under that."""
+    collection = Collection.create("c", fake.contract, Chunking(64, 8, context="title+headings"), here)
+
+    def put(id: str, title: str, heading: str = "") -> int:
+        fake.encoded = 0
+        headings = (Heading(0, 1, heading),) if heading else ()
+        document = make_document(f"t:{id}", "white white", id=id, title=title, headings=headings)
+        assert [outcome.passages for outcome in ingest_items(collection, fake, [document], FieldChoice())] == [1]  # type: ignore[arg-type]
+        return fake.encoded
+
+    assert [put("a", "red"), put("b", "red"), put("c", "green"), put("d", "red", "green")] == [1, 0, 1, 1]
+    assert [put("a", "green"), put("e", "", "red"), put("f", "")] == [0, 0, 1]
+    row_ids, vectors = collection.store().vectors()
+    found = {
+        passage.id: vector for passage, vector in zip(collection.store().take(row_ids.tolist()), vectors, strict=True)
+    }
+    for id, said in {"a": "green", "b": "red", "c": "green", "d": "red green", "e": "red", "f": ""}.items():
+        (expected,) = fake.encode_texts([f"{said} white white"], kind="passage").vectors
+        np.testing.assert_allclose(found[f"{id}:0"], expected, atol=1e-6)
+    assert {passage.text for passage in collection.store().take(row_ids.tolist())} == {"white white"}
+
+
+def test_a_moved_file_that_has_no_title_keeps_its_vectors_where_titles_are_embedded(
+    here: Settings, fake: FakeEncoder, tree: Path
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8, context="title+headings"), here)
+    run(collection, fake, tree)
+    fake.encoded = 0
+    (tree / "a.txt").rename(tree / "moved to here.txt")
+    assert run(collection, fake, tree, exact=True)["moved%20to%20here.txt"].status == "indexed"
+    assert fake.encoded == 0
+
+
+def test_every_sub_window_stands_behind_the_context(here: Settings, fake: FakeEncoder) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(34, 0, finer=10, context="title"), here)
+    document = make_document("t:d", "green " * 70, id="d", title="red")
+    for outcome in ingest_items(collection, fake, [document], FieldChoice()):  # type: ignore[arg-type]
+        assert outcome.encoded_tokens > outcome.tokens
+    _, vectors = collection.store().vectors()
+    assert len(vectors) > collection.store().count() > 2
+    assert (vectors[:, WORDS.index("red")] > 0).all()
 
 
 def _counting(encode: Any, encoded: list[Any]) -> Any:
@@ -822,7 +866,7 @@ def test_a_collection_is_opened_with_its_own_model_and_chunking(
 ) -> None:
     settings = Settings(data_dir=library, runtime="onnx", chunk_tokens=100, overlap=3, dtype="fp32")
     collection, opened = open_or_create("library", settings, frozenset())
-    assert collection.chunking == Chunking(512, 64)
+    assert collection.chunking == Chunking(512, 64, context="title")
     assert opened.dtype == "int8"
 
 
@@ -835,8 +879,10 @@ def test_a_collection_that_another_process_makes_meanwhile_is_opened(here: Setti
     assert collection.chunking == Chunking(64, 8)
 
 
-@pytest.mark.parametrize(("key", "value"), [("chunk_tokens", 100), ("overlap", 3), ("finer_tokens", 64)])
-def test_other_chunking_than_the_collection_has_is_a_conflict(library: Path, key: str, value: int) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"), [("chunk_tokens", 100), ("overlap", 3), ("finer_tokens", 64), ("chunk_context", "headings")]
+)
+def test_other_chunking_than_the_collection_has_is_a_conflict(library: Path, key: str, value: object) -> None:
     settings = Settings(**{"data_dir": library, "runtime": "onnx", key: value})  # type: ignore[arg-type]
     with pytest.raises(Conflict, match=f"made with {key} "):
         open_or_create("library", settings, {key})
@@ -846,7 +892,7 @@ def test_sub_windows_larger_than_the_window_are_none_where_nobody_insists(here: 
     for name, finer in (("fits", 100), ("does-not", 128)):
         settings = dataclasses.replace(here, chunk_tokens=128, finer_tokens=finer)
         collection, _ = open_or_create(name, settings, {"chunk_tokens"}, lambda _: encoder)
-        assert collection.chunking == Chunking(128, 63, finer=100 if name == "fits" else 0)
+        assert collection.chunking == Chunking(128, 63, finer=100 if name == "fits" else 0, context="title")
 
 
 def test_another_dtype_than_the_collection_has_is_a_mismatch(library: Path) -> None:
@@ -869,7 +915,7 @@ def test_a_collection_keeps_its_dtype_whatever_is_the_fastest_by_now(tmp_path: P
     made, encoder = open_or_create("c", settings, {"model"})
     assert (encoder.runtime_name, encoder.dtype) == ("onnx", "int8")
     record(Calibration(settings.model, machine(), (), "torch", "fp32"), encoder.model, settings.cache)
-    assert made.chunking == Chunking(40, 19)  # as much as the model's short window has room for
+    assert made.chunking == Chunking(40, 19, context="title")  # as much as the model's short window has room for
     assert load_encoder(settings).dtype == "fp32"
     for asked in (set[str](), {"model"}):
         _, again = open_or_create("c", settings, asked)

@@ -16,12 +16,13 @@ import embedsvc
 
 PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = (
-    {"records", "errors", "config", "logs", "allocator", "derived"},
+    {"records", "context", "errors", "config", "logs", "allocator", "derived"},
     {"readers", "chunking", "duplicates", "encoding", "vectors", "storage"},
-    {"disk_index", "likeness", "unread"},
+    {"disk_index", "likeness", "unread", "aside"},
     {"upkeep"},
     {"collection"},
-    {"ingest", "search", "checks"},
+    {"filling", "search", "checks"},
+    {"ingest"},
     {"tally", "overview"},
     {"describe", "watch"},  # what the flows give, in the shapes that all faces share; runs without end
     {"maintenance"},

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from embedsvc.aside import Aside
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
+from embedsvc.duplicates import Like
 from embedsvc.ingest import Outcome, ingest_items, ingest_paths
 from embedsvc.likeness import SIGNATURES
 from embedsvc.maintenance import compact
-from embedsvc.readers import FieldChoice
-from embedsvc.records import Chunking, make_document
+from embedsvc.readers import FieldChoice, FoundFile
+from embedsvc.records import Chunking, Heading, Source, make_document
 from embedsvc.storage import Store
 from tests.conftest import write_tree
 from tests.fakes import FakeEncoder
@@ -191,3 +193,35 @@ def test_compaction_leaves_the_signatures_of_what_is_there(
     file.write_bytes(b"no database at all" * 100)
     compact(reporting, grace=0)
     assert b"at all" not in file.read_bytes()
+
+
+def test_what_waits_for_the_end_comes_back_as_it_was(tmp_path: Path) -> None:
+    aside = Aside()
+    found = FoundFile(tmp_path / "\udcff.txt", "file:///%FF.txt", 3, 10)
+    source = Source("x.jsonl", "x.jsonl", b"\0\xff")
+    ready = make_document("a", "red", page_starts=(0,), headings=(Heading(0, 1, "Red"),), metadata={"year": [1]})
+    for item, id in ((found, "f"), (source, "s1"), (source, "s2"), (ready, "r")):
+        aside.add(item, id)
+    assert list(aside) == [(found, {"f"}), (source, {"s1", "s2"}), (ready, {"r"})]
+    aside.close()
+
+
+def test_signatures_in_step_are_not_compared_with_all_documents(
+    reporting: Collection, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(id: str, text: str) -> Like | None:
+        ready = [make_document(id, text, id=id)]
+        encoder: Any = fake
+        [outcome] = ingest_items(reporting, encoder, ready, FieldChoice(), ahead=ready)
+        return outcome.like
+
+    put("one", ONE)
+    with monkeypatch.context() as patched:
+        known = Store.known_documents
+        patched.setattr(Store, "known_documents", lambda store, since: known(store, since))  # all: a TypeError
+        assert put("two", OTHER) is None
+        assert put("copy", ONE) is not None
+    # One that went, which only a look at all documents tells, is told of no more.
+    with reporting.writer() as writer:
+        writer.replace((), ["two"])
+    assert put("again", OTHER) is None

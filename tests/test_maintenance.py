@@ -357,6 +357,16 @@ def test_a_torn_newest_version_is_gone_back_from(indexed: Settings) -> None:
         repair("c", indexed, to_version=2)
 
 
+def test_an_empty_version_is_not_offered(here: Settings) -> None:
+    made(here, count=5)
+    for manifest in sorted((here.data_dir / "c" / "passages.lance" / "_versions").glob("*.manifest")):
+        version = 2**64 - 1 - int(manifest.name.partition(".")[0])
+        if Store.open(here.data_dir / "c", version=version).count():
+            manifest.write_bytes(b"torn")
+    with pytest.raises(DamagedCollection, match="No earlier version with a passage in it can be read"):
+        repair("c", here)
+
+
 def newest_name(store: Store) -> str:
     return f"{2**64 - 1 - store.version}.manifest"
 
@@ -577,6 +587,22 @@ def test_the_commands(library: Path, run: Run) -> None:  # noqa: F811
     assert "No earlier version can be read either" in done.err
 
 
+def test_documents_are_deleted_by_id_by_uri_or_with_their_file(library: Path, run: Run) -> None:  # noqa: F811
+    store = Collection.open("library", Settings(data_dir=library)).store()
+    by_name = {each.uri.rpartition("/")[2]: each for each in store.documents()}
+    garden, power = by_name["garden.txt"], by_name["power.md"]
+    records = [each.uri for name, each in by_name.items() if name.startswith("papers.jsonl#")]
+    file = records[0].partition("#")[0]
+    command, common = ("documents", "delete", "library"), ("--data-dir", library, "--json")
+    assert run(*command, garden.id, "none", *common).code == 2
+    assert run(*command, garden.id, power.uri, file, *common).json == {
+        "name": "library",
+        "deleted": sorted([garden.uri, power.uri, *records]),
+    }
+    left = Collection.open("library", Settings(data_dir=library)).store().documents()
+    assert [each.uri.rpartition("/")[2] for each in left] == ["astronomy.txt"]
+
+
 def test_a_search_of_a_version_that_is_removed_is_made_again(indexed: Settings) -> None:
     made(indexed)
     collections = served(indexed)
@@ -666,9 +692,9 @@ def test_over_rest(library: Path) -> None:
         ):
             assert http.post(f"{path}/{route}", json=body).status_code == status, (route, body)
         assert http.post("/v1/collections/none/compact").status_code == 404
-        failed = finished(http, http.post(f"{path}/restore", json={"label": "none"}).json())
-        assert (failed["status"], failed["result"]) == ("failed", None)
-        assert "There is no snapshot 'none'" in failed["error"]
+        refused = http.post(f"{path}/restore", json={"label": "none"})
+        assert (refused.status_code, "There is no snapshot 'none'" in refused.json()["detail"]) == (404, True)
+        assert http.post(f"{path}/restore", json={"version": 10_000}).status_code == 404
         failed = finished(http, http.post(f"{path}/repair", json={"to_version": 1}).json())
         assert "nothing to mend by going back" in failed["error"]
         assert job("migrate", {"dtype": "fp32"})["new_dtype"] == "fp32"

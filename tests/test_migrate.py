@@ -19,11 +19,12 @@ import pytest
 
 from embedsvc.collection import Collection, collection_names, delete_collection
 from embedsvc.config import Settings
-from embedsvc.errors import Conflict, NotFound, UsageError
+from embedsvc.context import context_of
+from embedsvc.errors import Conflict, Locked, NotFound, UsageError
 from embedsvc.ingest import ingest_items, open_or_create
 from embedsvc.migrate import RolledBack, abandon, finish, migrate, rollback
 from embedsvc.readers import FieldChoice
-from embedsvc.records import Chunking, Document, Heading, make_document
+from embedsvc.records import Calibration, Chunking, Document, Fusion, Heading, Tuned, make_document
 from embedsvc.storage import Store
 from embedsvc.storage.durability import DurableCommits
 from tests.fakes import WORDS, FakeEncoder
@@ -67,7 +68,7 @@ def documents() -> list[Document]:
 
 
 def indexed(settings: Settings, finer: int = 0) -> Collection:
-    chosen = replace(settings, chunk_tokens=32, overlap=4, finer_tokens=finer)
+    chosen = replace(settings, chunk_tokens=32, overlap=4, finer_tokens=finer, chunk_context="none")
     collection, _ = open_or_create("c", chosen, frozenset(), lambda _: OLD, lambda *_: OLD)
     add(collection, OLD, *documents())
     return collection
@@ -120,6 +121,18 @@ def test_all_but_the_vectors_survives(here: Settings) -> None:
         migrate("c", here, **fakes(new))
 
 
+def test_a_text_that_stands_in_many_documents_is_encoded_once(here: Settings) -> None:
+    collection = indexed(here)
+    add(collection, OLD, *(make_document(f"test:same{at}", "white red", id=f"same{at}") for at in range(3)))
+    new = other()
+    encoded: list[int] = []
+    done = migrate("c", here, switch=False, compare=lambda _: encoded.append(new.encoded), **fakes(new))
+    store = collection.store()
+    assert done.encoded == 17
+    assert encoded == [len({passage.text for passage in store.take(store.row_ids().tolist())})]
+    assert abandon("c", here)
+
+
 def test_pages_and_headings_stay_with_their_passages(here: Settings) -> None:
     collection = indexed(here)
     pages = [p.page for p in collection.store().document_passages("paged")[1]]
@@ -138,6 +151,34 @@ def test_sub_windows_move_too(here: Settings) -> None:
     assert migrate("c", here, **fakes(other())).chunking.finer == 12
     assert Collection.open("c", here).store().count_vectors() == vectors > collection.upkeep._newest.count()
     assert wrong(here) == []
+
+
+def test_the_context_of_passages_moves_too(here: Settings) -> None:
+    """Of those that keep their place, and of those that are cut anew, as a new collection would have it."""
+    chosen = replace(here, chunk_tokens=32, overlap=4, chunk_context="title+headings")
+    collection, _ = open_or_create("c", chosen, frozenset(), lambda _: OLD, lambda *_: OLD)
+    about = (Heading(0, 1, "Guide"), Heading(300, 2, "red paint"))
+    given = [*documents(), make_document("test:x", "green blue white " * 40, id="x", title="x", headings=about)]
+    add(collection, OLD, *given)
+    new = other()
+    done = migrate("c", here, **fakes(new))
+    assert (done.chunking.context, done.rechunked) == ("title+headings", 12)
+    store = Collection.open("c", here).store()
+    rows, vectors = store.vectors()
+    said: dict[str, set[str]] = {}
+    for passage, vector in zip(store.take(rows.tolist()), vectors, strict=True):
+        context = context_of(
+            passage.text, uri=passage.uri, title=passage.title, heading=passage.heading, shown="title+headings"
+        )
+        said.setdefault(passage.document_id, set()).add(context)
+        expected = new.encode_texts([f"{context} {passage.text}"], kind="passage").vectors[0]
+        np.testing.assert_allclose(vector, expected, atol=1e-6)
+    assert said["x"] == {"Guide", "Guide > red paint"}
+    assert said["d3"] == {"Title of 3"}
+    afresh, _ = open_or_create("d", replace(chosen, data_dir=here.data_dir), frozenset(), lambda _: new, lambda *_: new)
+    add(afresh, new, *given)
+    assert passages(afresh.store()) == passages(store)
+    assert sorted(map(tuple, afresh.store().vectors()[1])) == sorted(map(tuple, vectors))
 
 
 def test_a_smaller_window_cuts_anew_and_loses_no_text(here: Settings) -> None:
@@ -185,6 +226,40 @@ def test_prepared_resumed_caught_up_and_abandoned(here: Settings) -> None:
     migrate("c", here, switch=False, load=lambda settings: replace_dtype(OLD), load_for=lambda *_: new)
     assert abandon("c", here)
     assert sorted(entry.name for entry in here.data_dir.iterdir() if entry.is_dir()) == ["c"]
+
+
+def test_what_is_under_way_is_neither_removed_nor_begun_again(here: Settings) -> None:
+    indexed(here)
+    refused: list[str] = []
+
+    def meanwhile(*_: object) -> None:
+        for work in (abandon, lambda name, settings: migrate(name, settings, **fakes(other()))):
+            with pytest.raises(Locked, match="migrating 'c'"):
+                work("c", here)
+        refused.append("both")
+
+    done = migrate("c", here, told=meanwhile, compare=meanwhile, **fakes(other()))
+    assert (done.encoded, done.switched) == (14, True)
+    assert len(refused) > 2
+
+
+def test_every_order_of_rollback_finish_and_abandon(here: Settings) -> None:
+    """Whatever is asked for at the wrong time changes nothing."""
+    was = passages(indexed(here).store())
+    for switch in (False, True):
+        migrate("c", here, switch=switch, **fakes(other()))
+        if not switch:
+            assert not finish("c", here)
+            with pytest.raises(NotFound, match="No collection from before"):
+                rollback("c", here)
+            assert abandon("c", here)
+        assert not abandon("c", here)
+    assert [rollback("c", here).model for _ in range(3)] == ["fake", "other", "fake"]
+    with pytest.raises(Conflict, match="--finish"):
+        migrate("c", here, **fakes(other()))
+    assert [finish("c", here), finish("c", here), abandon("c", here)] == [True, False, False]
+    assert passages(Collection.open("c", here).store()) == was
+    assert migrate("c", here, **fakes(other())).switched
 
 
 def replace_dtype(encoder: FakeEncoder) -> Any:
@@ -296,6 +371,21 @@ def test_rollback_and_forth_and_what_it_leaves_behind(here: Settings) -> None:
     assert "n" in passages(Collection.open("c", here).store())
     delete_collection("c", here)
     assert [entry.name for entry in here.data_dir.iterdir() if entry.is_dir()] == []
+
+
+def test_what_was_tuned_is_kept_for_the_same_weights_only(here: Settings) -> None:
+    collection = indexed(here)
+    tuned = Tuned(Fusion(weight=0.3), calibration=Calibration(6, 4, 0, -5))
+    with collection.writer() as writer:
+        writer.tune(tuned)
+    same = other()
+    same.contract = replace(same.contract, weights_hash=OLD.contract.weights_hash)
+    assert migrate("c", here, **fakes(same)).dropped == ()
+    assert Collection.open("c", here).store().tuned == tuned
+    assert finish("c", here)
+    done = migrate("c", here, load=lambda _: other(), load_for=lambda contract, _: same)  # type: ignore[arg-type, return-value]
+    assert done.dropped == ("fusion", "calibration")
+    assert Collection.open("c", here).store().tuned == Tuned()
 
 
 def test_overlap_of_equal_models_is_whole(here: Settings) -> None:
@@ -443,7 +533,13 @@ def test_a_server_answers_through_migration_and_rollback(library: Path, library_
     assert [answer for answer in answers if answer[0] != 200 or "power.md" not in answer[1]] == []
 
 
-def test_ndcg_of_both_models(tmp_path: Path, run: Run) -> None:  # noqa: F811
+def test_progress_and_ndcg_of_both_models(
+    tmp_path: Path,
+    run: Run,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from embedsvc.cli import progress
+
     beir = tmp_path / "beir"
     (beir / "qrels").mkdir(parents=True)
     texts = {
@@ -457,8 +553,12 @@ def test_ndcg_of_both_models(tmp_path: Path, run: Run) -> None:  # noqa: F811
     (beir / "qrels" / "test.tsv").write_text("q\ta b\t1\n")
     common = ("--data-dir", tmp_path / "data", "--json")
     assert run("index", beir / "corpus.jsonl", "-c", "c", "--dtype", "int8", "--runtime", "onnx", *common).code == 0
-    done = run("collections", "migrate", "c", "--dtype", "fp32", "--runtime", "onnx", "--qrels", beir, *common)
-    assert done.code == 0, done.err
+    move = ("collections", "migrate", "c", "--dtype", "fp32", "--runtime", "onnx")
+    monkeypatch.setattr(progress, "TELL_SECONDS", 0.0)
+    prepared = run(*move, "--prepare", "--data-dir", tmp_path / "data")
+    assert prepared.err.endswith("  100%  3 of 3 documents, about 0 min left\n")
+    done = run(*move, "--qrels", beir, *common)
+    assert (done.code, done.err) == (0, "")
     assert (done.json["ndcg@10_old"], done.json["ndcg@10_new"]) == (1.0, 1.0)
     assert run("collections", "migrate", "c", *common).code == 2
     assert run("collections", "migrate", "c", "--dtype", "fp32", "--rollback", *common).code == 2

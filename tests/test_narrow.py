@@ -20,6 +20,7 @@ from embedsvc.migrate import _document
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, Heading, make_document
 from embedsvc.search import Answer, Query, search
+from embedsvc.search.selection import Selection
 from embedsvc.search.terms import sentence_spans
 from tests.fakes import FakeEncoder
 
@@ -116,8 +117,8 @@ def test_a_passage_may_have_several_parts_which_share_nothing(told: Collection, 
     assert [step["stage"] for step in answer_dict(answer)["explain"]["stages"]][:4] == [
         "candidates",
         "fuse",
+        "fold",
         "narrow",
-        "cite",
     ]
 
 
@@ -152,6 +153,7 @@ def test_words_that_no_passage_has_narrow_all_the_same(told: Collection, fake: F
     [
         ({"narrow": 0}, "narrow is 0 tokens"),
         ({"narrow": True, "merge": False}, "ask for one of the two"),
+        ({"narrow": True, "selection": Selection(group_by="document")}, "not together with diversity or group_by"),
         ({"text": "", "vector": (1.0, 0, 0, 0), "mode": "dense", "narrow": True}, "a vector has none"),
     ],
 )

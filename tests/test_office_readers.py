@@ -622,6 +622,8 @@ def test_old_formats_are_read_by_the_converter(tmp_path: Path, monkeypatch: pyte
         "profile = argv[1].removeprefix('-env:UserInstallation=file://')\n"
         "out = pathlib.Path(argv[argv.index('--outdir') + 1])\n"
         "assert profile.startswith(str(out.parent)) and pathlib.Path(argv[-1]).read_bytes()[:2] == b'\\xd0\\xcf'\n"
+        "[socket] = [each.partition('=')[2] for each in argv if each.startswith('-env:OSL_SOCKET_PATH=')]\n"
+        "assert out.is_relative_to(socket)\n"
         "out.mkdir()\n"
         f"(out / 'in.docx').write_bytes(pathlib.Path({str(tmp_path / 'result')!r}).read_bytes())\n"
         f"pathlib.Path({str(tmp_path / 'where')!r}).write_text(str(out.parent))\n"

@@ -11,7 +11,7 @@ from embedsvc.collection import Collection
 from embedsvc.config import Settings
 from embedsvc.errors import UsageError
 from embedsvc.ingest import ingest_items
-from embedsvc.overview import classify, clusters, near_passages
+from embedsvc.overview import Classified, classify, clusters, near_passages
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, make_document
 from tests.fakes import FakeEncoder
@@ -46,6 +46,12 @@ def test_passages_that_mean_the_same_are_grouped(collection: Collection) -> None
         near_passages(snapshot, 0)
 
 
+def test_neighbours_are_searched_for_many_at_once(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = near_passages(collection.snapshot(), 0.9)
+    monkeypatch.setattr("embedsvc.overview._AT_ONCE", 2)
+    assert near_passages(collection.snapshot(), 0.9) == whole
+
+
 def test_clusters_are_labelled_by_their_own_words(collection: Collection) -> None:
     found = clusters(collection.snapshot(), 3)
     assert [cluster.passages for cluster in found] == [3, 2, 1]
@@ -65,15 +71,20 @@ def test_nothing_makes_no_cluster(tmp_path: Path, fake: Any) -> None:
     empty = Collection.create("e", fake.contract, Chunking(64, 0), Settings(data_dir=tmp_path, durability="os"))
     assert clusters(empty.snapshot()) == []
     assert near_passages(empty.snapshot()) == []
-    assert classify(empty.snapshot(), fake, {"red": "", "blue": ""}) == []
+    assert classify(empty.snapshot(), fake, {"red": "", "blue": ""}) == Classified({"red": 0, "blue": 0}, ())
 
 
 def test_each_passage_gets_the_label_that_is_described_most_like_it(collection: Collection, fake: Any) -> None:
-    found = classify(collection.snapshot(), fake, {"warm": "red", "cold": "blue blue", "green": ""})
-    assert {each.passage.document_id: each.label for each in found} == {
+    asked = {"warm": "red", "cold": "blue blue", "green": ""}
+    found = classify(collection.snapshot(), fake, asked)
+    assert {each.passage.document_id: each.label for each in found.passages} == {
         "a": "warm", "b": "cold", "c": "warm", "d": "cold", "e": "warm", "f": "green",
     }  # fmt: skip
-    (mixed,) = (each for each in found if each.passage.document_id == "e")
+    assert found.counts == {"warm": 3, "cold": 2, "green": 1}
+    page = classify(collection.snapshot(), fake, asked, 4, 100)
+    assert page == Classified(found.counts, found.passages[4:])
+    assert classify(collection.snapshot(), fake, asked, 6, 1).passages == ()
+    (mixed,) = (each for each in found.passages if each.passage.document_id == "e")
     assert (mixed.cosine, mixed.margin) == pytest.approx((5 / 26**0.5, 4 / 26**0.5), abs=1e-3)
     for labels in ({"one": "red"}, {str(at): "red" for at in range(101)}, {"": "red", "b": "blue"}):
         with pytest.raises(UsageError, match="label"):

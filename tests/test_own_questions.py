@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from embedsvc.collection import Collection
@@ -25,7 +26,7 @@ from embedsvc.evaluate import (
 )
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
-from embedsvc.records import Chunking, make_document
+from embedsvc.records import Chunking, Heading, make_document
 from tests.fakes import FakeEncoder
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
 from tests.test_evaluate import write_folder
@@ -165,6 +166,20 @@ def test_sentences_are_found_by_passages_without_them(tmp_path: Path, fake: Any)
             directory = without.settings.data_dir
         assert not directory.exists()
     assert fake.encoded == 3 + 2 * (2 + 2), "passages as they came, then those that lost a sentence, and the questions"
+
+
+def test_what_lost_a_sentence_is_encoded_with_its_context(tmp_path: Path, fake: Any) -> None:
+    settings = Settings(data_dir=tmp_path / "data", durability="os")
+    collection = Collection.create("c", fake.contract, Chunking(64, 8, context="title+headings"), settings)
+    text = "The old house stands green. The tall tree grows green. The fast car looks green."
+    document = make_document("t:0", text, id="0", title="Red", headings=(Heading(0, 1, "White"),))
+    assert [outcome.passages for outcome in ingest_items(collection, fake, [document], FieldChoice())] == [1]
+    with held_out(collection, fake, 1) as (without, questions):
+        (vector,) = without.store().vectors()[1]
+        (whole,) = without.store().whole_documents([questions[0].id])
+        assert (whole.passages[0].title, whole.passages[0].heading) == ("Red", "White")
+        (expected,) = fake.encode_texts([f"Red White {whole.text}"], kind="passage").vectors
+        np.testing.assert_allclose(vector, expected, atol=1e-6)
 
 
 def test_a_collection_without_sentences(colours: Collection, fake: Any) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -607,7 +608,9 @@ def test_with_too_little_memory_for_anything_the_setting_is_named() -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
-def test_the_process_ends_with_its_parent_and_without_a_word(end: signal.Signals, tmp_path: Path) -> None:
+def test_the_process_ends_with_its_parent_and_without_a_word(
+    end: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = (
         "import sys\nfrom embedsvc.readers.items import FieldChoice, Limits\n"
         "from embedsvc.readers.sandbox import Sandbox\n"
@@ -626,7 +629,7 @@ def test_the_process_ends_with_its_parent_and_without_a_word(end: signal.Signals
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},  # nobody is left to clear it away after a kill
+        env={**os.environ, "TMPDIR": str(tmp_path)},
         start_new_session=True,  # a terminal of its own, as it were
     )
     assert parent.stdout
@@ -637,6 +640,13 @@ def test_the_process_ends_with_its_parent_and_without_a_word(end: signal.Signals
     assert parent.returncode == (130 if end == signal.SIGINT else -signal.SIGKILL)
     assert errors == ""
     assert wait_until(lambda: not is_there(child))
+    # A killed one's folder goes with the next that starts, which leaves alone those of the living.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "embedsvc-reading-file").touch()
+    with Sandbox(BOX, COMMAND) as box, Sandbox(BOX, COMMAND) as other:
+        assert said(box, "os.getcwd()") != said(other, "os.getcwd()")
+        assert len([entry for entry in tmp_path.iterdir() if entry.is_dir()]) == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["embedsvc-reading-file"]
 
 
 @linux

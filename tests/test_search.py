@@ -17,11 +17,12 @@ from embedsvc.errors import BadFilter, QueryTooLong, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, make_document
-from embedsvc.search import Answer, Query, check_query, fusion, search
+from embedsvc.search import Answer, Query, Selection, check_query, fusion, search
 from embedsvc.search.fusion import convex_combination
 from tests.fakes import FakeEncoder
 
 MODES = ("hybrid", "dense", "lexical")
+KEEP = Selection(duplicates="keep")
 
 
 def collection_of(
@@ -169,15 +170,17 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Collection:
 
 def test_a_candidate_that_one_side_missed_is_scored_by_it_all_the_same(crowded: Collection, fake: FakeEncoder) -> None:
     query = "red green needle"
-    answer = ask(crowded, fake, query, k=200)
-    dense = {hit.id: hit.score for hit in ask(crowded, fake, query, mode="dense", k=1000).hits}
-    lexical = {hit.id: hit.score for hit in ask(crowded, fake, query, mode="lexical", k=1000).hits}
+    answer = ask(crowded, fake, query, k=200, selection=KEEP)
+    dense, lexical = (
+        {hit.id: hit.score for hit in ask(crowded, fake, query, mode=mode, k=1000, selection=KEEP).hits}
+        for mode in ("dense", "lexical")
+    )
     assert len(dense) == len(lexical) == 240
     for hit in answer.hits:
         assert hit.scores.dense == pytest.approx(dense[hit.id], abs=1e-6)
         assert hit.scores.lexical == pytest.approx(lexical[hit.id], rel=1e-4)
     # With the usual hundred candidates the two sides bring different ones.
-    few = ask(crowded, fake, query, k=60)
+    few = ask(crowded, fake, query, k=60, selection=KEEP)
     assert all(hit.scores.lexical == pytest.approx(lexical[hit.id], rel=1e-4) for hit in few.hits)
     assert all(hit.scores.dense == pytest.approx(dense[hit.id], abs=1e-6) for hit in few.hits)
 
@@ -185,19 +188,20 @@ def test_a_candidate_that_one_side_missed_is_scored_by_it_all_the_same(crowded: 
 @pytest.mark.parametrize("mode", MODES)
 def test_equal_scores_always_come_in_the_same_order(tmp_path: Path, fake: FakeEncoder, mode: str) -> None:
     collection = texts(tmp_path, fake, **{f"d{at:02}": "red needle" for at in range(30)})
-    first = ids(ask(collection, fake, "red", mode=mode, k=30))
+    first = ids(ask(collection, fake, "red", mode=mode, k=30, selection=KEEP))
     assert len(first) == 30
     assert len(set(first)) == 30
     if mode != "lexical":
         assert first == sorted(first)  # in the order of their rows
     for _ in range(5):
-        assert ids(ask(Collection.open("c", collection.settings), fake, "red", mode=mode, k=30)) == first
+        again = Collection.open("c", collection.settings)
+        assert ids(ask(again, fake, "red", mode=mode, k=30, selection=KEEP)) == first
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("k", [1, 3, 10, 500])
 def test_k_is_the_most_that_comes(crowded: Collection, fake: FakeEncoder, mode: str, k: int) -> None:
-    answer = ask(crowded, fake, "red needle", mode=mode, k=k)
+    answer = ask(crowded, fake, "red needle", mode=mode, k=k, selection=KEEP)
     assert len(answer.hits) == min(k, 240)
     scores = [hit.score for hit in answer.hits]
     assert scores == sorted(scores, reverse=True)
@@ -229,9 +233,9 @@ def test_min_score_leaves_out_what_is_below(tmp_path: Path, fake: FakeEncoder) -
 @pytest.mark.parametrize("mode", MODES)
 def test_a_filter_holds_and_does_not_cost_a_hit(tmp_path: Path, fake: FakeEncoder, mode: str) -> None:
     """The rows that pass are the worst of all: none may fall behind the better ones that do not pass."""
-    good = [make_document(f"t:g{at}", "red needle red needle", metadata={"year": 1990}) for at in range(150)]
+    good = [make_document(f"t:g{at}", "red needle " * (at + 2), metadata={"year": 1990}) for at in range(150)]
     poor = [
-        make_document(f"t:p{at}", f"red {'green ' * 20} needle", id=f"p{at}", metadata={"year": 2020})
+        make_document(f"t:p{at}", f"red {'green ' * (20 + at)} needle", id=f"p{at}", metadata={"year": 2020})
         for at in range(4)
     ]
     collection = collection_of(tmp_path, fake, *good, *poor)

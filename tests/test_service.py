@@ -118,6 +118,52 @@ def search(http: httpx.Client, name: str = "handbook", **body: Any) -> httpx.Res
 # -- search ------------------------------------------------------------------------------------------------------------
 
 
+def test_hits_are_selected_as_asked(http: httpx.Client) -> None:
+    from embedsvc.service import schemas
+
+    http.put("/v1/collections/selected", json={})
+    dates = {"new": "2999-01-01", "old": "1999-01-01"}
+    documents = [{"id": id, "text": RESTART, "metadata": {"date": date}} for id, date in dates.items()]
+    add(http, "selected", *documents, {"id": "bread", "text": BREAD, "metadata": {"kind": "food"}})
+    wanted = {"query": "restart after a power failure", "mode": "dense"}
+    first, second = search(http, "selected", **wanted).json()["hits"]
+    (copy,) = first["duplicates"]
+    assert {first["document_id"], copy["document_id"]} == {"new", "old"}
+    assert set(copy) == set(schemas.CitationOut.model_fields)
+    assert (copy["start"], copy["end"], second["document_id"]) == (0, len(RESTART), "bread")
+    boosts = [
+        {"field": "metadata.date", "half_life_days": 90, "weight": 0.2},
+        {"filter": "id = 'bread:0'", "factor": 2},
+    ]
+    answer = search(http, "selected", **wanted, boosts=boosts, duplicates="keep", explain=True).json()
+    stages = [step["stage"] for step in answer["explain"]["stages"]]
+    assert stages[:2] == ["candidates", "boost"]
+    assert answer["hits"][0]["document_id"] == "new"
+    grouped = search(http, "selected", **wanted, group_by="metadata.kind", per_group=1, diversity=0.5).json()
+    assert len(grouped["hits"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        ({"duplicates": "some"}, 422, "duplicates"),
+        ({"diversity": 2}, 400, "diversity is 2"),
+        ({"per_group": 2}, 400, "give group_by too"),
+        ({"group_by": "metadata.nothing"}, 400, "No passage of 'handbook' has a value in metadata.nothing"),
+        ({"group_by": "uri"}, 400, "choose document or metadata.KEY"),
+        ({"boosts": [{"filter": "title = 'a'"}]}, 400, "either field, half_life_days and weight, or filter and factor"),
+        ({"boosts": [{"filter": "nothing = 1", "factor": 2}]}, 400, "unknown field"),
+        ({"boosts": [{"field": "metadata.year", "half_life_days": 1, "weight": 1.5}]}, 400, "weight is 1.5"),
+        ({"boosts": [{"filter": "title = 'a'", "factor": 2, "more": 1}]}, 422, "more"),
+        ({"boosts": [{"filter": "title = 'a'", "factor": 2}] * 21}, 422, "boosts"),
+    ],
+)
+def test_a_selection_that_cannot_be_is_refused(
+    http: httpx.Client, body: dict[str, Any], status: int, word: str
+) -> None:
+    is_problem(search(http, query="restart", **body), status, word)
+
+
 def test_a_context_is_packed_and_counted_as_asked(http: httpx.Client) -> None:
     answer = search(http, query="restart after power failure", k=2, expand="document", highlight=True).json()
     assert answer["answerable"] is True
@@ -161,7 +207,7 @@ def test_what_a_search_cannot_be_answered_with(
 @pytest.mark.parametrize("mode", ["hybrid", "dense", "lexical"])
 def test_search_answers_with_the_passage_and_its_place(http: httpx.Client, mode: str) -> None:
     answer = search(http, query="restart after power failure", mode=mode, k=1).json()
-    assert list(answer) == ["query", "collection", "version", "mode", "took_ms", "answerable", "hits"]
+    assert list(answer) == ["query", "collection", "version", "mode", "took_ms", "answerable", "warnings", "hits"]
     assert (answer["query"], answer["collection"], answer["mode"]) == ("restart after power failure", "handbook", mode)
     (hit,) = answer["hits"]
     assert list(hit) == (
@@ -200,6 +246,8 @@ def test_a_request_fuses_as_it_says(http: httpx.Client) -> None:
     rrf = search(http, query="restart after power failure", fusion={"method": "rrf", "weight": 0.3}, k=1).json()
     assert rrf["hits"][0]["score"] == pytest.approx(1)  # the first on both sides
     is_problem(search(http, query="restart", fusion={"weight": 1.5}), 400, "weight is 1.5")
+    is_problem(search(http, query="restart", mode="lexical", fusion={"weight": 0.5}), 400, "fusion is of mode hybrid")
+    is_problem(search(http, query="restart", rerank="no-such"), 404, "No reranker is served here")
 
 
 def test_filter_min_score_and_overflow(http: httpx.Client) -> None:
@@ -283,7 +331,14 @@ def test_wrong_paths_names_and_content_types(http: httpx.Client) -> None:
 
 def test_a_collection_is_made_shown_listed_and_deleted(http: httpx.Client) -> None:
     path = "/v1/collections/made"
-    asked = {"model": MODEL, "dtype": "fp32", "chunk_tokens": 128, "overlap": 8, "finer_tokens": 48}
+    asked = {
+        "model": MODEL,
+        "dtype": "fp32",
+        "chunk_tokens": 128,
+        "overlap": 8,
+        "finer_tokens": 48,
+        "chunk_context": "headings",
+    }
     made = http.put(path, json=asked)
     assert (made.status_code, made.headers["location"]) == (201, path)
     shown = http.get(path).json()
@@ -292,7 +347,9 @@ def test_a_collection_is_made_shown_listed_and_deleted(http: httpx.Client) -> No
     assert (shown["name"], shown["documents"], shown["passages"]) == ("made", 0, 0)
     assert (shown["contract"]["model"], shown["contract"]["dtype"]) == (MODEL, "fp32")
     assert "canary_vectors" not in shown["contract"]
-    assert shown["chunking"] == {"window": 128, "overlap": 8, "whole": False, "finer": 48, "language": "english"}
+    assert shown["chunking"] == {
+        "window": 128, "overlap": 8, "whole": False, "finer": 48, "language": "english", "context": "headings"
+    }  # fmt: skip
     assert (shown["index"]["kind"], shown["index"]["recall@10"]) == ("flat", 1.0)
     assert shown["bytes"] > 0
     assert search(http, "made", query="anything").json()["hits"] == []
@@ -1162,7 +1219,7 @@ def test_the_documented_shapes_are_the_real_ones(http: httpx.Client) -> None:
     assert set(answer["context"]) == set(schemas.ContextOut.model_fields)
     assert set(answer["context"]["sources"][0]) == set(schemas.SourceOut.model_fields)
     assert set(answer["hits"][0]["highlight"]) == set(schemas.HighlightOut.model_fields)
-    assert set(answer["hits"][0]) == set(schemas.HitOut.model_fields)
+    assert set(answer["hits"][0]) | {"duplicates"} == set(schemas.HitOut.model_fields)
     shown = http.get("/v1/collections/handbook").json()
     schemas.CollectionOut.model_validate(shown)
     assert set(shown) | {"vectors"} == set(schemas.CollectionOut.model_fields)
@@ -1257,6 +1314,11 @@ def test_a_collection_is_looked_over(http: httpx.Client) -> None:
         "bread": "food",
     }
     assert found["counts"] == {"machines": 1, "food": 1}
+    assert (found["total"], found["limit"], found["offset"]) == (2, 100, 0)
+    page = http.post("/v1/collections/handbook/classify", json={**labels, "limit": 1, "offset": 1}).json()
+    assert page == {**found, "limit": 1, "offset": 1, "passages": found["passages"][1:]}
+    for wrong in ({"limit": 0}, {"limit": 1001}, {"offset": -1}):
+        is_problem(http.post("/v1/collections/handbook/classify", json={**labels, **wrong}), 422, *wrong)
     made = http.post("/v1/collections/handbook/clusters", json={"count": 2}).json()["clusters"]
     assert [cluster["passages"] for cluster in made] == [1, 1]
     assert http.post("/v1/collections/handbook/alike", json={}).json() == {"groups": []}

@@ -23,6 +23,7 @@ from lance.dataset import MergeInsertBuilder
 from embedsvc.errors import Conflict, DamagedCollection, NotFound, StorageFailure
 from embedsvc.records import Chunking, Contract, Document, Heading, Passage, make_document
 from embedsvc.storage import Store, passage_table
+from embedsvc.storage.store import embedded
 
 DIMENSION = 3
 CONTRACT = Contract(
@@ -252,26 +253,32 @@ def test_a_table_from_before_texts_had_hashes_gets_them_when_it_is_written_to(tm
     store = put(new_store(tmp_path / "c"), simple("a", "some text"))
     lance.dataset(str(store.path)).drop_columns(["text_hash"])
     store = Store.open(tmp_path / "c", "os")
-    assert store.vectors_of(["some text"]) == {}
+    assert store.vectors_of([("", "some text")]) == {}
     later = put(store, simple("b", "other text"))
-    assert later.vectors_of(["some text", "other text", "no text"]).keys() == {"some text", "other text"}
+    known = later.vectors_of(("", f"{which} text") for which in ("some", "other", "no"))
+    assert known.keys() == {("", "some text"), ("", "other text")}
     assert put(later, simple("c", "third text")).count() == 3
 
 
-def test_known_vectors_are_given_by_text(tmp_path: Path) -> None:
+def test_known_vectors_are_given_by_what_is_embedded(tmp_path: Path) -> None:
     store = new_store(tmp_path / "c", chunking=replace(CHUNKING, finer=16))
     items = [with_finer(cut(make_document(f"t:{id}", f"{id} of some passages", id=id))) for id in ("a", "b")]
+    placed = [replace(passage, context="Guide") for passage in items[1][1]]
+    items[1] = items[1][0], placed, items[1][2]
     store = put(store, *items, simple("c", "text"))
-    asked = [document.text[passage.start : passage.end] for document, passages, _ in items for passage in passages]
-    known = store.vectors_of([*asked, "nowhere"])
+    asked = [embedded(document, passage) for document, passages, _ in items for passage in passages]
+    assert {context for context, _ in asked} == {"", "Guide"}
+    only_placed = next(text for context, text in asked if context and text.startswith("b"))
+    nowhere = [("", "nowhere"), ("Guide", "text"), ("", only_placed)]
+    known = store.vectors_of([*asked, *nowhere])
     assert known.keys() == set(asked)
-    stored: dict[str, list[bytes]] = {}
+    stored: dict[tuple[str, str], list[bytes]] = {}
     for document, passages, vectors in items:
         parts = np.split(vectors, np.cumsum([1 + len(passage.finer) for passage in passages])[:-1])
         for passage, part in zip(passages, parts, strict=True):
-            stored.setdefault(document.text[passage.start : passage.end], []).append(part.tobytes())
-    assert all(vectors.tobytes() in stored[text] for text, vectors in known.items())
-    assert store.vectors_of(["nowhere"]) == store.vectors_of([]) == {}
+            stored.setdefault(embedded(document, passage), []).append(part.tobytes())
+    assert all(vectors.tobytes() in stored[what] for what, vectors in known.items())
+    assert store.vectors_of(nowhere) == store.vectors_of([]) == {}
     batches = list(store.vector_batches(4))
     assert max(len(row_ids) for row_ids, _ in batches) <= 6, "a passage's vectors stay together, more or less four"
     together = [np.concatenate(parts) for parts in zip(*batches, strict=True)]

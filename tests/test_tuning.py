@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,11 @@ from embedsvc.collection import Collection
 from embedsvc.errors import UsageError
 from embedsvc.evaluate.significance import bootstrap_interval, randomisation_test
 from embedsvc.evaluate.tuning import tune
-from embedsvc.records import Fusion, make_document
-from embedsvc.search import Query, check_query
+from embedsvc.records import Fusion, Tuned, make_document
+from embedsvc.search import Query, Rerank, check_query, search
 from embedsvc.search.fusion import convex_combination, fused, reciprocal_ranks
 from tests.fakes import FakeEncoder
+from tests.test_reranking import FakeReranker
 from tests.test_search import ask, collection_of, ids, texts
 
 DENSE, LEXICAL = np.array([0.8, 0.4, 0.2], np.float32), np.array([0, 10, 5], np.float32)
@@ -61,7 +64,7 @@ def test_a_query_fuses_as_it_says_else_as_the_collection_does(tmp_path: Path, fa
     assert ids(ask(collection, fake, "red apple", fusion=Fusion(weight=1.0)))[0] == "meaning"
     assert ids(ask(collection, fake, "red apple", fusion=Fusion(weight=0.0)))[0] == "words"
     with collection.writer() as writer:
-        writer.rewrite(lambda store: store.with_fusion(Fusion(weight=1.0)))
+        writer.tune(Tuned(Fusion(weight=1.0)))
     for each in (collection, Collection.open("c", collection.settings)):
         assert each.store().fusion == Fusion(weight=1.0)
         assert ids(ask(each, fake, "red apple"))[0] == "meaning"
@@ -102,7 +105,7 @@ def judged(tmp_path: Path, fake: FakeEncoder) -> tuple[Collection, Path]:
 def test_tuning_chooses_on_one_half_and_proves_on_the_other(judged: tuple[Collection, Path], fake: Any) -> None:
     collection, folder = judged
     with collection.writer() as writer:
-        writer.rewrite(lambda store: store.with_fusion(Fusion(weight=0.0)))
+        writer.tune(Tuned(Fusion(weight=0.0)))
     found = tune(collection.snapshot(), fake, folder, "test")
     assert found.current == Fusion(weight=0.0)
     assert sum(found.queries) == 40
@@ -114,8 +117,74 @@ def test_tuning_chooses_on_one_half_and_proves_on_the_other(judged: tuple[Collec
     assert collection.store().fusion == Fusion(weight=0.0), "nothing is kept unasked"
     again = replace(found, current=found.best)
     with collection.writer() as writer:
-        writer.rewrite(lambda store: store.with_fusion(found.best))
+        writer.tune(Tuned(found.best))
     assert tune(collection.snapshot(), fake, folder, "test").best == again.current, "as good is not better"
+
+
+class Oracle(FakeReranker):
+    """Knows which passage is right: of a query's words, the one that has them all and no odd one."""
+
+    def submit(self, texts: list[str], *, limit: int | None) -> Any:
+        self.read += texts
+        future: Future[Any] = Future()
+        future.set_result(np.array([[-5.0 if "odd" in text else 5.0 - len(text) / 100] for text in texts], np.float32))
+        return SimpleNamespace(future=future)
+
+
+def test_the_depth_of_reranking_is_tuned_and_each_passage_read_once(judged: tuple[Collection, Path], fake: Any) -> None:
+    collection, folder = judged
+    oracle = Oracle()
+    found = tune(collection.snapshot(), fake, folder, "test", oracle)  # type: ignore[arg-type]
+    assert found.current_rerank_depth == 50
+    assert found.rerank_depth in (0, 10, 20, 50, 100)
+    chosen_on, proved_on = found.queries
+    # Eighty passages there are; each is read for a query once, whatever depths are tried.
+    assert len(oracle.read) <= chosen_on * 80 + proved_on * 80
+    with collection.writer() as writer:
+        writer.tune(Tuned(found.best, 10))
+    query = Query("red green", k=2, rerank=Rerank(oracle))  # type: ignore[arg-type]
+    oracle.read.clear()
+    search(collection.snapshot(), fake, query)
+    assert len(oracle.read) == 10, "as the collection was tuned"
+    oracle.read.clear()
+    search(collection.snapshot(), fake, replace(query, rerank=Rerank(oracle, 4)))  # type: ignore[arg-type]
+    assert len(oracle.read) == 4, "unless the query says otherwise"
+
+
+def test_a_reranker_that_knows_nothing_is_not_to_be_asked(judged: tuple[Collection, Path], fake: Any) -> None:
+    collection, folder = judged
+
+    class Reverse(Oracle):
+        def submit(self, texts: list[str], *, limit: int | None) -> Any:
+            future: Future[Any] = Future()
+            future.set_result(-super().submit(texts, limit=limit).future.result())
+            return SimpleNamespace(future=future)
+
+    assert tune(collection.snapshot(), fake, folder, "test", Reverse()).rerank_depth == 0  # type: ignore[arg-type]
+
+
+def test_an_oracle_ranks_as_well_as_the_candidates_let_it(judged: tuple[Collection, Path], fake: Any) -> None:
+    """Whatever is right among the first `depth` comes first; what lies deeper stays where it was."""
+    collection, _ = judged
+    snapshot = collection.snapshot()
+
+    class Knows(Oracle):
+        def __init__(self, right: str) -> None:
+            super().__init__()
+            self.right = right
+
+        def submit(self, texts: list[str], *, limit: int | None) -> Any:
+            future: Future[Any] = Future()
+            future.set_result(np.array([[3.0 if text == self.right else -3.0] for text in texts], np.float32))
+            return SimpleNamespace(future=future)
+
+    before = search(snapshot, fake, Query("red red green", k=40, merge=False)).hits
+    for depth in (10, 40):
+        for rank in (0, 9, 15, 39):
+            query = Query("red red green", k=10, merge=False, rerank=Rerank(Knows(before[rank].text), depth))  # type: ignore[arg-type]
+            hits = search(snapshot, fake, query).hits
+            is_first = hits[0].text == before[rank].text
+            assert is_first == (rank < depth), (depth, rank)
 
 
 def test_too_few_queries_to_tune_by(judged: tuple[Collection, Path], fake: Any) -> None:

@@ -197,6 +197,16 @@ def test_queries_together_get_what_each_gets_alone(built: VectorIndex, model: Mo
         assert scores.tolist() == pytest.approx(alone_scores.tolist(), abs=1e-6)
 
 
+def test_vectors_that_do_not_fit_into_memory_are_found_all_the_same(
+    built: VectorIndex, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = near(model, 20, 4)
+    expected = [part.tolist() for part in built.search_many(queries, 7)]
+    monkeypatch.setattr("embedsvc.vectors.segment._share_of_memory", lambda: 0)
+    assert [part.tolist() for part in built.search_many(queries, 7)] == expected
+    assert recall(built, model, queries[:5], 1000) >= 0.6  # the last vectors of the file, too
+
+
 def test_changes_are_neither_forgotten_nor_kept(built: VectorIndex, model: Model, tmp_path: Path) -> None:
     rows = sorted(model)
     gone, replaced = rows[:300], rows[300:350]
@@ -466,6 +476,25 @@ def test_what_was_saved_is_loaded(built: VectorIndex, model: Model, tmp_path: Pa
     assert len(changed) == len(model) - 5
     again = load_index(tmp_path, LARGE, newest=9, known=changed)
     assert again is None  # nothing newer is there
+
+
+@pytest.mark.parametrize("error", [BlockingIOError, None])
+def test_what_the_system_has_to_read_from_the_disk_is_loaded_too(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError] | None
+) -> None:
+    index = fold(fresh(model, 1, LARGE), GOALS["hnsw8"], tmp_path)
+    save_index(index, tmp_path)
+
+    def not_cached(*_: object) -> int:
+        if error:
+            raise error
+        return 0
+
+    monkeypatch.setattr("os.preadv", not_cached)
+    loaded = load_index(tmp_path, LARGE, newest=9)
+    assert loaded is not None
+    query = near(model, 1, 2)[0]
+    assert [part.tolist() for part in loaded.search(query, 7)] == [part.tolist() for part in index.search(query, 7)]
 
 
 def version_of(index: VectorIndex | None) -> int | None:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from embedsvc.cli import maintenance, models
-from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, settings_of
+from embedsvc.cli import documents, maintenance, models
+from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, parsed_boosts, settings_of
 from embedsvc.config import Settings
 from embedsvc.errors import UsageError
 
@@ -39,6 +39,7 @@ collections = typer.Typer(
 )
 maintenance.add_to(collections)
 app.add_typer(collections, name="collections")
+app.add_typer(documents.app, name="documents")
 app.add_typer(models.app, name="models")
 
 
@@ -63,6 +64,10 @@ def index(
     overlap: Annotated[int | None, typer.Option(help="Tokens that neighbouring passages share, at most.")] = None,
     finer_tokens: Annotated[
         int | None, typer.Option(help="Tokens per sub-window that longer passages are also matched by; 0: none.")
+    ] = None,
+    chunk_context: Annotated[
+        str | None,
+        typer.Option(help="Encoded in front of each passage: title (default), headings, title+headings or none."),
     ] = None,
     language: Annotated[
         str | None, typer.Option(help="Of the text, for stems and stop words: english (default), german … or other.")
@@ -119,6 +124,7 @@ def index(
         chunk_tokens=chunk_tokens,
         overlap=overlap,
         finer_tokens=finer_tokens,
+        chunk_context=chunk_context,
         language=language,
         max_file_mb=max_file_mb,
         allow_private_urls=allow_private_urls,
@@ -176,7 +182,7 @@ def search(
     rerank: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Put the best in order by a cross-encoder: a folder.")
     ] = None,
-    rerank_depth: Annotated[int | None, typer.Option(help="How many it reads. Default: 50")] = None,
+    rerank_depth: Annotated[int | None, typer.Option(help="How many it reads. Default: as tuned, else 50")] = None,
     time_budget: Annotated[
         float | None, typer.Option(metavar="MS", help="Milliseconds after which reranking is not waited for.")
     ] = None,
@@ -206,6 +212,16 @@ def search(
     ] = None,
     fusion: Annotated[str | None, typer.Option(help="Mode hybrid: convex or rrf. Default: the collection's.")] = None,
     weight: Annotated[float | None, typer.Option(help="Mode hybrid: of meaning, 0 to 1; words have the rest.")] = None,
+    duplicates: Annotated[
+        str, typer.Option(help="Passages that say the same (exact), or nearly (near), are one hit; or keep.")
+    ] = "exact",
+    diversity: Annotated[float, typer.Option(help="How much a hit is to differ from those before it, 0 to 1.")] = 0.0,
+    group_by: Annotated[str | None, typer.Option(help="document or metadata.KEY: of each few hits.")] = None,
+    per_group: Annotated[int | None, typer.Option(help="How few. Default: 1")] = None,
+    boost: Annotated[
+        list[str] | None,
+        typer.Option(metavar="JSON", help='What else counts: {"filter": "metadata.kind = \'manual\'", "factor": 1.3}'),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Tell what each stage of the search did.")] = False,
     data_dir: DataDir = None,
     json: Json = False,
@@ -216,18 +232,19 @@ def search(
     from embedsvc.encoding import encoder_for
     from embedsvc.encoding.tokens import load_counter
     from embedsvc.errors import UsageError
-    from embedsvc.search import RERANK_DEPTH, Evidence, Query, Rerank, check_query, search
+    from embedsvc.search import Evidence, Query, Rerank, Selection, check_query, search
 
     settings = settings_of(data_dir=data_dir, on_overflow=on_overflow)
     if rerank is None and (rerank_depth is not None or time_budget is not None):
         raise UsageError("--rerank-depth and --time-budget are about reranking: give --rerank too.")
+    if mode != "hybrid" and (fusion is not None or weight is not None):
+        raise UsageError(f"--fusion and --weight are of mode hybrid; the mode is {mode}.")
     reranker = None
     if rerank is not None:
         from embedsvc.encoding.cross_encoder import load_cross_encoder
 
         cross_encoder = load_cross_encoder(replace(settings, model=rerank, dtype="fp32"))
-        depth = max(k, RERANK_DEPTH) if rerank_depth is None else rerank_depth
-        reranker = Rerank(cross_encoder, depth, time_budget)
+        reranker = Rerank(cross_encoder, rerank_depth, time_budget)
     count = None if tokenizer is None else load_counter(tokenizer)
     wanted = Evidence(expand, context, order, count, highlight, min_confidence)  # type: ignore[arg-type]
     asked = Query(
@@ -242,6 +259,7 @@ def search(
         explain,
         evidence=wanted,
         rerank=reranker,
+        selection=Selection(duplicates, diversity, group_by, per_group, parsed_boosts(boost or ())),  # type: ignore[arg-type]
         narrow=narrow if narrow_tokens is None else narrow_tokens,
     )
     check_query(asked)
@@ -296,9 +314,16 @@ def evaluate(
     chunk_tokens: Annotated[int | None, typer.Option(help="With --passages: tokens per passage.")] = None,
     overlap: Annotated[int | None, typer.Option(help="With --passages: tokens that neighbours share.")] = None,
     finer_tokens: Annotated[int | None, typer.Option(help="With --passages: tokens per sub-window; 0: none.")] = None,
+    chunk_context: Annotated[
+        str | None, typer.Option(help="With --passages: encoded in front of each, as by index.")
+    ] = None,
     language: Annotated[str | None, typer.Option(help="Of the text, for stems and stop words.")] = None,
     tune: Annotated[
         str | None, typer.Option(metavar="NAME", help="Tune the fusion of this collection, which holds the documents.")
+    ] = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="With --tune: also how many a cross-encoder is to read: a folder."),
     ] = None,
     save: Annotated[bool, typer.Option("--save", help="With --tune: keep it where it is proved to be better.")] = False,
     data_dir: DataDir = None,
@@ -319,32 +344,58 @@ def evaluate(
         chunk_tokens=chunk_tokens,
         overlap=overlap,
         finer_tokens=finer_tokens,
+        chunk_context=chunk_context,
         language=language,
     )
     if tune is not None:
         if source is None:
             raise UsageError("--tune chooses by a BEIR folder: name one.")
-        _tune(tune, source, split, settings, save, json)
+        others = {
+            "--collection": name,
+            "--mode": mode,
+            "-k": k,
+            "--calibrate": calibrate,
+            "--passages": passages,
+            "--save-run": save_run,
+            "--against": against,
+            "--gate": gate,
+        }
+        if given := [option for option, value in others.items() if value]:
+            raise UsageError(f"{given[0]} is about measuring, --tune NAME about choosing: do one after the other.")
+        _tune(tune, source, split, settings, rerank, save, json)
         return
     if save:
         raise UsageError("--save keeps what --tune NAME finds; a run is kept by --save-run FILE.")
+    if rerank is not None:
+        raise UsageError("--rerank is tuned: give --tune NAME too.")
+    if passages and name is not None:
+        raise UsageError(
+            "--passages cuts a new collection; that of --collection is measured as it is. Give one of them."
+        )
     asked = evaluating.Asked(source, name, mode or ["hybrid"], k or (10, 100), split, sentences, calibrate)
     report = evaluating.Report(save_run, against, gate or (), json)
     raise typer.Exit(evaluating.run(asked, report, settings, passages=passages, max_tokens=max_tokens))
 
 
-def _tune(name: str, folder: Path, split: str, settings: Settings, save: bool, json: bool) -> None:
+def _tune(name: str, folder: Path, split: str, settings: Settings, rerank: str | None, save: bool, json: bool) -> None:
     from embedsvc.cli import output
     from embedsvc.collection import Collection
     from embedsvc.encoding import encoder_for
     from embedsvc.evaluate.tuning import tune
 
     collection = Collection.open(name, settings)
-    found = tune(collection.snapshot(), encoder_for(collection.contract, settings), folder, split)
+    cross_encoder = None
+    if rerank is not None:
+        from embedsvc.encoding.cross_encoder import load_cross_encoder
+
+        cross_encoder = load_cross_encoder(replace(settings, model=rerank, dtype="fp32"))
+    encoder = encoder_for(collection.contract, settings)
+    found = tune(collection.snapshot(), encoder, folder, split, cross_encoder)
     kept = save and found.proved
     if kept:
         with collection.writer() as writer:
-            writer.rewrite(lambda store: store.with_fusion(found.best))
+            depth = found.rerank_depth or writer.store.tuned.rerank_depth
+            writer.tune(replace(writer.store.tuned, fusion=found.best, rerank_depth=depth))
     output.tuning(found, kept, json)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from embedsvc.cli import output
-from embedsvc.collection import Collection, collection_directory
+from embedsvc.collection import Collection
 from embedsvc.config import Settings
 from embedsvc.encoding import encoder_for
 from embedsvc.errors import UsageError
@@ -27,8 +27,8 @@ from embedsvc.evaluate import (
     score,
     write_saved,
 )
+from embedsvc.records import Calibration
 from embedsvc.search import Query, check_query
-from embedsvc.search.confidence import Calibration, write_calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,5 +114,6 @@ def _of_collection(asked: Asked, name: str, settings: Settings) -> Iterator[tupl
             calibration = None
             if asked.calibrate:
                 calibration = calibrate(snapshot, encoder, questions, mode)
-                write_calibration(collection_directory(name, settings), calibration)
+                with collection.writer() as writer:
+                    writer.tune(replace(writer.store.tuned, calibration=calibration))
             yield found, calibration

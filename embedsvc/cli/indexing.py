@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from embedsvc.cli.progress import progress
 from embedsvc.collection import Collection, collection_names
 from embedsvc.config import Settings
 from embedsvc.describe import outcome_dict
@@ -23,7 +23,7 @@ from embedsvc.readers.discovery import is_url
 from embedsvc.records import Source
 from embedsvc.tally import Tally, settled
 
-FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens", "language"})
+FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens", "language", "chunk_context"})
 """Flags that a collection, once made, must agree with."""
 STATUSES: tuple[Status, ...] = ("indexed", "replaced", "unchanged", "removed", "duplicate", "empty", "quarantined")
 _ALIKE = 20
@@ -92,7 +92,7 @@ def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
     with lines_into(order) as write, _progress(sizes, quiet=order.json_lines) as advance:
         collection, encoder = open_or_create(order.name, settings, order.asked)
         outcomes = (
-            ingest_items(collection, encoder, [source], order.fields)
+            ingest_items(collection, encoder, [source], order.fields, ahead=[source])
             if source
             else ingest_paths(
                 collection,
@@ -253,61 +253,24 @@ def show_report(
     )
 
 
-_TELL_SECONDS = 60.0
-"""Between two lines of progress where nobody looks on: a log of a night has a few hundred."""
-
-
 @contextmanager
 def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[Callable[[Outcome], None]]:
-    """Progress on stderr, by bytes of the files that are done: documents, passages, tokens/s, ETA. A bar, or a line a
-    minute where stderr is no terminal."""
-    if quiet:
-        yield lambda outcome: None
-        return
+    """Progress on stderr, by bytes of the files that are done: documents, passages, tokens/s, ETA."""
     left: dict[str, float] = {**sizes}
-    total = max(1, sum(sizes.values()))
+    total, done = max(1, sum(sizes.values())), 0.0
     tally = Tally()
-
-    def taken(outcome: Outcome) -> tuple[float, str]:
-        """Bytes that are done with it, and how it goes."""
-        tally.take_in(outcome)
-        seconds = max(1e-9, tally.seconds)
-        text = (
-            f"{tally.counts.total():,} documents  {tally.passages:,} passages  "
-            f"{tally.encoded_tokens / seconds:,.0f} tokens/s"
-        )
-        return settled(left, outcome), text
-
-    if not sys.stderr.isatty():
-        done, told = 0.0, tally.started
-
-        def tell(outcome: Outcome) -> None:
-            nonlocal done, told
-            more, text = taken(outcome)
-            done += more
-            now = time.monotonic()
-            if now - told >= _TELL_SECONDS:
-                told = now
-                eta = f", about {(now - tally.started) * (total - done) / done / 60:,.0f} min left" if done else ""
-                print(f"{time.strftime('%H:%M:%S')}  {done / total:.0%}  {text}{eta}", file=sys.stderr, flush=True)
-
-        yield tell
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task("reading and encoding", total=total)
+    with progress(quiet=quiet) as tell:
+        tell(0, total, "reading and encoding")
 
         def advance(outcome: Outcome) -> None:
-            more, text = taken(outcome)
-            bar.update(task, advance=more, description=text)
+            nonlocal done
+            tally.take_in(outcome)
+            done += settled(left, outcome)
+            pace = tally.encoded_tokens / max(1e-9, tally.seconds)
+            tell(
+                done,
+                total,
+                f"{tally.counts.total():,} documents  {tally.passages:,} passages  {pace:,.0f} tokens/s",
+            )
 
         yield advance
-    sys.stderr.flush()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -152,8 +150,6 @@ def classify(
     json: Json = False,
 ) -> None:
     """Tell which label fits each passage best, by what the labels stand for."""
-    from collections import Counter
-
     from embedsvc.cli import output
     from embedsvc.collection import Collection
     from embedsvc.describe import labelled_dict
@@ -164,11 +160,13 @@ def classify(
     collection = Collection.open(name, settings)
     labels = {each.partition("=")[0].strip(): each.partition("=")[2] for each in label}
     found = classify(collection.snapshot(), encoder_for(collection.contract, settings), labels)
-    counts = Counter(each.label for each in found)
-    lines = [f"{output.printable(each.label)}  {each.cosine:.3f}  {output.shown_place(each.passage)}" for each in found]
-    lines += [f"{output.printable(label)}: {counts[label]:,} passages" for label in labels]
-    value = {"name": name, "counts": {label: counts[label] for label in labels}}
-    output.message("\n".join(lines), {**value, "passages": list(map(labelled_dict, found))}, json)
+    lines = [
+        f"{output.printable(each.label)}  {each.cosine:.3f}  {output.shown_place(each.passage)}"
+        for each in found.passages
+    ]
+    lines += [f"{output.printable(label)}: {count:,} passages" for label, count in found.counts.items()]
+    value = {"name": name, "counts": found.counts, "passages": list(map(labelled_dict, found.passages))}
+    output.message("\n".join(lines), value, json)
 
 
 def snapshot(
@@ -238,22 +236,6 @@ def restore(
     output.message(text, {"name": name, **asdict(done)}, json)
 
 
-@contextmanager
-def _counting(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, by documents; none into a pipe."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda done, of: None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=console) as bar:
-        task = bar.add_task("encoding")
-        yield lambda done, of: bar.update(task, completed=done, total=of)
-
-
 def migrate(
     name: str,
     model: Annotated[str | None, typer.Option(help="Model id or folder to move to. Default: the same.")] = None,
@@ -273,6 +255,7 @@ def migrate(
 
     from embedsvc import migrate as migration
     from embedsvc.cli import output
+    from embedsvc.cli.progress import progress
     from embedsvc.collection import Collection
     from embedsvc.errors import UsageError
 
@@ -306,7 +289,11 @@ def migrate(
             judged["ndcg@10_old"] = judge(both.old.snapshot(), both.old_encoder, qrels, split, "hybrid")
             judged["ndcg@10_new"] = judge(both.new.snapshot(), both.new_encoder, qrels, split, "hybrid")
 
-    with _counting(quiet=json) as told:
+    with progress(quiet=json) as tell:
+
+        def told(documents: int, of: int) -> None:
+            tell(documents, max(1, of), f"{documents:,} of {of:,} documents")
+
         done = migration.migrate(name, settings, switch=not prepare, told=told, compare=compare)
     value = {**asdict(done), **{key: round(figure, 5) for key, figure in judged.items()}}
     text = (
@@ -317,6 +304,9 @@ def migrate(
         text += f"\nOf the ten best by meaning, {done.overlap:.0%} are the same ({done.queries} queries)."
     text += "".join(f"\n{key}: {figure:.4f}" for key, figure in judged.items())
     text += f"\nNot compared: {done.note}" if done.note else ""
+    if done.dropped:
+        what = " and ".join(each.replace("_", " ") for each in done.dropped)
+        text += f"\nNot taken along, for it was measured with the old model: {what}. Tune and calibrate anew."
     text += (
         "\nThe old one is kept: --rollback switches back, --finish removes it."
         if done.switched

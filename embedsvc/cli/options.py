@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from embedsvc.search.selection import Boost
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Where collections live. Default: EMBEDSVC_DATA_DIR, else ./indexes")
@@ -15,6 +19,29 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 Runtime = Annotated[str | None, typer.Option(help="auto, onnx, openvino or torch.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, int8, int8-g64, fp32, fp16 or bf16.")]
 Mode = Annotated[str, typer.Option(help="hybrid, dense or lexical.")]
+
+
+def parsed_boosts(given: Sequence[str]) -> tuple[Boost, ...]:
+    """What ``--boost`` asks for, each a JSON object as over REST.
+
+    Raises:
+        UsageError: one is not.
+    """
+    import json
+
+    from embedsvc.errors import UsageError
+    from embedsvc.search import boost_of
+
+    boosts = []
+    for each in given:
+        try:
+            value = json.loads(each)
+        except ValueError as error:
+            raise UsageError(f"--boost {each!r} is not JSON ({error}).") from None
+        if not isinstance(value, dict):
+            raise UsageError(f"--boost {each!r} is not a JSON object.")
+        boosts.append(boost_of(value))
+    return tuple(boosts)
 
 
 def settings_of(**flags: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as _json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from embedsvc.vectors import Goal, Plan
 
 _SHOWN_CHARACTERS = 400
+_SHOWN_COPIES = 3
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -60,14 +62,14 @@ def shown_place(passage: StoredPassage) -> str:
 
 
 def answer(answer: Answer, json: bool) -> None:
+    for warning in answer.warnings:
+        print(f"embedsvc: {printable(warning)}", file=sys.stderr)
     if json:
         _print_json(answer_dict(answer))
         return
     from rich.text import Text
 
     console = _console()
-    if answer.tokens_cut:
-        console.print(f"The query was too long: its last {answer.tokens_cut} tokens were left out.", style="yellow")
     for rank, hit in enumerate(answer.hits, 1):
         place = f"[{hit.start}:{hit.end}]" + (f" page {hit.page}" if hit.page else "")
         line = Text.assemble(
@@ -83,6 +85,10 @@ def answer(answer: Answer, json: bool) -> None:
             places = (f"{name} {place.rank} ({place.score:.3f})" for name, place in hit.places.items())
             console.print(Text("   " + ", ".join(places), "dim"))
         console.print(_shown(hit), soft_wrap=False)
+        for each in hit.duplicates[:_SHOWN_COPIES]:
+            console.print(Text(f"   also {shown_uri(each.uri)} [{each.start}:{each.end}]", "cyan"))
+        if len(hit.duplicates) > _SHOWN_COPIES:
+            console.print(f"   and {len(hit.duplicates) - _SHOWN_COPIES} more", style="cyan")
     if answer.explanation is not None:
         for step in answer.explanation.steps:
             console.print(f"{step.stage:<12} {step.ms:8.1f} ms  {step.passages:5} passages", style="dim")
@@ -159,11 +165,17 @@ def tuning(found: Tuning, kept: bool, json: bool) -> None:
         {
             "now": _fusion(found.current),
             "best": f"{_fusion(found.best)}, chosen on {found.queries[0]} queries",
+            **({} if found.rerank_depth is None else {"rerank depth": _depths(found)}),
+            **({"judged, not there": found.documents_missing} if found.documents_missing else {}),
             "nDCG@10": f"{found.ndcg:.4f} now, {found.tuned:.4f} then, on {found.queries[1]} other queries",
             "gain": f"{found.tuned - found.ndcg:+.4f}, 95 %: {low:+.4f} to {high:+.4f}, p = {found.p_value:.3f}",
             "kept": "yes" if kept else "no" if found.proved else "no: the gain is not proved",
         }
     )
+
+
+def _depths(found: Tuning) -> str:
+    return f"{found.current_rerank_depth} now, best {found.rerank_depth or '0: do not rerank'}"
 
 
 def _fusion(fusion: Fusion) -> str:

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,8 @@ class Model:
     pad_id: int | None
     vocabulary: int | None = None
     """Tokens that have an embedding."""
+    languages: tuple[str, ...] = ()
+    """Codes (ISO 639-1) of those it was made for, as its card says; empty: it says nothing, or many."""
     labels: tuple[str, ...] = ()
     """Of a cross-encoder: what its logits stand for. Empty for a model that embeds."""
 
@@ -156,6 +159,7 @@ def read_model(folder: Path, cache: Path, *, name: str | None = None) -> Model:
         max_length=_max_length(folder, transformer, config),
         pad_id=config.get("pad_token_id"),
         vocabulary=config.get("vocab_size"),
+        languages=_languages(folder),
         labels=_labels(config),
     )
 
@@ -163,6 +167,19 @@ def read_model(folder: Path, cache: Path, *, name: str | None = None) -> Model:
 def _joined(hashes: Sequence[str]) -> str:
     """One hash of several; of one, itself."""
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _languages(folder: Path) -> tuple[str, ...]:
+    """What stands under ``language`` in the front matter of a model card: one, ``[a, b]``, or a list of lines."""
+    try:
+        card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ()
+    front = re.match(r"---\s*\n(.*?)\n---", card, re.DOTALL)
+    found = re.search(r"^language:[ \t]*(.*(?:\n[ \t]*-.*)*)", front[1], re.MULTILINE) if front else None
+    codes = re.findall(r"[a-z]+", found[1].lower()) if found else []
+    # Other words than codes: "multilingual", or a name; what it knows is not told then.
+    return tuple(codes) if all(len(code) == 2 for code in codes) else ()
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -23,14 +23,17 @@ from embedsvc.encoding import Encoder, load_encoder
 from embedsvc.errors import NotFound, UsageError
 from embedsvc.ingest import Outcome, ingest_items
 from embedsvc.readers import FieldChoice
-from embedsvc.records import Chunking, Document, make_document
-from embedsvc.search import MAX_K, Hit, Mode, Query, search
+from embedsvc.records import Chunking, Context, Document, make_document
+from embedsvc.search import MAX_K, Hit, Mode, Query, Selection, search
 from embedsvc.upkeep import Snapshot
 
 Qrels = Mapping[str, Mapping[str, int]]
 """Query id → document id → relevance."""
 Run = dict[str, dict[str, float]]
 """Query id → document id → score."""
+
+_ALL = Selection(duplicates="keep")
+"""Judged is each document by itself, also where two say the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Evaluation:
     passages: int | None
     max_tokens: int
     finer_tokens: int
+    chunk_context: Context
     documents_cut: int
     documents_empty: int
     queries_cut: int
@@ -110,8 +114,8 @@ def evaluate(
 
     Always nDCG@10 and MRR@10, and recall at each of ``ks``. The documents are indexed whole, their vectors seeing the
     first ``max_tokens`` tokens (special tokens counted), as published figures are made; with ``passages`` as any
-    collection is (``chunk_tokens``, ``overlap`` and ``finer_tokens`` of ``settings``), a document scoring as its best
-    passage. ``progress`` is called with each document's Outcome.
+    collection is (``chunk_tokens``, ``overlap``, ``finer_tokens`` and ``chunk_context`` of ``settings``), a document
+    scoring as its best passage. ``progress`` is called with each document's Outcome.
 
     Raises:
         NotFound: the folder or one of its files is missing.
@@ -128,7 +132,12 @@ def evaluate(
     chunking = Chunking(max_tokens, whole=True, language=settings.language)
     if passages:
         chunking = replace(
-            chunking, window=settings.chunk_tokens, overlap=settings.overlap, whole=False, finer=settings.finer_tokens
+            chunking,
+            window=settings.chunk_tokens,
+            overlap=settings.overlap,
+            whole=False,
+            finer=settings.finer_tokens,
+            context=settings.chunk_context,
         )
     with tempfile.TemporaryDirectory(prefix="embedsvc-eval-") as scratch:
         collection = Collection.create(
@@ -189,6 +198,7 @@ def _evaluate(
         passages=ingested.passages if passages else None,
         max_tokens=snapshot.store.chunking.window,
         finer_tokens=snapshot.store.chunking.finer,
+        chunk_context=snapshot.store.chunking.context,
         documents_cut=ingested.cut,
         documents_empty=ingested.empty,
         queries_cut=queries_cut,
@@ -261,7 +271,8 @@ def ranked(
     """
     k = depth
     while True:
-        answer = search(snapshot, encoder, Query(text, k=k, mode=mode, on_overflow="truncate"))
+        query = Query(text, k=k, mode=mode, on_overflow="truncate", selection=_ALL)
+        answer = search(snapshot, encoder, query)
         best: dict[str, float] = {}
         for hit in answer.hits:
             best.setdefault(name(hit), hit.score)

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from embedsvc.encoding import Encoder
 from embedsvc.errors import UsageError
 from embedsvc.evaluate.questions import Question
+from embedsvc.records import Calibration
 from embedsvc.search import Hit, Mode, Query, search
-from embedsvc.search.confidence import Calibration, auroc, fit, likelihoods, signals
+from embedsvc.search.confidence import auroc, fit, likelihoods, signals
 from embedsvc.upkeep import Snapshot
 
 _LEAST = 20

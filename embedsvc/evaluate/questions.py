@@ -119,11 +119,9 @@ def score(
     dataset: str,
     mode: Mode = "hybrid",
     ks: Sequence[int] = (10, 100),
-    narrow: bool = False,
 ) -> Scored:
     """nDCG@10 and MRR@10, and recall at each of ``ks``, of what is expected of ``snapshot``; what it does not hold
-    lowers them. Where quotes are expected, also how much of their characters is found (:func:`answer_spans`), with
-    ``narrow`` in hits that are parts of passages."""
+    lowers them. Where quotes are expected, also how much of their characters is found (:func:`answer_spans`)."""
     depth = max(10, *ks)
     run: Run = {}
     times: list[float] = []
@@ -145,7 +143,7 @@ def score(
             name: round(value, 5)
             for name, value in (
                 *measure(qrels, run, ks).items(),
-                *answer_spans(snapshot, encoder, questions, mode=mode, narrow=narrow).items(),
+                *answer_spans(snapshot, encoder, questions, mode=mode).items(),
             )
         },
         expected_missing=tuple(dict.fromkeys(expected.told for expected in missing)),
@@ -167,7 +165,9 @@ def answer_spans(
 ) -> dict[str, float]:
     """``answer_recall@5`` and ``@10``: the share of a question's quoted characters that are in its first hits, and
     ``answer_iou@5``: those over all characters of hits and quotes; means over the questions that have quotes, nothing
-    where none has. A search for k hits is asked for k: what is joined to one depends on that."""
+    where none has. ``narrow``: hits are parts of passages. Each k is searched for on its own, for what is joined to a
+    hit depends on it.
+    """
     quoting = [each for each in questions if any(expected.span or expected.quoted for expected in each.expected)]
     if not quoting:
         return {}

@@ -15,11 +15,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from embedsvc.chunking import chunk, encoded_windows
 from embedsvc.collection import Collection
 from embedsvc.encoding import Encoder
 from embedsvc.errors import UsageError
 from embedsvc.evaluate.questions import Expected, Question
-from embedsvc.records import Passage, make_document
+from embedsvc.records import Heading, Passage, make_document
 from embedsvc.search.terms import query_terms, sentence_spans
 from embedsvc.storage import StoredPassage
 
@@ -47,20 +48,25 @@ def held_out(collection: Collection, encoder: Encoder, count: int) -> Iterator[t
     questions: list[Question] = []
     with TemporaryDirectory(prefix="embedsvc-eval-") as scratch:
         settings = replace(collection.settings, data_dir=Path(scratch), durability="os")
-        made = Collection.create(collection.name, collection.contract, replace(collection.chunking, finer=0), settings)
+        chunking = replace(collection.chunking, finer=0, whole=True)
+        made = Collection.create(collection.name, collection.contract, chunking, settings)
         with made.writer() as writer:
             for start in range(0, len(pool), _AT_ONCE):
                 some = pool[start : start + _AT_ONCE]
                 documents = []
                 for passage, vector in zip(store.take(some), store.own_vectors(some), strict=True):
-                    text, vectors = passage.text, vector[None]
+                    text = passage.text
                     taken = _taken(passage, chance) if len(questions) < count else None
                     if taken is not None:
                         sentence, text = taken
                         questions.append(Question(passage.id, sentence, (Expected(passage.id, told=passage.id),)))
-                        vectors = encoder.encode_texts([text], kind="passage", on_overflow="truncate").vectors
-                    document = make_document(passage.uri, text, id=passage.id, title=passage.title)
-                    whole = Passage(0, 0, len(text), np.empty(0, np.int32))
+                    headings = (Heading(0, 1, passage.heading or ""),)
+                    document = make_document(passage.uri, text, id=passage.id, title=passage.title, headings=headings)
+                    whole, vectors = Passage(0, 0, len(text), np.empty(0, np.int32)), vector[None]
+                    if taken is not None:
+                        cut = chunk(document, encoder.tokenizer, chunking, reserved=encoder.reserved("passage"))
+                        (whole,) = cut.passages
+                        vectors = encoder.encode(encoded_windows(whole), kind="passage")
                     documents.append((document, [whole], vectors))
                 writer.replace(documents)
         if not questions:

@@ -90,6 +90,8 @@ def _converted(program: str, source: Source, kind: str, target: str) -> bytes:
         command = [
             program,
             f"-env:UserInstallation={(folder / 'profile').as_uri()}",  # two that run at once must not share one
+            # Where it makes its socket: /tmp, otherwise. Not in `folder`: the whole path must have less than 108 bytes.
+            f"-env:OSL_SOCKET_PATH={tempfile.gettempdir()}",
             "--headless",
             "--norestore",
             "--convert-to",
@@ -115,8 +117,8 @@ def _converted(program: str, source: Source, kind: str, target: str) -> bytes:
             _kill(process)
         if process.returncode:  # 0 also where it cannot read the file
             raise UnsupportedFormat(
-                f"{source.uri}: LibreOffice ended with code {process.returncode} before it had converted it. It does "
-                "not start where readers are kept from /tmp, where it makes a socket (docs/formats.md, Old formats). "
+                f"{source.uri}: LibreOffice ended with code {process.returncode} before it had converted it. An "
+                "old one does not start where readers are kept from /tmp (docs/formats.md, Old formats). "
                 f"Convert it yourself, soffice --headless --convert-to {target} FILE, then index that."
             )
         result = folder / "out" / f"in.{target}"

@@ -18,7 +18,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +38,7 @@ from embedsvc.readers.frames import (
     request,
 )
 from embedsvc.readers.items import FieldChoice, Limits, Rejected
+from embedsvc.readers.scratch import Scratch
 from embedsvc.records import Document, Source
 
 log = logging.getLogger(__name__)
@@ -157,16 +157,16 @@ class _Worker:
 
     def __init__(self, command: Sequence[str], limits: Limits) -> None:
         self._limits = limits
-        self._folder = tempfile.TemporaryDirectory(prefix="embedsvc-reader-", ignore_cleanup_errors=True)
+        self._scratch = Scratch()
         # Ctrl-C is for us: the process has a session of its own.
         self._process = subprocess.Popen(
-            [*command, json.dumps(asdict(limits)), self._folder.name],
+            [*command, json.dumps(asdict(limits)), self._scratch.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            cwd=self._folder.name,
-            env=_environment(self._folder.name),
+            cwd=self._scratch.path,
+            env=_environment(self._scratch.path),
             start_new_session=True,
         )
         assert self._process.stdin
@@ -231,7 +231,7 @@ class _Worker:
             self._process.wait()
             if not self._reading:
                 self._close_pipes()
-        _remove(self._folder)
+        self._scratch.remove()
 
     def _close_pipes(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
@@ -376,7 +376,7 @@ class _Worker:
 
     def _tidy(self) -> None:
         """What one file left behind is not for the next."""
-        with os.scandir(self._folder.name) as left:
+        with os.scandir(self._scratch.path) as left:
             for entry in left:
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path, ignore_errors=True)
@@ -478,13 +478,6 @@ def _environment(folder: str) -> dict[str, str]:
         # Every thread of glibc would reserve its own.
         "MALLOC_ARENA_MAX": "2",
     }
-
-
-def _remove(folder: tempfile.TemporaryDirectory[str]) -> None:
-    try:
-        folder.cleanup()
-    except Exception as error:  # whatever a file has made there
-        log.warning("%s cannot be removed: %s", folder.name, error)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
-"""The way out: query → encoder → candidates → fuse → rerank → merge → cite → confide → highlight → gather → answer."""
+"""The way out: query → encoder → candidates → fuse → rerank → boost → cut → fold → diversify → group → merge → cite →
+confide → highlight → gather → answer."""
 
-from embedsvc.search.hits import Hit, Place, Scores
+from embedsvc.search.hits import Citation, Hit, Place, Scores
 from embedsvc.search.pipeline import search
 from embedsvc.search.run import (
     MAX_K,
@@ -14,19 +15,25 @@ from embedsvc.search.run import (
     check_fusion,
     check_query,
 )
+from embedsvc.search.selection import Preference, Recency, Selection, boost_of
 
 __all__ = [
     "MAX_K",
     "RERANK_DEPTH",
     "Answer",
+    "Citation",
     "Evidence",
     "Hit",
     "Mode",
     "Place",
+    "Preference",
     "Query",
+    "Recency",
     "Rerank",
     "Scores",
+    "Selection",
     "Step",
+    "boost_of",
     "check_fusion",
     "check_query",
     "search",

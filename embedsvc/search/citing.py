@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
-from embedsvc.search.hits import Hit, Scores
+from embedsvc.search.hits import Citation, Hit, Scores
 from embedsvc.search.run import Floats, Run, Span
+from embedsvc.storage import StoredPassage
+
+_MOST_COPIES = 100
+"""Of one hit, that are cited."""
 
 
 def cite(run: Run) -> Run:
-    return replace(run, hits=tuple(_hit(span, run) for span in run.spans))
+    copies = {span.best.row_id: run.copies.get(span.best.row_id, ())[:_MOST_COPIES] for span in run.spans}
+    rows = [row for others in copies.values() for row in others]
+    cited = {passage.row_id: _citation(passage) for passage in run.snapshot.store.take(rows)} if rows else {}
+    hits = (_hit(span, run, tuple(cited[row] for row in copies[span.best.row_id])) for span in run.spans)
+    return replace(run, hits=tuple(hits))
 
 
-def _hit(span: Span, run: Run) -> Hit:
+def _citation(passage: StoredPassage) -> Citation:
+    return Citation(**{field.name: getattr(passage, field.name) for field in fields(Citation)})
+
+
+def _hit(span: Span, run: Run, duplicates: tuple[Citation, ...]) -> Hit:
     best, rank, part = span.best, span.rank, span.part
     return Hit(
         id=best.id,
@@ -29,6 +41,7 @@ def _hit(span: Span, run: Run) -> Hit:
         score=part.score if part else float(run.scores[rank]),
         scores=Scores(_at(run.dense, rank), _at(run.lexical, rank), _at(run.rerank, rank)),
         metadata=best.metadata,
+        duplicates=duplicates,
     )
 
 

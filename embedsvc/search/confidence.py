@@ -6,57 +6,21 @@ fitted to (Platt, "Probabilistic Outputs for Support Vector Machines", 1999) is 
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from embedsvc.encoding.files import write_json
-from embedsvc.errors import UsageError
-from embedsvc.records import Contract
+from embedsvc.records import Calibration, Weights
 from embedsvc.search.hits import Hit
 from embedsvc.search.terms import query_terms, term_spans
+from embedsvc.storage import Store
 
-FILE = "calibration.json"
-"""In a collection's folder: what `eval --calibrate` found for it."""
 _NEAR = 200
 """Characters: about a sentence."""
 _RIDGE = 1.0
 """Keeps the weights finite where the pairs can be told apart without fault."""
-
-
-Weights = tuple[float, float, float, float]
-"""Of the three signals, and the bias."""
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """The weights of a hit's cosine, of the share of the query's words that the hit has, and of the share that stands
-    close together; ``answers_from``: the confidence from which on a hit counts as an answer.
-
-    ``pairs`` of query and hit, of ``queries``, that it was fitted to; ``auroc``: the probability that the best hit of
-    a query has more confidence where its answer is there than where it is taken away, cross-validated.
-    """
-
-    cosine: float
-    words: float
-    near: float
-    bias: float
-    answers_from: float = 0.5
-    queries: int = 0
-    pairs: int = 0
-    auroc: float | None = None
-
-    @property
-    def weights(self) -> Weights:
-        return self.cosine, self.words, self.near, self.bias
-
 
 SHIPPED = {
     # all-MiniLM-L6-v2: by benchmarks/abstention.py, of every other article of XQuAD.
@@ -152,29 +116,6 @@ def _sigmoid(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return likely
 
 
-def calibration_of(collection: Path, contract: Contract) -> Calibration | None:
-    """The one that was fitted to the collection in the folder ``collection``, else the one that is shipped for its
-    model; None: there is neither.
-
-    Raises:
-        UsageError: the file is not what was written.
-    """
-    file = collection / FILE
-    try:
-        changed = os.stat(file).st_mtime_ns  # noqa: PTH116 - on every search
-    except OSError:
-        return SHIPPED.get(contract.weights_hash)
-    return _read(file, changed)
-
-
-@lru_cache(maxsize=64)
-def _read(file: Path, changed: int) -> Calibration:
-    try:
-        return Calibration(**json.loads(file.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{file} is no calibration ({error}). Delete it, or run eval --calibrate again.") from error
-
-
-def write_calibration(collection: Path, calibration: Calibration) -> None:
-    """Beside the collection's table, in the place of the one there was."""
-    write_json(collection / FILE, asdict(calibration))
+def calibration_of(store: Store) -> Calibration | None:
+    """The one that was fitted to the collection, else the one that is shipped for its model; None: there is neither."""
+    return store.tuned.calibration or SHIPPED.get(store.contract.weights_hash)

@@ -32,7 +32,7 @@ def confide(run: Run) -> Run:
         UsageError: there is no calibration to do that by, and hits of little confidence are not wanted.
     """
     store, query, least = run.snapshot.store, run.query, run.query.evidence.min_confidence
-    calibration = calibration_of(store.path.parent, store.contract)
+    calibration = calibration_of(store)
     if calibration is None:
         if least is not None:
             raise UsageError(

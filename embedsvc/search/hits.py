@@ -38,6 +38,20 @@ class Highlight:
 
 
 @dataclass(frozen=True, slots=True)
+class Citation:
+    """Where a passage stands in its document, from ``start`` to ``end``."""
+
+    id: str
+    document_id: str
+    uri: str
+    title: str
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A finished answer: its text is ``text`` of the document from ``start`` to ``end``, to the letter.
 
@@ -46,7 +60,8 @@ class Hit:
     that passage's own. Narrowed hits are parts of passages: a part's score, page and heading are its own, ``id`` and
     ``scores`` those of the best passage that has some of it, which may have several parts. ``places``: its place in
     every ranking of the explanation, where one was asked for. ``confidence``: the probability that it answers, where
-    that is known (see :mod:`.confidence`).
+    that is known (see :mod:`.confidence`). ``duplicates``: other passages that say what its own one says, the first 100
+    of those found.
     """
 
     id: str
@@ -64,3 +79,4 @@ class Hit:
     confidence: float | None = None
     highlight: Highlight | None = None
     places: Mapping[str, Place] = field(default_factory=dict)
+    duplicates: tuple[Citation, ...] = ()

@@ -15,7 +15,7 @@ SPARE = 1.5
 def merge(run: Run) -> Run:
     """The first ``k`` spans, text read for the survivors only. No text is in two of them, unless ``merge`` is off."""
     query = run.query
-    count = len(run.scores) if query.min_score is None else int((run.scores >= query.min_score).sum())
+    count = len(run.row_ids)
     spans: list[Span] = []
     taken = 0
     while taken < count and len(spans) < query.k:
@@ -28,7 +28,7 @@ def merge(run: Run) -> Run:
                 break
             spans.append(_trimmed(rank, passage, start, end))
         taken = upto
-    return replace(run, spans=tuple(spans), more=run.more and count == len(run.scores))
+    return replace(run, spans=tuple(spans))
 
 
 def _trimmed(rank: int, passage: StoredPassage, start: int, end: int) -> Span:

@@ -67,7 +67,7 @@ def narrow(run: Run) -> Run:
     it are worth, in all of it and close together, compared with the best part: at most the best passage's score.
     """
     query, store = run.query, run.snapshot.store
-    count = len(run.scores) if query.min_score is None else int((run.scores >= query.min_score).sum())
+    count = len(run.row_ids)
     most = round(_SHARE * store.chunking.window) if query.narrow is True else int(query.narrow)
     taken = min(CONSIDERED * query.k, max(query.k, _MOST_CONSIDERED))
     while True:
@@ -77,7 +77,7 @@ def narrow(run: Run) -> Run:
         if len(windows) == query.k or taken >= count:
             break
         taken *= 2
-    return replace(run, spans=tuple(_spans(run, stretches, windows)), more=run.more and count == len(run.scores))
+    return replace(run, spans=tuple(_spans(run, stretches, windows)))
 
 
 # -- sentences -------------------------------------------------------------------------------------------------------

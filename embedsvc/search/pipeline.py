@@ -11,15 +11,21 @@ from dataclasses import dataclass, replace
 
 from embedsvc.encoding import Encoder
 from embedsvc.records import without_surrogates
+from embedsvc.search.boosting import boost
 from embedsvc.search.candidates import candidates
 from embedsvc.search.citing import cite
+from embedsvc.search.cutting import cut
+from embedsvc.search.diversifying import diversify
 from embedsvc.search.evidence import confide, gather, point_out
 from embedsvc.search.explaining import Traced, explained
+from embedsvc.search.folding import fold
 from embedsvc.search.fusion import fuse
+from embedsvc.search.grouping import group
 from embedsvc.search.merging import SPARE, merge
 from embedsvc.search.narrowing import CONSIDERED, narrow
 from embedsvc.search.reranking import rerank
-from embedsvc.search.run import Answer, Query, Run, check_query
+from embedsvc.search.run import Answer, Query, Run, check_query, settled
+from embedsvc.search.warning import warnings_of
 from embedsvc.upkeep import Snapshot
 
 
@@ -36,6 +42,11 @@ STAGES = (
     Stage("candidates", candidates),
     Stage("fuse", fuse, lambda query: query.mode == "hybrid"),
     Stage("rerank", rerank, lambda query: query.rerank is not None),
+    Stage("boost", boost, lambda query: bool(query.selection.boosts)),
+    Stage("cut", cut, lambda query: query.min_score is not None),
+    Stage("fold", fold, lambda query: query.selection.duplicates != "keep"),
+    Stage("diversify", diversify, lambda query: query.selection.diversity > 0),
+    Stage("group", group, lambda query: query.selection.group_by is not None),
     Stage("merge", merge, lambda query: not query.narrow),
     Stage("narrow", narrow, lambda query: bool(query.narrow)),
     Stage("cite", cite),
@@ -47,6 +58,8 @@ AFTERWARDS = (
     Stage("gather", gather, lambda query: query.evidence.has_context),
 )
 """Once, when there are hits enough."""
+_DEEP, _DEEP_PER_HIT = 100, 3
+"""Candidates, at least and for each hit wanted, that there is something to choose from."""
 
 
 def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
@@ -56,24 +69,22 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
 
     Raises:
         UsageError: k out of range, an empty query, a vector of another dimension, a vector without dense mode.
-            What it is to be answered with cannot be had.
+            What it is to be answered with cannot be had. A field that it names is none of the collection's.
         QueryTooLong: the text exceeds the model's window and ``on_overflow`` is ``error``.
         BadFilter: the filter is not SQL over the collection's fields.
     """
     started = time.perf_counter()
     check_query(query)
-    fusion = query.fusion or snapshot.store.fusion
-    query = replace(query, text=without_surrogates(query.text), fusion=fusion)
+    query = settled(replace(query, text=without_surrogates(query.text)), snapshot.store.tuned)
     stages = [stage for stage in STAGES if stage.wanted(query)]
-    limit = max(int(query.k * (CONSIDERED if query.narrow else SPARE)) + 1, query.rerank.depth if query.rerank else 0)
-    run = Run(snapshot, encoder, query, max(fusion.depth, limit) if query.mode == "hybrid" else limit)
+    run = Run(snapshot, encoder, query, _limit(query))
     rounds = []
     while True:
         rounds.append(_through(stages, run))
         done = rounds[-1][-1].run
         if len(done.hits) == query.k or not done.more:
             break
-        # So many were joined that too few are left.
+        # So many were joined or left out that too few are left.
         run = replace(run, limit=4 * run.limit, vector=done.vector, tokens_cut=done.tokens_cut)
     afterwards = _through([stage for stage in AFTERWARDS if stage.wanted(query)], done)
     done = afterwards[-1].run if afterwards else done
@@ -89,8 +100,21 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
         done.answerable,
         done.context,
         done.late,
+        warnings_of(done),
     )
     return explained(answer, rounds, afterwards) if query.explain else answer
+
+
+def _limit(query: Query) -> int:
+    """Candidates that each side is asked for at first, for a ``query`` that leaves nothing to its collection."""
+    limits = [int(query.k * (CONSIDERED if query.narrow else SPARE)) + 1]
+    if query.mode == "hybrid" and query.fusion is not None:
+        limits.append(query.fusion.depth)
+    if query.rerank is not None and query.rerank.depth is not None:
+        limits.append(query.rerank.depth)
+    if query.selection.is_deep:
+        limits += (_DEEP, _DEEP_PER_HIT * query.k)
+    return max(limits)
 
 
 def _through(stages: Sequence[Stage], run: Run) -> list[Traced]:

@@ -30,19 +30,27 @@ def rerank(run: Run) -> Run:
     passages = run.snapshot.store.take(run.row_ids[: wanted.depth].tolist())
     if not passages:
         return run
-    windows = [_windows(wanted.encoder, run.query.text, passage.text) for passage in passages]
-    pairs = [(run.query.text, window) for each in windows for window in each]
-    logits = _logits(wanted, pairs, run.started)
-    if logits is None:
+    best = relevance(wanted, run.query.text, [passage.text for passage in passages], run.started)
+    if best is None:
         return replace(run, late=True)
-    scores = probabilities(logits)[:, 0]
-    best = np.maximum.reduceat(scores, np.cumsum([0, *map(len, windows[:-1])])).astype(np.float32)
     all_scores = np.zeros(len(run.row_ids), np.float32)
     all_scores[: len(best)] = best
     order = np.concatenate([np.argsort(-best, kind="stable"), np.arange(len(best), len(run.row_ids))])
     sides: Floats = np.full(len(run.row_ids), np.nan, np.float32)
     sides[: len(best)] = best
     return ranked(replace(run, rerank=sides), order, all_scores[order])
+
+
+def relevance(wanted: Rerank, query: str, texts: Sequence[str], started: float) -> Floats | None:
+    """The score of each text (n,), one at least, 0 to 1: of one that is longer than the window, of its best part. None:
+    the time, counted from ``started``, is up."""
+    windows = [_windows(wanted.encoder, query, text) for text in texts]
+    logits = _logits(wanted, [(query, window) for each in windows for window in each], started)
+    if logits is None:
+        return None
+    scores = probabilities(logits)[:, 0]
+    best: Floats = np.maximum.reduceat(scores, np.cumsum([0, *map(len, windows[:-1])])).astype(np.float32)
+    return best
 
 
 def _logits(wanted: Rerank, pairs: Sequence[tuple[str, str]], started: float) -> npt.NDArray[np.float32] | None:

@@ -14,10 +14,11 @@ import numpy.typing as npt
 from embedsvc.encoding import Encoder, OnOverflow
 from embedsvc.encoding.cross_encoder import CrossEncoder
 from embedsvc.errors import UsageError
-from embedsvc.records import Fusion, FusionMethod, Normalisation
+from embedsvc.records import Fusion, FusionMethod, Normalisation, Tuned
 from embedsvc.search.expanding import Expand
 from embedsvc.search.hits import Hit
 from embedsvc.search.packing import Context, CountTokens, Order
+from embedsvc.search.selection import Selection, check_selection
 from embedsvc.storage import StoredPassage
 from embedsvc.upkeep import Snapshot
 
@@ -53,11 +54,12 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Rerank:
-    """``depth``: how many of the best candidates are read. ``budget_ms``: milliseconds after which the search goes on
+    """``depth``: how many of the best candidates are read; None: as many as the collection was tuned to, else 50, and
+    ``k`` where that is more. ``budget_ms``: milliseconds after which the search goes on
     in the order that it has, counted from its beginning; None: it waits."""
 
     encoder: CrossEncoder
-    depth: int = RERANK_DEPTH
+    depth: int | None = None
     budget_ms: float | None = None
 
 
@@ -83,6 +85,7 @@ class Query:
     fusion: Fusion | None = None
     evidence: Evidence = Evidence()
     rerank: Rerank | None = None
+    selection: Selection = field(default_factory=Selection)
     narrow: bool | int = False
 
 
@@ -112,7 +115,8 @@ class Explanation:
 class Answer:
     """The hits of one query, best first. ``tokens_cut``: of the query, by ``on_overflow = truncate``. ``answerable``:
     whether the best of all hits has the confidence of an answer; None: that is not known. ``rerank_late``: there was
-    no time to rerank, the order is that from before."""
+    no time to rerank, the order is that from before. ``warnings``: what of the query was not understood, or not looked
+    at, in sentences."""
 
     query: str
     collection: str
@@ -124,6 +128,7 @@ class Answer:
     answerable: bool | None = None
     context: Context | None = None
     rerank_late: bool = False
+    warnings: tuple[str, ...] = ()
     explanation: Explanation | None = None
 
 
@@ -161,9 +166,11 @@ class Run:
     """One query on its way through the stages: each takes a run and gives back another.
 
     ``limit``: candidates that each side is asked for; ``more``: whether it may have others. ``vector`` (dimension,) is
-    the query's, once it is known. The candidates are ``row_ids`` (n,), best first, with their ``scores`` (n,) by the
+    the query's, once it is known; ``tokens_cut`` and ``words_cut`` were too many for it, and for the lexical side. The
+    candidates are ``row_ids`` (n,), best first, with their ``scores`` (n,) by the
     stage that ranked them last; ``dense``, ``lexical`` and ``rerank`` (n,) are those of each side, None where it was
-    not asked. ``started``: by time.perf_counter; ``late``: reranking would have taken longer than it may.
+    not asked. ``copies``: by row id of a candidate those of others that say the same and are candidates no more, in
+    their order. ``started``: by time.perf_counter; ``late``: reranking would have taken longer than it may.
     """
 
     snapshot: Snapshot
@@ -173,17 +180,27 @@ class Run:
     more: bool = True
     vector: Floats | None = None
     tokens_cut: int = 0
+    words_cut: int = 0
     row_ids: RowIds = field(default_factory=_no_rows)
     scores: Floats = field(default_factory=_no_scores)
     dense: Floats | None = None
     lexical: Floats | None = None
     rerank: Floats | None = None
+    copies: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     spans: tuple[Span, ...] = ()
     hits: tuple[Hit, ...] = ()
     answerable: bool | None = None
     context: Context | None = None
     started: float = field(default_factory=time.perf_counter)
     late: bool = False
+
+
+def settled(query: Query, tuned: Tuned) -> Query:
+    """``query`` with what it leaves to a collection, as that was ``tuned``."""
+    rerank = query.rerank
+    if rerank is not None and rerank.depth is None:
+        rerank = replace(rerank, depth=max(query.k, tuned.rerank_depth or RERANK_DEPTH))
+    return replace(query, fusion=query.fusion or tuned.fusion or Fusion(), rerank=rerank)
 
 
 def check_query(query: Query) -> None:
@@ -206,6 +223,7 @@ def check_query(query: Query) -> None:
     if query.rerank is not None:
         _check_rerank(query, query.rerank)
     _check_evidence(query)
+    check_selection(query.selection)
 
 
 def _check_narrow(query: Query) -> None:
@@ -215,6 +233,8 @@ def _check_narrow(query: Query) -> None:
         raise UsageError("narrow goes by the query's words: a vector has none. Send the query's text.")
     if not query.merge:
         raise UsageError("narrow lets no two hits share text, merge = false lets them: ask for one of the two.")
+    if query.selection.diversity or query.selection.group_by is not None:
+        raise UsageError("narrow may take several parts of a passage: not together with diversity or group_by.")
 
 
 def check_reranker(encoder: CrossEncoder) -> None:
@@ -230,7 +250,7 @@ def _check_rerank(query: Query, wanted: Rerank) -> None:
     check_reranker(wanted.encoder)
     if query.vector is not None:
         raise UsageError("A cross-encoder reads the query: a vector cannot be reranked. Send the query's text.")
-    if not query.k <= wanted.depth <= MAX_K:
+    if wanted.depth is not None and not query.k <= wanted.depth <= MAX_K:
         raise UsageError(f"rerank_depth is {wanted.depth}; it is at least k, which is {query.k}, and at most {MAX_K}.")
     if wanted.budget_ms is not None and not wanted.budget_ms > 0:
         raise UsageError(f"The time budget is {wanted.budget_ms:g} ms; it must be more than 0.")

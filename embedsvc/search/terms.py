@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
 Span = tuple[int, int]
@@ -11,6 +12,7 @@ Span = tuple[int, int]
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_CJK}]+|[^\W_{_CJK}]+")
 _HAS_CJK = re.compile(f"[{_CJK}]")
+_COUNTED = re.compile(rf"[{_CJK}]{{1,2}}|[^\W_{_CJK}]+")
 _SUFFIXES = ("ings", "ing", "edly", "ed", "ies", "es", "ly", "s", "e", "y")
 _SHORTEST = 3
 """Characters that an ending must leave."""
@@ -41,6 +43,19 @@ def query_terms(query: str) -> frozenset[str]:
     words = list(_words(query))
     telling = [word for word in words if word not in _STOP]
     return frozenset(_stem(word) for word in telling or words)
+
+
+def first_words(text: str, count: int) -> tuple[str, int]:
+    """``text`` up to the end of its word number ``count``, and how many words that leaves out."""
+    if len(text) <= count:
+        return text, 0
+    ends = [found.end() for found in _COUNTED.finditer(text)]
+    return (text, 0) if len(ends) <= count else (text[: ends[count - 1]], len(ends) - count)
+
+
+def is_only_punctuation(text: str) -> bool:
+    """Whether ``text`` has neither a word nor a sign with a meaning of its own, such as ``=`` or an emoji."""
+    return all(unicodedata.category(character)[0] in "PZC" for character in text)
 
 
 def content_words(text: str) -> list[str]:

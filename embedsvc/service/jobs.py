@@ -339,6 +339,7 @@ class Jobs:
                     job.fields,
                     fold=False,
                     duplicates=job.duplicates,
+                    ahead=job.items,
                 )
                 with writing(self._folder):
                     report = (self._folder / f"{job.id}{_REPORT}").open("wb", buffering=0)

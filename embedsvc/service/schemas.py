@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from embedsvc.config import Dtype, Duplicates
-from embedsvc.records import FusionMethod, Language, Normalisation
+from embedsvc.records import Context, FusionMethod, Language, Normalisation
 from embedsvc.storage import LABEL
 
 _JSON = dict[str, Any]
@@ -38,6 +38,25 @@ class FusionIn(_Request):
     depth: int | None = Field(None, description="Candidates that each side brings, at least; 1 to 1000.")
 
 
+class BoostIn(_Request):
+    """A date, or a filter; not both."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["field", "half_life_days", "weight"], "maxProperties": 3},
+                {"required": ["filter", "factor"], "maxProperties": 2},
+            ]
+        }
+    )
+
+    field: str = Field("", description="`metadata.KEY` with a date (ISO 8601).", examples=["metadata.date"])
+    half_life_days: float = Field(0, description="Days after which a date counts half as much.")
+    weight: float = Field(0, description="Its share of the score, 0 to 1; all dates together have 1 at most.")
+    filter: str = Field("", description="As a search's.", examples=["metadata.kind = 'manual'"])
+    factor: float = Field(1, description="What it multiplies the score by, compared with the others; above 0, to 100.")
+
+
 class SearchRequest(_Request):
     """Exactly one of ``query``, ``queries`` and ``vector``."""
 
@@ -62,7 +81,9 @@ class SearchRequest(_Request):
         None,
         description="Put the best in order by this served cross-encoder. Scores are its own, 0 to 1.",
     )
-    rerank_depth: int | None = Field(None, description="How many of the best it reads; at least `k`. Default: 50.")
+    rerank_depth: int | None = Field(
+        None, description="How many of the best it reads; at least `k`. Default: as tuned, else 50."
+    )
     time_budget_ms: float | None = Field(
         None,
         description="Milliseconds from the beginning after which reranking is not waited for: the order is then "
@@ -103,6 +124,23 @@ class SearchRequest(_Request):
         "`heading` and `score` are the part's own.",
     )
     fusion: FusionIn | None = Field(None, description="Of mode hybrid. Default: the collection's own.")
+    duplicates: Literal["exact", "near", "keep"] = Field(
+        "exact",
+        description="Passages whose text is the same, or nearly, are one hit that lists the others in its "
+        "`duplicates`; `keep`: each is a hit of its own.",
+    )
+    diversity: float = Field(
+        0, description="How much a hit's difference from those before it counts beside its score, 0 to 1."
+    )
+    group_by: str | None = Field(
+        None,
+        description="`document` or `metadata.KEY`: of each at most `per_group` hits.",
+        examples=["document", "metadata.author"],
+    )
+    per_group: int | None = Field(None, description="Default: 1.")
+    boosts: list[BoostIn] = Field(
+        default_factory=list, max_length=20, description="What else counts for a passage: dates, filters."
+    )
     explain: bool = Field(
         False, description="Also tell what each stage of the search made of the passages, and how long it took."
     )
@@ -120,6 +158,10 @@ class CollectionRequest(_Request):
         ge=0,
         lt=2**31,
         description="Tokens per sub-window. A longer passage is also matched by these, its best counts. 0: none.",
+    )
+    chunk_context: Context | None = Field(
+        None,
+        description="What is encoded in front of each passage's text: the document's title, the headings over it.",
     )
     language: Language | None = Field(
         None, description="Of the text, for stems and stop words on the lexical side; `other` has neither."
@@ -158,6 +200,8 @@ class ClassifyRequest(_Request):
         description="What each label stands for; empty: the label itself.",
         examples=[{"billing": "invoices, prices and payments", "outage": "the service is down"}],
     )
+    limit: int = Field(100, ge=1, le=1000, description="Passages per page.")
+    offset: int = Field(0, ge=0, lt=2**63, description="Passages to skip.")
 
 
 class SimilaritiesRequest(_Request):
@@ -378,6 +422,17 @@ class HighlightOut(BaseModel):
     by: Literal["vector", "terms"] = Field(description="How the sentence was chosen: by its meaning or its words.")
 
 
+class CitationOut(BaseModel):
+    id: str
+    document_id: str
+    uri: str
+    title: str
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+
+
 class HitOut(BaseModel):
     id: str = Field(description="The passage's id.")
     document_id: str
@@ -398,6 +453,9 @@ class HitOut(BaseModel):
         None, description="Where its passage stood: on each side, and after each stage that ranked. Only if asked for."
     )
     highlight: HighlightOut | None = Field(None, description="Only if asked for.")
+    duplicates: list[CitationOut] | None = Field(
+        None, description="Other passages that say the same, the first 100; only where there are some."
+    )
 
 
 class ScoredOut(BaseModel):
@@ -450,6 +508,10 @@ class Answer(BaseModel):
         description="Whether the collection seems to hold the answer; null where that is not known (mode `lexical`, a "
         "`vector`, a model without calibration)."
     )
+    warnings: list[str] = Field(
+        description="What of the query was not understood or not looked at, in sentences: a language that the model "
+        "does not know, words too common to be looked up, what was cut."
+    )
     hits: list[HitOut]
     rerank_late: bool | None = Field(None, description="True where there was no time to rerank; else absent.")
     context: ContextOut | None = Field(None, description="Only if asked for.")
@@ -482,6 +544,7 @@ class ChunkingOut(BaseModel):
     whole: bool
     finer: int = Field(description="Tokens per sub-window that longer passages are also matched by; 0: none.")
     language: str = Field(description="Of the text, for stems and stop words on the lexical side.")
+    context: Context = Field(description="What is encoded in front of each passage's text.")
 
 
 class LiveRecallOut(BaseModel):

@@ -2,7 +2,8 @@
 
 from embedsvc.storage.auditing import Audit, TextIndexAudit, audit, audit_text_index
 from embedsvc.storage.durability import exchange
-from embedsvc.storage.lock import index_lock, told_of_waiting, write_lock
+from embedsvc.storage.filters import metadata_keys
+from embedsvc.storage.lock import index_lock, migration_lock, told_of_waiting, write_lock
 from embedsvc.storage.portable import export_store, read_exported
 from embedsvc.storage.store import (
     LABEL,
@@ -34,6 +35,8 @@ __all__ = [
     "exchange",
     "export_store",
     "index_lock",
+    "metadata_keys",
+    "migration_lock",
     "passage_table",
     "read_exported",
     "told_of_waiting",

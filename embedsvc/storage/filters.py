@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from embedsvc.errors import BadFilter
+from embedsvc.errors import BadFilter, UsageError
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -90,6 +90,24 @@ def compile_filter(sql: str) -> str:
     for start, stop, text in sorted(replacements, reverse=True):
         sql = sql[:start] + text + sql[stop:]
     return sql
+
+
+_PATH = re.compile(r"metadata((?:\.(?:\w+|\"[^\"]+\"))+)")
+_KEY = re.compile(r"\w+|\"[^\"]+\"")
+
+
+def metadata_keys(field: str) -> tuple[str, ...]:
+    """The keys, outermost first, that lead to ``field``: ``metadata.KEY``, as a filter names it.
+
+    Raises:
+        UsageError: it is no such field.
+    """
+    path = _PATH.fullmatch(field)
+    if path is None:
+        raise UsageError(
+            f"{field!r} is no field of an input's own. Write metadata.KEY, the key in double quotes if it is no word."
+        )
+    return tuple(key.strip('"') for key in _KEY.findall(path[1]))
 
 
 def _refuse_parts(condition: exp.Expression, sql: str) -> None:

@@ -51,6 +51,11 @@ def index_lock(directory: Path, timeout: float) -> AbstractContextManager[None]:
     return _locked(directory, ".index-lock", timeout, "building the vector index of")
 
 
+def migration_lock(made: Path, timeout: float) -> AbstractContextManager[None]:
+    """The right to make the collection in ``made`` out of another one, as :func:`write_lock`; taken before others."""
+    return _locked(made, ".migrating", timeout, "migrating")
+
+
 @contextmanager
 def _locked(directory: Path, suffix: str, timeout: float, doing: str) -> Iterator[None]:
     lock = FileLock(directory.with_name(f".{directory.name}{suffix}"))

@@ -1,21 +1,32 @@
-"""A collection as one Parquet file that any tool reads; contract and chunking travel in its metadata."""
+"""A collection as one Parquet file that any tool reads; contract, chunking and tuning travel in its metadata."""
 
 from __future__ import annotations
 
 import json
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedsvc.errors import DamagedFile, NotFound, UsageError
-from embedsvc.records import Chunking, Contract
+from embedsvc.records import Chunking, Contract, Tuned
 from embedsvc.storage.durability import fsync_path
-from embedsvc.storage.store import FORMAT, KEYS, Store, passage_schema, with_text_hashes, with_turns, writing
+from embedsvc.storage.store import FORMAT, KEYS, TUNED, Store, passage_schema, with_text_hashes, with_turns, writing
 
 _ROWS_PER_GROUP = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What :func:`export_store` wrote. ``tables``: the rows, fit for ``Store.replace``; none ends in mid-document."""
+
+    contract: Contract
+    chunking: Chunking
+    tuned: Tuned
+    tables: Iterator[pa.Table]
 
 
 def export_store(store: Store, file: Path) -> int:
@@ -53,11 +64,8 @@ def _plain(column: pa.Array) -> pa.Array:
     return column.storage if isinstance(column, pa.ExtensionArray) else column
 
 
-def read_exported(file: Path) -> tuple[Contract, Chunking, Iterator[pa.Table]]:
-    """What :func:`export_store` wrote: contract, chunking, and the rows in tables fit for ``Store.replace``.
-
-    A table never ends in mid-document.
-
+def read_exported(file: Path) -> Exported:
+    """
     Raises:
         NotFound: there is no such file.
         DamagedFile: it is cut short, or is not an export of this layout.
@@ -71,13 +79,15 @@ def read_exported(file: Path) -> tuple[Contract, Chunking, Iterator[pa.Table]]:
         if written != FORMAT:
             raise ValueError(f"it has layout {written}, this embedsvc reads layout {FORMAT}")
         parsed = Contract.from_dict(json.loads(contract)), Chunking(**json.loads(chunking))
+        tuned = Tuned.from_dict(json.loads(metadata.get(TUNED, "{}")))
     except KeyError:
         raise DamagedFile(f"{file} is a Parquet file, but not one that `embedsvc collections export` wrote.") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DamagedFile(
             f"{file} is not a whole export of a collection: {error}. Export the collection again."
         ) from error
-    return *parsed, _tables(file, parquet, passage_schema(parsed[0].dimension, finer=parsed[1].finer > 0))
+    schema = passage_schema(parsed[0].dimension, finer=parsed[1].finer > 0)
+    return Exported(*parsed, tuned, _tables(file, parquet, schema))
 
 
 def _tables(file: Path, parquet: pq.ParquetFile, schema: pa.Schema) -> Iterator[pa.Table]:

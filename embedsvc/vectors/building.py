@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,12 @@ _FEWEST = 100
 _WHOLE = 64_000_000
 """Larger files are read in 256 places when they are opened: the codes of ten million vectors took 9 s from a disk."""
 _SPOTS, _SPOT = 256, 4096
+_PIECE = 16 << 20
+"""Bytes that are written, or read, at a time. Linux keeps what was written in one piece together in its cache, and maps
+it so: a graph of a million vectors answers 15 % more queries/s than one written 4 KB at a time (docs/indexes.md)."""
+
+_READERS = 8
+"""Threads that read at once: 1,240 MB/s, where one read 680."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,7 @@ def build_segment(
         if segment is exact and kinds:
             log.warning("no index of these %d vectors reaches a recall of %g: they are searched exactly", count, target)
         if segment.codes is not None:
-            faiss_module().write_index(segment.codes, str(temporary / LAYOUT.codes))
+            _write_codes(segment.codes, temporary / LAYOUT.codes)
         about = {
             "kind": segment.kind,
             "dimension": dimension,
@@ -123,6 +131,12 @@ def _lay_down(rows: Iterable[tuple[RowIds, Floats]], count: int, dimension: int,
         raise ValueError(f"{at} rows came where {count} were announced")
     np.save(folder / LAYOUT.row_ids, ids, allow_pickle=False)
     return ids
+
+
+def _write_codes(codes: Any, path: Path) -> None:
+    faiss = faiss_module()
+    with path.open("wb", buffering=_PIECE) as file:
+        faiss.write_index(codes, faiss.PyCallbackIOWriter(file.write, _PIECE))
 
 
 def _tried(bare: Segment, target: float, real: Floats, go_on: Callable[[], None]) -> Segment | None:
@@ -171,6 +185,25 @@ def segment_faults(folder: Path) -> list[str]:
     return faults
 
 
+def _fetch(file: Path) -> None:
+    """Reads a file that the system's cache does not hold, in large pieces at a time. Mapped, it would come from the
+    disk page by page: 14 s instead of 1 for the codes of ten million vectors."""
+    with file.open("rb", buffering=0) as stream:
+        size, descriptor = os.fstat(stream.fileno()).st_size, stream.fileno()
+        spots = range(0, size, max(1, size // _SPOTS))
+
+        def cached(spot: int) -> bool:
+            try:
+                return os.preadv(descriptor, [bytearray(1)], spot, os.RWF_NOWAIT) == 1
+            except OSError:  # it would wait for the disk, or this file system cannot tell
+                return False
+
+        if not all(map(cached, spots)):
+            with ThreadPoolExecutor(_READERS) as readers:
+                for _ in readers.map(lambda start: os.pread(descriptor, _PIECE, start), range(0, size, _PIECE)):
+                    pass
+
+
 def load_segment(folder: Path, dimension: int, *, check: bool = True) -> Segment:
     """The segment that :func:`build_segment` left in ``folder``, mapped into memory. Not to ``check`` what the files
     hold is for those who only tell about it.
@@ -189,6 +222,8 @@ def load_segment(folder: Path, dimension: int, *, check: bool = True) -> Segment
     vectors = np.load(folder / LAYOUT.vectors, mmap_mode="r", allow_pickle=False)
     codes = None
     if about["kind"] != FLAT:
+        if check:
+            _fetch(folder / LAYOUT.codes)
         codes = faiss.read_index(str(folder / LAYOUT.codes), faiss.IO_FLAG_MMAP_IFC)
         if codes.d != dimension or codes.ntotal != len(ids):
             raise ValueError("it belongs to another collection")

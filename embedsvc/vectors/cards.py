@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import socket
 import subprocess
@@ -12,14 +13,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from embedsvc.vectors.kinds import Positions
-from embedsvc.vectors.owner import receive, send
-from embedsvc.vectors.recall import Floats
+from embedsvc.vectors.owner import Channel
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,8 @@ _BATCH = 4096
 """Queries that go to the owner together, at most, unless one request has more."""
 _SEARCH_SECONDS, _MAKE_SECONDS = 30, 3600
 """After so long without an answer the card counts as gone."""
-_COMMAND = (sys.executable, "-c", "import sys; from embedsvc.vectors.owner import serve; serve(int(sys.argv[1]))")
+_SERVE = "import sys; from embedsvc.vectors.owner import serve; serve(*map(int, sys.argv[1:]))"
+_COMMAND = (sys.executable, "-c", _SERVE)
 
 
 class CardError(Exception):
@@ -37,7 +38,7 @@ class CardError(Exception):
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
     about: dict[str, Any]
-    queries: Floats | None = None
+    queries: npt.NDArray[Any] | None = None
     future: Future[Positions] = field(default_factory=Future)
 
     def goes_with(self, other: _Job) -> bool:
@@ -47,21 +48,22 @@ class _Job:
 
 class Cards:
     """One thread speaks to the owner: queries that come while it is busy share its next batch. The owner is started by
-    the first request; ``command`` does, with a socket's number behind it. After the first failure of a search, or of
-    the owner itself, everything is refused. Safe to use from any thread."""
+    the first request; ``command`` does, with the numbers of a channel's files behind it. After the first failure of a
+    search, or of the owner itself, everything is refused. Safe to use from any thread."""
 
     def __init__(self, command: Sequence[str] = _COMMAND) -> None:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
+        self._channel: Channel | None = None
         self.failed = False
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="card", daemon=True).start()
 
-    def ask(self, queries: Floats | None = None, **about: Any) -> Future[Positions]:
+    def ask(self, queries: npt.NDArray[Any] | None = None, **about: Any) -> Future[Positions]:
         """Puts a request to the owner in the queue, without a lock. Its future may raise CardError.
 
-        Of ``queries`` (m, dimension) to a ``segment``, it gives ``count`` positions each, (m, count).
+        Of ``queries`` (m, dimension) to a ``segment``, as its kind takes them, it gives ``count`` positions each, (m,
+        count).
         """
         job = _Job(about, queries)
         self._jobs.put(job)
@@ -92,43 +94,43 @@ class Cards:
                     job.future.set_exception(CardError(str(error)))
 
     def _answer(self, batch: list[_Job]) -> None:
-        about, queries = batch[0].about, None
+        about = batch[0].about
         given = [job.queries for job in batch if job.queries is not None]
         if given:
             about = about | {"count": max(job.about["count"] for job in batch)}
-            queries = np.concatenate(given)
-        connection = self._connected()
-        send(connection, about, queries)
-        if not connection.poll(_SEARCH_SECONDS if given else _MAKE_SECONDS):
-            raise TimeoutError(f"no answer to {about['do']!r}")
-        reply, found = receive(connection)
+        channel = self._connected()
+        channel.send(about, given)
+        reply, found = channel.receive(_SEARCH_SECONDS if given else _MAKE_SECONDS)
         if "error" in reply:
             # What is too large for the card leaves it as it was.
             raise RuntimeError(reply["error"]) if given else CardError(reply["error"])
         ends = np.cumsum([len(some) for some in given])[:-1]
         for job, some in zip(batch, np.split(found, ends) if given else [found], strict=True):
-            job.future.set_result(some[:, : job.about["count"]] if given else some)
+            job.future.set_result(some[:, : job.about["count"]].copy() if given else some)
 
-    def _connected(self) -> Connection:
+    def _connected(self) -> Channel:
         if self.failed:
             raise CardError("it has failed before")
-        if self._connection is None:
+        if self._channel is None:
             ours, theirs = socket.socketpair()
-            self._connection = Connection(ours.detach())
+            memory = os.memfd_create("queries")
+            self._channel = Channel(ours.detach(), memory)
             with theirs:
-                number = theirs.fileno()
+                files = (theirs.fileno(), memory)
                 self._process = subprocess.Popen(
-                    [*self._command, str(number)],
-                    pass_fds=(number,),
+                    [*self._command, *map(str, files)],
+                    pass_fds=files,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C is for us; it ends when we do
                 )
-        return self._connection
+        return self._channel
 
     def _fail(self, error: Exception) -> None:
         self.close()
-        self._connection = None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
         code = None if self._process is None else self._process.returncode
         reason = str(error) or type(error).__name__
         log.warning("the GPU is not used any more, the CPU searches (%s; its owner's exit code: %s)", reason, code)

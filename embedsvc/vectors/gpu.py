@@ -27,7 +27,7 @@ from embedsvc.vectors.cards import CardError, Cards
 from embedsvc.vectors.faiss_module import faiss_module, gently
 from embedsvc.vectors.kinds import Effort, build_hnsw
 from embedsvc.vectors.measuring import Questions, questions, stand_ins
-from embedsvc.vectors.owner import CAGRA8, FLAT16, IVFPQ8, CardKind
+from embedsvc.vectors.owner import CAGRA16, FLAT16, IVFPQ8, CardKind
 from embedsvc.vectors.recall import Floats, K, estimate, shares
 from embedsvc.vectors.segment import Allowed, RowIds, Segment
 
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 _LEAST = 100_000
 """Vectors of a segment below which the CPU is quick enough."""
-_KINDS = (CAGRA8, FLAT16, IVFPQ8)
-"""Fastest first: of 500,000 vectors an H100 answered 141,000, 44,000 and 30,000 queries/s (docs/indexes.md)."""
+_KINDS = (CAGRA16, FLAT16, IVFPQ8)
+"""Fastest first: of 500,000 vectors an H100 answered 358,000, 54,000 and 42,000 queries/s (docs/indexes.md)."""
 _ASKED = 200
 """Queries to a segment that make it worth a place on a card: not for one search from the command line."""
 _ALLOWED = 0.8
@@ -88,7 +88,8 @@ class OnCards:
             return segment.search(queries, k, allowed)
         depth = int(place.effort.depth * more)
         try:
-            found = self._cards.ask(queries, do="search", segment=segment.name, depth=depth, count=fetched).result()
+            asked = place.kind.asked(queries)
+            found = self._cards.ask(asked, do="search", segment=segment.name, depth=depth, count=fetched).result()
         except CardError:
             return segment.search(queries, k, allowed)
         if allowed is not None:
@@ -168,7 +169,8 @@ class OnCards:
             if count > kind.most:
                 break
             started = time.perf_counter()
-            request = self._cards.ask(asked.queries, do="search", segment=name, depth=effort.depth, count=count)
+            queries = kind.asked(asked.queries)
+            request = self._cards.ask(queries, do="search", segment=name, depth=effort.depth, count=count)
             found = segment.ranked(asked.queries, request.result(), K)[1]
             seconds = time.perf_counter() - started
             recall = estimate(shares(found, asked.truth))

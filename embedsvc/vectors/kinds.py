@@ -119,9 +119,9 @@ def range_of(vectors: Floats) -> float:
 def whole(vectors: Floats, largest: npt.ArrayLike) -> Floats:
     """``vectors`` in whole numbers of 8 bits, ``largest`` becoming 127. FAISS cuts off what is behind the point, and
     does so to queries too."""
-    scaled = vectors * (np.float32(127) / np.maximum(largest, np.float32(1e-9)))
-    whole: Floats = np.clip(np.rint(scaled), -128, 127).astype(np.float32)
-    return whole
+    scaled: Floats = vectors * (np.float32(127) / np.maximum(largest, np.float32(1e-9)))
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, -128, 127, out=scaled)
 
 
 def _search_hnsw(codes: Any, queries: Floats, count: int, depth: int, allowed: Bitmap | None) -> Positions:

@@ -18,7 +18,8 @@ FEWEST = 200
 """Real queries that an effort is chosen by, at least: of fewer, not even a perfect sample could show a usual target."""
 _OTHER, _OTHER_PER_DECADE, _OTHER_LEAST = 0.56, 0.045, 0.3
 """A stand-in's share of another vector for a graph, and how much less that is of ten times as many vectors."""
-_OTHER_OF_LISTS = 0.4
+_OTHER_OF_LISTS, _OTHER_OF_LISTS_PER_DECADE, _OTHER_OF_LISTS_FROM = 0.4, 0.025, 5
+"""The same for lists, but more of ten times as many, from 100,000 vectors on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,18 +70,19 @@ def stand_ins(vectors: Floats, kind: str, among: int, count: int = SAMPLE, seed:
     ``among`` vectors: each is about two thirds of one of the ``vectors`` (n, dimension) and a third of another.
 
     A vector itself is found too easily, for a graph leads straight to its neighbours, and so is what is nearer to one.
-    What lies between two is harder to find in a graph the more there are, and sentences are not: the shares are those
-    with which as much is found of both (docs/indexes.md). Of equal vectors only one is taken: where most are equal,
-    they must not hide that the others are not found.
+    What lies between two is harder to find in a graph the more there are, and sentences are not, while in lists it is
+    the other way round: the shares are those with which as much is found of both (docs/indexes.md). Of equal vectors
+    only one is taken: where most are equal, they must not hide that the others are not found.
     """
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(vectors), min(10 * count, len(vectors)), replace=False)
     several = vectors[np.sort(chosen)]
     first = np.sort(np.unique(several, axis=0, return_index=True)[1])
     rows = several[first[:: max(1, len(first) // count)][:count]]
-    other = np.float32(_OTHER_OF_LISTS)
+    decades = math.log10(among)
+    other = np.float32(_OTHER_OF_LISTS + _OTHER_OF_LISTS_PER_DECADE * max(0, decades - _OTHER_OF_LISTS_FROM))
     if kind == HNSW8.name:
-        other = np.float32(max(_OTHER - _OTHER_PER_DECADE * math.log10(among), _OTHER_LEAST))
+        other = np.float32(max(_OTHER - _OTHER_PER_DECADE * decades, _OTHER_LEAST))
     mixed = (1 - other) * rows + other * several[rng.integers(0, len(several), len(rows))]
     length = np.linalg.norm(mixed, axis=1, keepdims=True)
     result: Floats = (mixed / np.maximum(length, 1e-9)).astype(np.float32)

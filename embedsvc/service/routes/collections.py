@@ -33,7 +33,7 @@ _COLLECTION = {
         "dtype": "int8",
         "max_length": 512,
     },
-    "chunking": {"window": 512, "overlap": 64, "whole": False, "finer": 0, "language": "english"},
+    "chunking": {"window": 512, "overlap": 64, "whole": False, "finer": 0, "language": "english", "context": "title"},
     "index": {
         "kind": "flat",
         "bytes_per_vector": 1544.0,

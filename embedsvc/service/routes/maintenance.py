@@ -15,7 +15,16 @@ from embedsvc import migrate
 from embedsvc.checks import check_collection
 from embedsvc.collection import collection_directory
 from embedsvc.errors import UsageError
-from embedsvc.maintenance import compact, drop_duplicates, duplicates, repair, restore, snapshot, version_dict
+from embedsvc.maintenance import (
+    compact,
+    drop_duplicates,
+    duplicates,
+    repair,
+    restore,
+    snapshot,
+    version_dict,
+    version_of,
+)
 from embedsvc.service.body import read_model
 from embedsvc.service.jobs import Progress, Work
 from embedsvc.service.opened import Opened
@@ -273,12 +282,13 @@ async def delete_snapshot(
     "/v1/collections/{name}/restore",
     summary="Restore a version",
     description="A job that makes a new version, equal to an earlier one, in one commit. Its `result` has the version "
-    "that was the newest until then (`before`), which can be restored within the hour.",
+    "that was the newest until then (`before`), which can be restored within the hour. 404 where there is no such "
+    "version or label now.",
     status_code=202,
     response_class=Response,
     responses={
         **_taken("restore", {"version": 14, "restored": 12, "before": 13, "changed": True}),
-        **faults(400, 404, 413, 415, 422, 503, 507),
+        **faults(400, 404, 413, 415, 422, 500, 503, 507),
     },
     openapi_extra=takes(RestoreRequest, {"snapshot": {"label": "monday"}, "version": {"version": 12}}),
 )
@@ -287,6 +297,11 @@ async def restore_collection(name: Name, request: Request) -> Response:
     body = await read_model(request, RestoreRequest)
     if (body.version is None) == (body.label is None):
         raise UsageError("Send exactly one of version and label.")
+
+    def check() -> int:
+        return version_of(state.collections.peek(name).store(), body.version, body.label)
+
+    await run(state.errands, lambda: state.collections.steadily(name, check))
 
     def work(told: Progress) -> dict[str, Any]:
         return asdict(restore(state.collections.open(name).collection, body.version, body.label))
@@ -300,7 +315,8 @@ async def restore_collection(name: Name, request: Request) -> Response:
     description="A job that encodes every document anew from its stored text, while the collection answers as before, "
     "and then switches to that at once. A job that was interrupted goes on when the same is sent again. The collection "
     "from before is kept until `finish`, and `rollback` switches back to it. `overlap` in its `result` is the share of "
-    "the ten best hits that both have, by meaning alone.",
+    "the ten best hits that both have, by meaning alone; `dropped` names what was tuned with the old model and "
+    "does not hold for the new one (`fusion`, `rerank_depth`, `calibration`).",
     status_code=202,
     response_class=Response,
     responses={

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -74,12 +73,19 @@ async def cluster(name: Name, request: Request) -> Response:
 @router.post(
     "/v1/collections/{name}/classify",
     summary="Which label fits each passage",
-    description="By what the labels stand for: the one whose description is nearest to the passage in meaning.",
+    description="By what the labels stand for: the one whose description is nearest to the passage in meaning. "
+    "`counts` are of all passages, which come in the order of the store, a page at a time.",
     response_class=Response,
     responses={
         200: shows(
             "Passages by label, and each with its label.",
-            {"counts": {"outage": 1}, "passages": [{**_PLACE, "label": "outage", "cosine": 0.4, "margin": 0.1}]},
+            {
+                "total": 1,
+                "limit": 100,
+                "offset": 0,
+                "counts": {"billing": 0, "outage": 1},
+                "passages": [{**_PLACE, "label": "outage", "cosine": 0.4, "margin": 0.1}],
+            },
             _OBJECT,
         ),
         **_FAULTS,
@@ -92,11 +98,13 @@ async def label(name: Name, request: Request) -> Response:
     body = await read_model(request, ClassifyRequest)
 
     def work(opened: Opened) -> dict[str, Any]:
-        found = classify(opened.collection.snapshot(), opened.encoder, body.labels)
-        counts = Counter(each.label for each in found)
+        found = classify(opened.collection.snapshot(), opened.encoder, body.labels, body.offset, body.limit)
         return {
-            "counts": {label: counts[label] for label in body.labels},
-            "passages": [labelled_dict(each) for each in found],
+            "total": sum(found.counts.values()),
+            "limit": body.limit,
+            "offset": body.offset,
+            "counts": found.counts,
+            "passages": [labelled_dict(each) for each in found.passages],
         }
 
     return await _looked_over(name, request, work)

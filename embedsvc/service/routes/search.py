@@ -11,7 +11,7 @@ from starlette.responses import Response
 from embedsvc.describe import answer_dict
 from embedsvc.encoding import OnOverflow
 from embedsvc.errors import UsageError
-from embedsvc.search import RERANK_DEPTH, Evidence, Query, Rerank, check_query, search
+from embedsvc.search import Evidence, Query, Rerank, Selection, boost_of, check_query, search
 from embedsvc.service.body import read_model
 from embedsvc.service.opened import Opened
 from embedsvc.service.routes.common import Name, faults, reply, takes
@@ -43,6 +43,7 @@ _ANSWER = {
     "mode": "hybrid",
     "took_ms": 3.4,
     "answerable": True,
+    "warnings": [],
     "hits": [_HIT],
 }
 
@@ -80,6 +81,12 @@ _ANSWER = {
             "query": {"query": "restart after a power failure", "k": 5},
             "filtered": {"query": "restart", "filter": "metadata.year >= 2024", "mode": "lexical"},
             "queries": {"queries": ["restart", "backup"], "k": 3},
+            "choosy": {
+                "query": "restart",
+                "group_by": "document",
+                "diversity": 0.3,
+                "boosts": [{"field": "metadata.date", "half_life_days": 90, "weight": 0.2}],
+            },
             "context": {"query": "restart", "expand": "section", "max_context_tokens": 2000},
             "vector": {"vector": [0.1, -0.2], "k": 3},
         },
@@ -100,10 +107,11 @@ async def search_collection(name: Name, request: Request) -> Response:
     wanted = Evidence(body.expand, body.max_context_tokens, body.order, count, body.highlight, body.min_confidence)
     if body.rerank is None and (body.rerank_depth is not None or body.time_budget_ms is not None):
         raise UsageError("rerank_depth and time_budget_ms are about reranking: send rerank too.")
+    if body.fusion is not None and (body.mode or ("dense" if body.vector is not None else "hybrid")) != "hybrid":
+        raise UsageError("fusion is of mode hybrid: leave it out, or ask in that mode.")
     rerank = None
     if body.rerank is not None:
-        depth = max(body.k, RERANK_DEPTH) if body.rerank_depth is None else body.rerank_depth
-        rerank = Rerank(await state.reranker(body.rerank), depth, body.time_budget_ms)
+        rerank = Rerank(await state.reranker(body.rerank), body.rerank_depth, body.time_budget_ms)
     asked = _queries(body, body.on_overflow or state.settings.on_overflow, wanted, rerank)
     await state.ready(name)
     return await state.queries.run(lambda: state.collections.call(name, work))
@@ -116,6 +124,8 @@ def _queries(body: SearchRequest, on_overflow: OnOverflow, wanted: Evidence, rer
     if body.queries is not None and not 1 <= len(body.queries) <= _MAX_QUERIES:
         raise UsageError(f"queries has {len(body.queries)} entries; send 1 to {_MAX_QUERIES}.")
     texts = [body.query] if body.query is not None else body.queries if body.queries is not None else [""]
+    boosts = tuple(boost_of(each.model_dump(exclude_unset=True)) for each in body.boosts)
+    selection = Selection(body.duplicates, body.diversity, body.group_by, body.per_group, boosts)
     queries = [
         Query(
             text=text,
@@ -130,6 +140,7 @@ def _queries(body: SearchRequest, on_overflow: OnOverflow, wanted: Evidence, rer
             explain=body.explain,
             evidence=wanted,
             rerank=rerank,
+            selection=selection,
         )
         for text in texts
     ]

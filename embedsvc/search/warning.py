@@ -1,0 +1,54 @@
+"""What whoever asked should know about the query: what of it was not understood, or not looked at."""
+
+from __future__ import annotations
+
+from embedsvc.search.languages import foreign, named
+from embedsvc.search.run import Run
+from embedsvc.search.terms import is_only_punctuation
+from embedsvc.storage.words import says_something
+
+_READ = 2_000
+"""Characters of a query in which its language is looked for."""
+_UNKNOWN = 1 / 3
+"""Share of a query's tokens that the model may not know without a word about it."""
+
+
+def warnings_of(run: Run) -> tuple[str, ...]:
+    """One sentence or two about each thing, for people; ``run`` has been through the stages."""
+    query = run.query
+    if query.vector is not None:
+        return ()
+    if is_only_punctuation(query.text):
+        return ("The query is of punctuation only: there is nothing to search for. Ask with at least one word.",)
+    found = []
+    if run.tokens_cut:
+        found.append(f"The query is too long for the model: its last {run.tokens_cut:,} tokens were left out.")
+    if run.words_cut:
+        found.append(f"The query has too many words: its last {run.words_cut:,} were not looked up.")
+    if query.mode != "lexical" and (about := _not_understood(run)):
+        found.append(about)
+    language = run.snapshot.store.chunking.language
+    # What finds something says something.
+    if run.lexical is not None and not run.lexical.any() and not says_something(query.text, language):
+        instead = "Ask in mode hybrid or dense, or" if query.mode == "lexical" else "It was searched by meaning only;"
+        found.append(
+            f"All words of the query are too common to be looked up ({language}). {instead} add a telling word."
+        )
+    return tuple(found)
+
+
+def _not_understood(run: Run) -> str | None:
+    model, text = run.encoder.model, run.query.text[:_READ]
+    remedy = "Ask in mode lexical, or move the collection to a model that does: embedsvc collections migrate."
+    if language := foreign(text, model.languages):
+        return (
+            f"The query seems to be in {language}. {model.name} knows {named(model.languages)}, and hardly sees what "
+            f"this means. {remedy}"
+        )
+    tokenizer = run.encoder.tokenizer
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    tokens = tokenizer.encode(text, add_special_tokens=False).tokens
+    count = tokens.count(unknown) if unknown is not None else 0
+    if count <= _UNKNOWN * len(tokens):
+        return None
+    return f"{model.name} does not know {count} of the query's {len(tokens)} tokens. {remedy}"
