@@ -80,6 +80,16 @@ def test_a_text_is_one_hit_that_names_its_copies_and_k_is_full(
     assert len(asked(copied, fake, duplicates="keep", rest={"k": 1000}).hits) == 45
 
 
+def test_a_text_under_two_titles_is_one_hit_though_its_vectors_differ(tmp_path: Path, fake: FakeEncoder) -> None:
+    settings = Settings(data_dir=tmp_path, durability="os")
+    collection = Collection.create("c", fake.contract, Chunking(64, 0, context="title"), settings)
+    documents = [make_document(f"t:{id}", "red", id=id, title=title) for id, title in (("a", "blue"), ("b", "green"))]
+    outcomes = list(ingest_items(collection, fake, documents, FieldChoice(), duplicates="ignore"))  # type: ignore[arg-type]
+    assert [outcome.status for outcome in outcomes] == ["indexed"] * 2
+    (hit,) = asked(collection, fake).hits
+    assert len(hit.duplicates) == 1
+
+
 def test_copies_are_told_as_json_where_there_are_some(copied: Collection, fake: FakeEncoder) -> None:
     first, second = answer_dict(asked(copied, fake, rest={"k": 2}))["hits"]
     assert first["duplicates"][0].keys() == {
