@@ -19,6 +19,7 @@ from embedsvc.search.fusion import fuse
 from embedsvc.search.merging import SPARE, merge
 from embedsvc.search.reranking import rerank
 from embedsvc.search.run import Answer, Query, Run, check_query
+from embedsvc.search.wording import by_wording
 from embedsvc.upkeep import Snapshot
 
 
@@ -34,6 +35,7 @@ class Stage:
 STAGES = (
     Stage("candidates", candidates),
     Stage("fuse", fuse, lambda query: query.mode == "hybrid"),
+    Stage("wording", by_wording, lambda query: query.mode == "hybrid"),
     Stage("rerank", rerank, lambda query: query.rerank is not None),
     Stage("merge", merge),
     Stage("cite", cite),
