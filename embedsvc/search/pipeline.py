@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from embedsvc.encoding import Encoder
-from embedsvc.records import without_surrogates
+from embedsvc.records import Fusion, without_surrogates
 from embedsvc.search.candidates import candidates
 from embedsvc.search.citing import cite
 from embedsvc.search.evidence import confide, gather, point_out
@@ -32,10 +32,15 @@ class Stage:
     wanted: Callable[[Query], bool] = lambda _: True
 
 
+def _has_scores(fusion: Fusion | None) -> bool:
+    """Reciprocal ranks lie so close together that whatever is added to them decides alone."""
+    return fusion is None or fusion.method == "convex"
+
+
 STAGES = (
     Stage("candidates", candidates),
     Stage("fuse", fuse, lambda query: query.mode == "hybrid"),
-    Stage("wording", by_wording, lambda query: query.mode == "hybrid"),
+    Stage("wording", by_wording, lambda query: query.mode == "hybrid" and _has_scores(query.fusion)),
     Stage("rerank", rerank, lambda query: query.rerank is not None),
     Stage("merge", merge),
     Stage("cite", cite),

@@ -9,24 +9,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from embedsvc.records import Fusion
 from embedsvc.search.run import Floats, Run, ranked
 from embedsvc.search.terms import pairs_in, query_pairs
 
 DEPTH = 50
 """Candidates whose text is read."""
-_WEIGHT = 1 / 6
-"""Of the share of pairs; the score from before has the rest."""
+_SHARE = 1 / 3
+"""Of the lexical side's weight: the share of pairs has it, the score from before has the rest."""
 
 
 def by_wording(run: Run) -> Run:
     """The candidates in the order of their scores and of how much of the query's pairs of words the best of them have.
     A query of one word stays as it is."""
+    fusion = run.query.fusion or Fusion()
     pairs = query_pairs(run.query.text)
     if not pairs or not len(run.row_ids):
         return run
     texts = [passage.text for passage in run.snapshot.store.take(run.row_ids[:DEPTH].tolist())]
-    scores = (1 - _WEIGHT) * run.scores
-    scores[: len(texts)] += _WEIGHT * shares(texts, pairs)
+    weight = _SHARE * (1 - fusion.weight)
+    scores = (1 - weight) * run.scores
+    scores[: len(texts)] += weight * shares(texts, pairs)
     order = np.lexsort((run.row_ids, -scores))
     return ranked(run, order, scores[order])
 
