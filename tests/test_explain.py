@@ -16,12 +16,12 @@ def test_every_hit_tells_its_place_on_each_side_and_after_each_stage(tmp_path: P
     collection = texts(tmp_path, fake, both="red apple", meaning="red red red", words="apple apple pie")
     answer = ask(collection, fake, "red apple", explain=True)
     places = {hit.document_id: {name: place.rank for name, place in hit.places.items()} for hit in answer.hits}
-    assert places["both"] == {"dense": 1, "lexical": 1, "fuse": 1, "merge": 1}
+    assert places["both"] == {"dense": 1, "lexical": 1, "fuse": 1, "wording": 1, "merge": 1}
     assert places["meaning"]["dense"] == 2
     assert places["words"]["dense"] == 3
     for rank, hit in enumerate(answer.hits, 1):
-        assert hit.places["merge"].rank == hit.places["fuse"].rank == rank
-        assert hit.places["fuse"].score == hit.score
+        assert hit.places["merge"].rank == hit.places["wording"].rank == rank
+        assert hit.places["wording"].score == hit.score
         assert hit.places["dense"].score == hit.scores.dense
         assert hit.places["lexical"].score == hit.scores.lexical
 
@@ -29,7 +29,7 @@ def test_every_hit_tells_its_place_on_each_side_and_after_each_stage(tmp_path: P
 @pytest.mark.parametrize(
     ("mode", "stages", "sides"),
     [
-        ("hybrid", ["candidates", "fuse", "fold", "merge", "cite", "confide"], {"dense", "lexical"}),
+        ("hybrid", ["candidates", "fuse", "wording", "fold", "merge", "cite", "confide"], {"dense", "lexical"}),
         ("dense", ["candidates", "fold", "merge", "cite", "confide"], {"dense"}),
         ("lexical", ["candidates", "fold", "merge", "cite"], {"lexical"}),
     ],

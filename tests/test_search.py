@@ -154,7 +154,8 @@ def test_hybrid_is_the_fusion_of_both_over_all_candidates(tmp_path: Path, fake: 
     for hit in answer.hits:
         assert hit.scores.dense == pytest.approx(dense[hit.document_id])
         assert hit.scores.lexical == pytest.approx(lexical.get(hit.document_id, 0))
-        assert hit.score == pytest.approx(0.5 * dense[hit.document_id] + 0.5 * lexical.get(hit.document_id, 0) / best)
+        fused = 0.5 * dense[hit.document_id] + 0.5 * lexical.get(hit.document_id, 0) / best
+        assert hit.score == pytest.approx((5 * fused + (hit.document_id == "both")) / 6), "the only one with both words"
     assert len(answer.hits) == 4
     assert ids(answer)[0] == "both"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from embedsvc.encoding import Encoder
-from embedsvc.records import without_surrogates
+from embedsvc.records import Fusion, without_surrogates
 from embedsvc.search.boosting import boost
 from embedsvc.search.candidates import candidates
 from embedsvc.search.citing import cite
@@ -26,6 +26,7 @@ from embedsvc.search.narrowing import CONSIDERED, narrow
 from embedsvc.search.reranking import rerank
 from embedsvc.search.run import Answer, Query, Run, check_query, settled
 from embedsvc.search.warning import warnings_of
+from embedsvc.search.wording import by_wording
 from embedsvc.upkeep import Snapshot
 
 
@@ -38,9 +39,15 @@ class Stage:
     wanted: Callable[[Query], bool] = lambda _: True
 
 
+def _has_scores(fusion: Fusion | None) -> bool:
+    """Reciprocal ranks lie so close together that whatever is added to them decides alone."""
+    return fusion is None or fusion.method == "convex"
+
+
 STAGES = (
     Stage("candidates", candidates),
     Stage("fuse", fuse, lambda query: query.mode == "hybrid"),
+    Stage("wording", by_wording, lambda query: query.mode == "hybrid" and _has_scores(query.fusion)),
     Stage("rerank", rerank, lambda query: query.rerank is not None),
     Stage("boost", boost, lambda query: bool(query.selection.boosts)),
     Stage("cut", cut, lambda query: query.min_score is not None),

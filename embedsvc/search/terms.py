@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import islice, pairwise
 
 Span = tuple[int, int]
 """Characters ``[start, end)``."""
@@ -16,6 +17,10 @@ _COUNTED = re.compile(rf"[{_CJK}]{{1,2}}|[^\W_{_CJK}]+")
 _SUFFIXES = ("ings", "ing", "edly", "ed", "ies", "es", "ly", "s", "e", "y")
 _SHORTEST = 3
 """Characters that an ending must leave."""
+_MOST_WORDS = 64
+"""Of a query, that are looked for in pairs."""
+_FARTHEST = 20
+"""Characters between words that still follow one another: a few function words."""
 _STOP = frozenset(
     """
     a about after an and are as at be been before but by can could did do does during for from had has have he her his
@@ -56,6 +61,25 @@ def first_words(text: str, count: int) -> tuple[str, int]:
 def is_only_punctuation(text: str) -> bool:
     """Whether ``text`` has neither a word nor a sign with a meaning of its own, such as ``=`` or an emoji."""
     return all(unicodedata.category(character)[0] in "PZC" for character in text)
+
+
+def query_pairs(query: str) -> frozenset[tuple[str, str]]:
+    """The stems that follow one another in the query, English function words left out, no word with itself; of a very
+    long query, in its beginning."""
+    telling = (word for word in _words(query) if word not in _STOP)
+    stems = [_stem(word) for word in islice(telling, _MOST_WORDS)]
+    return frozenset((one, other) for one, other in pairwise(stems) if one != other)
+
+
+def pairs_in(text: str, pairs: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    """Those of ``pairs`` (:func:`query_pairs`) that follow one another in ``text`` too, with nothing between them but
+    function words and signs."""
+    found = set()
+    spans = term_spans(text, frozenset(stem for pair in pairs for stem in pair))
+    for ((_, end), one), ((start, _), other) in pairwise(spans):
+        if (one, other) in pairs and start - end <= _FARTHEST and _STOP.issuperset(_words(text[end:start])):
+            found.add((one, other))
+    return frozenset(found)
 
 
 def content_words(text: str) -> list[str]:

@@ -1,0 +1,43 @@
+"""The stage that looks at how the best candidates word what is asked: words that follow one another in the query and in
+the passage too say more than the same words apart."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from embedsvc.records import Fusion
+from embedsvc.search.run import Floats, Run, ranked
+from embedsvc.search.terms import pairs_in, query_pairs
+
+DEPTH = 50
+"""Candidates whose text is read."""
+_SHARE = 1 / 3
+"""Of the lexical side's weight: the share of pairs has it, the score from before has the rest."""
+
+
+def by_wording(run: Run) -> Run:
+    """The candidates in the order of their scores and of how much of the query's pairs of words the best of them have.
+    A query of one word stays as it is."""
+    fusion = run.query.fusion or Fusion()
+    pairs = query_pairs(run.query.text)
+    if not pairs or not len(run.row_ids):
+        return run
+    texts = [passage.text for passage in run.snapshot.store.take(run.row_ids[:DEPTH].tolist())]
+    weight = _SHARE * (1 - fusion.weight)
+    scores = (1 - weight) * run.scores
+    scores[: len(texts)] += weight * shares(texts, pairs)
+    order = np.lexsort((run.row_ids, -scores))
+    return ranked(run, order, scores[order])
+
+
+def shares(texts: Sequence[str], pairs: frozenset[tuple[str, str]]) -> Floats:
+    """The share of ``pairs`` that each of the ``texts`` (n,) has, 0 to 1; one counts the more the fewer of them have
+    it."""
+    found = [pairs_in(text, pairs) for text in texts]
+    having = Counter(pair for each in found for pair in each)
+    weights = {pair: math.log1p(len(texts) / (having[pair] + 1)) for pair in pairs}
+    return np.array([sum(weights[pair] for pair in each) for each in found], np.float32) / sum(weights.values())
