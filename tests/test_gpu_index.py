@@ -299,6 +299,17 @@ def test_a_card_that_disappears_fails_no_request(
     assert recall(index.search_many(QUERIES, 10)[1], truth(EVERYTHING)) >= 0.95
 
 
+def test_a_search_does_not_wait_for_what_a_card_is_busy_with(
+    index: VectorIndex, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = start(mode="hangs")
+    place(index, fake)
+    monkeypatch.setattr(gpu, "_PATIENCE", 0.1)
+    for at in range(10):  # the fifth is not answered, nor are those behind it
+        assert recall(index.search_many(QUERIES[at : at + 50], 10)[1], truth(EVERYTHING, QUERIES[at : at + 50])) >= 0.95
+    assert not fake.cards.failed
+
+
 def test_an_owner_that_does_not_start_fails_no_request(
     index: VectorIndex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -60,7 +60,7 @@ class Cards:
         threading.Thread(target=self._run, name="card", daemon=True).start()
 
     def ask(self, queries: npt.NDArray[Any] | None = None, **about: Any) -> Future[Positions]:
-        """Puts a request to the owner in the queue, without a lock. Its future may raise CardError.
+        """Puts a request to the owner in the queue, without a lock. Its future may raise CardError, and be cancelled.
 
         Of ``queries`` (m, dimension) to a ``segment``, as its kind takes them, it gives ``count`` positions each, (m,
         count).
@@ -85,6 +85,9 @@ class Cards:
                 while True:
                     waiting.append(self._jobs.get_nowait())
             batch, waiting = _first_batch(waiting)
+            batch = [job for job in batch if job.future.set_running_or_notify_cancel()]
+            if not batch:
+                continue
             try:
                 self._answer(batch)
             except Exception as error:

@@ -39,6 +39,8 @@ _KINDS = (CAGRA16, FLAT16, IVFPQ8)
 """Fastest first: of 500,000 vectors an H100 answered 358,000, 54,000 and 42,000 queries/s (docs/indexes.md)."""
 _ASKED = 200
 """Queries to a segment that make it worth a place on a card: not for one search from the command line."""
+_PATIENCE = 5.0
+"""Seconds that a search waits for the card, which may have begun to build something just before."""
 _ALLOWED = 0.8
 """Share of the rows that must be allowed: a card does not know which are, and gives twice as many candidates."""
 
@@ -87,10 +89,12 @@ class OnCards:
         if fetched > place.kind.most:
             return segment.search(queries, k, allowed)
         depth = int(place.effort.depth * more)
+        asked = place.kind.asked(queries)
+        answer = self._cards.ask(asked, do="search", segment=segment.name, depth=depth, count=fetched)
         try:
-            asked = place.kind.asked(queries)
-            found = self._cards.ask(asked, do="search", segment=segment.name, depth=depth, count=fetched).result()
-        except CardError:
+            found = answer.result(_PATIENCE)
+        except (CardError, TimeoutError):
+            answer.cancel()
             return segment.search(queries, k, allowed)
         if allowed is not None:
             found = np.where(allowed.mask[found], found, -1)
