@@ -83,7 +83,7 @@ def test_explaining_changes_no_answer_and_an_empty_one_is_explained(tmp_path: Pa
     nothing = ask(collection, fake, "red", filter="uri = 'none'", explain=True)
     assert nothing.hits == ()
     assert nothing.explanation is not None
-    assert [step.passages for step in nothing.explanation.steps] == [0] * 6
+    assert [step.passages for step in nothing.explanation.steps] == [0] * 7
 
 
 def test_without_merge_every_passage_is_a_hit_of_its_own(tmp_path: Path, fake: FakeEncoder) -> None:

@@ -584,7 +584,7 @@ def test_the_commands(library: Path, run: Run) -> None:  # noqa: F811
     assert run("collections", "verify", "library", "--data-dir", library).code == 3
     done = run("collections", "repair", "library", "--data-dir", library)
     assert done.code == 3
-    assert "No earlier version can be read either" in done.err
+    assert "No earlier version with a passage in it can be read either" in done.err
 
 
 def test_documents_are_deleted_by_id_by_uri_or_with_their_file(library: Path, run: Run) -> None:  # noqa: F811

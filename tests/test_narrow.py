@@ -114,9 +114,10 @@ def test_a_passage_may_have_several_parts_which_share_nothing(told: Collection, 
     scores = [hit.score for hit in answer.hits]
     assert scores == sorted(scores, reverse=True)
     assert [hit.places["narrow"].rank for hit in answer.hits] == list(range(1, len(found) + 1))
-    assert [step["stage"] for step in answer_dict(answer)["explain"]["stages"]][:4] == [
+    assert [step["stage"] for step in answer_dict(answer)["explain"]["stages"]][:5] == [
         "candidates",
         "fuse",
+        "wording",
         "fold",
         "narrow",
     ]

@@ -235,6 +235,8 @@ def test_what_each_stage_did_is_told_where_asked(http: httpx.Client) -> None:
     assert [step["stage"] for step in answer["explain"]["stages"]] == [
         "candidates",
         "fuse",
+        "wording",
+        "fold",
         "merge",
         "cite",
         "confide",
@@ -919,7 +921,7 @@ def test_metrics_tell_the_recall_that_was_measured_and_that_people_get(
         return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
 
     with Collection.create("large", encoder.contract, Chunking(64, 8), here).writer() as writer:
-        writer.replace([(*simple(str(at), "text")[:2], vector[None]) for at, vector in enumerate(vectors(2000))])
+        writer.replace([(*simple(str(at), f"text {at}")[:2], vector[None]) for at, vector in enumerate(vectors(2000))])
     Collection.create("empty", encoder.contract, Chunking(64, 8), here)
     app = create_app(here)
 
