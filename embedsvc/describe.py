@@ -8,27 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from embedsvc.collection import Collection
-from embedsvc.ingest import Outcome
 from embedsvc.overview import Cluster, Labelled
-from embedsvc.search import Answer, Hit
-from embedsvc.storage import StoredPassage
+from embedsvc.records import PassageSpan, WholeText
+from embedsvc.storage import Store, StoredPassage
 from embedsvc.vectors import Recall, has_card
-
-
-def outcome_dict(outcome: Outcome) -> dict[str, Any]:
-    """A line of a report."""
-    like = outcome.like
-    return {
-        "uri": outcome.uri,
-        "status": outcome.status,
-        "passages": outcome.passages,
-        "tokens": outcome.tokens,
-        "encoded_tokens": outcome.encoded_tokens,
-        "seconds": round(outcome.seconds, 4),
-        "reason": outcome.reason,
-        "notes": list(outcome.notes),
-        "like": None if like is None else {"uri": like.uri, "similarity": like.similarity},
-    }
 
 
 def describe(collection: Collection) -> dict[str, Any]:
@@ -52,6 +35,14 @@ def describe(collection: Collection) -> dict[str, Any]:
         "index": _index(collection),
         "bytes": bytes_below(store.path.parent),
     }
+
+
+def read_document(store: Store, id: str) -> WholeText:
+    """The document of this id. Raises NotFound: there is none."""
+    text, passages = store.document_passages(id)
+    first = passages[0]
+    spans = (PassageSpan(span.id, span.start, span.end, span.page, span.heading) for span in passages)
+    return WholeText(id, first.uri, first.title, first.metadata, text, tuple(spans))
 
 
 def _index(collection: Collection) -> dict[str, Any]:
@@ -79,70 +70,6 @@ def _recall(recall: Recall) -> dict[str, Any]:
         "recall_interval": [recall.low, recall.high],
         "recall_sample": recall.sample,
     }
-
-
-def answer_dict(answer: Answer) -> dict[str, Any]:
-    """The answer as JSON; ``tokens_cut`` only where the query lost some, ``rerank_late`` only where that is so,
-    ``context`` and ``explain`` only where they were asked for."""
-    value: dict[str, Any] = {
-        "query": answer.query,
-        "collection": answer.collection,
-        "version": answer.version,
-        "mode": answer.mode,
-        "took_ms": answer.took_ms,
-        "answerable": answer.answerable,
-        "warnings": list(answer.warnings),
-        "hits": [_hit_dict(hit) for hit in answer.hits],
-    }
-    if answer.tokens_cut:
-        value["tokens_cut"] = answer.tokens_cut
-    if (explanation := answer.explanation) is not None:
-        value["explain"] = {
-            "rounds": explanation.rounds,
-            "stages": [
-                {
-                    "stage": step.stage,
-                    "ms": step.ms,
-                    "passages": step.passages,
-                    "rankings": {
-                        name: [{"id": id, "score": score} for id, score in ranking]
-                        for name, ranking in step.rankings.items()
-                    },
-                }
-                for step in explanation.steps
-            ],
-        }
-        for hit, said in zip(answer.hits, value["hits"], strict=True):
-            said["explain"] = {name: asdict(place) for name, place in hit.places.items()}
-    if answer.rerank_late:
-        value["rerank_late"] = True
-    if answer.context is not None:
-        value["context"] = asdict(answer.context)
-    return value
-
-
-def _hit_dict(hit: Hit) -> dict[str, Any]:
-    # By hand: dataclasses.asdict copies every value in depth, which a search has no time for.
-    value = {
-        "id": hit.id,
-        "document_id": hit.document_id,
-        "uri": hit.uri,
-        "title": hit.title,
-        "text": hit.text,
-        "start": hit.start,
-        "end": hit.end,
-        "page": hit.page,
-        "heading": hit.heading,
-        "score": hit.score,
-        "scores": {"dense": hit.scores.dense, "lexical": hit.scores.lexical, "rerank": hit.scores.rerank},
-        "confidence": hit.confidence,
-        "metadata": hit.metadata,
-    }
-    if hit.highlight is not None:
-        value["highlight"] = asdict(hit.highlight)
-    if hit.duplicates:
-        value["duplicates"] = [asdict(each) for each in hit.duplicates]
-    return value
 
 
 def place_dict(passage: StoredPassage) -> dict[str, Any]:

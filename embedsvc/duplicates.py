@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from embedsvc.derived import open_derived
 from embedsvc.errors import StorageFailure
+from embedsvc.outcomes import Like
 
 _Bytes = npt.NDArray[np.uint8]
 _Wide = npt.NDArray[np.uint64]
@@ -63,16 +64,6 @@ class Signature:
 
     digest: bytes
     places: _Bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Like:
-    """A document that says the same, or nearly. ``similarity`` is 1 where it does to the letter, else an estimate of
-    the Jaccard index, 0.99 at most."""
-
-    id: str
-    uri: str
-    similarity: float
 
 
 def sign(text: str) -> Signature | None:

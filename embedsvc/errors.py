@@ -6,9 +6,16 @@ Every message says what happened, to which input, and what to do about it.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class EmbedsvcError(Exception):
     """Base of every error that embedsvc raises on purpose."""
+
+    @classmethod
+    def retold(cls, message: str) -> Self:
+        """The error as another process told of it: its message, and none of its other attributes."""
+        return cls.__new__(cls, message)
 
 
 # -- the caller asked for something that cannot be done ------------------------------------------------------------
@@ -58,6 +65,33 @@ class Overloaded(EmbedsvcError):
     def __init__(self, waiting: str, seconds: float) -> None:
         self.retry_after = max(1, round(seconds))
         super().__init__(f"{waiting} are waiting already. Ask again in {self.retry_after} s, or send less at once.")
+
+
+class Busy(EmbedsvcError):
+    """The service has as much work waiting as it takes."""
+
+
+class NotReady(EmbedsvcError):
+    """The service cannot answer yet, or not any more."""
+
+
+# -- between a client and the service ------------------------------------------------------------------------------
+
+
+class Unreachable(EmbedsvcError):
+    """The service gave no answer, or another program did in its place."""
+
+
+class AccessDenied(EmbedsvcError):
+    """The service, or what stands before it, does not let this key in."""
+
+
+class VersionMismatch(EmbedsvcError):
+    """Client and service are of versions that do not understand each other."""
+
+
+class JobFailed(EmbedsvcError):
+    """A job of the service ended before it was done. What it committed stays."""
 
 
 # -- one input could not be read: it is quarantined, the rest goes on -----------------------------------------------

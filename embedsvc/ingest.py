@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -16,18 +15,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
 
 from embedsvc import __version__
 from embedsvc.aside import Aside, Laid
 from embedsvc.chunking import Chunks, chunk, finer_capacity
 from embedsvc.collection import Collection, Writer, check_name, collection_names
 from embedsvc.config import Duplicates, Settings, usable_cores
-from embedsvc.duplicates import Like, Signatures, sign
+from embedsvc.duplicates import Signatures, sign
 from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for, load_encoder
 from embedsvc.errors import Conflict, ReadError, StorageFailure, UsageError
 from embedsvc.filling import Batch, Committed, Filling, waited
 from embedsvc.likeness import in_step, signatures_of
+from embedsvc.outcomes import CLASHES, INTO, Like, Outcome, Status
 from embedsvc.readers import (
     ALL,
     FieldChoice,
@@ -52,9 +51,10 @@ from embedsvc.unread import Inputs, Taken, Told
 
 log = logging.getLogger(__name__)
 
-Status = Literal["indexed", "unchanged", "replaced", "removed", "duplicate", "quarantined", "empty"]
 Input = FoundFile | Source | Document | Rejected
 
+FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens", "language", "chunk_context"})
+"""Settings that a collection, once made, must agree with."""
 _COMMIT_SECONDS = 5.0
 """A commit is made after so long, or of ``Settings.commit_tokens``, whichever comes first."""
 _CHARACTERS_PER_TOKEN = 5
@@ -68,38 +68,6 @@ _READER_SECONDS = 10.0
 _MEGABYTE = 1_000_000
 _LASTING = frozenset({"unsupported", "binary", "locked", "damaged", "too_large", "encoding", "missing_field"})
 """Reasons that stay as long as the bytes do. Others (no time, no memory, a program that was not there) may not."""
-_DUPLICATE = "duplicate: another input of this run has the document id {!r} too; only the first was taken."
-
-
-_INTO = re.compile("!/|#")
-"""What stands in a uri between a file and what is in it: a member of an archive, an attachment; a record."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one input. ``reason`` says why it was quarantined or empty; ``notes`` what reading changed.
-
-    ``like``: a document that was there or came before and says the same, or nearly; of status ``duplicate`` is what was
-    left out for that (and removed, if an earlier edition of it was stored).
-    ``encoded_tokens``: that the encoder was given; of text whose vectors were known it is not.
-    ``seconds`` were spent on reading and tokenising it; encoding is shared by a batch and not told apart.
-    """
-
-    uri: str
-    status: Status
-    passages: int = 0
-    tokens: int = 0
-    encoded_tokens: int = 0
-    seconds: float = 0.0
-    reason: str | None = None
-    notes: tuple[str, ...] = ()
-    like: Like | None = None
-
-    @property
-    def source(self) -> str:
-        """Uri of the file or upload that it comes from, where ``uri`` is of a record or an attachment (``#``) or of a
-        member of an archive (``!/``) in it."""
-        return _INTO.split(self.uri, maxsplit=1)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,7 +484,7 @@ def _read_all(
                     continue
                 if document.id in reading.seen:
                     lasts = False
-                    yield Outcome(document.uri, "quarantined", reason=_DUPLICATE.format(document.id))
+                    yield Outcome(document.uri, "quarantined", reason=CLASHES.format(document.id))
                     continue
                 reading.seen.add(document.id)
                 if reading.hash_of(document.id) == document.hash:
@@ -561,7 +529,7 @@ def _read_all(
 
 def _is_of(uri: str, rejected: Set[str]) -> bool:
     """Whether it is one of the ``rejected`` uris, or lies in one."""
-    return uri in rejected or any(uri[: into.start()] in rejected for into in _INTO.finditer(uri))
+    return uri in rejected or any(uri[: into.start()] in rejected for into in INTO.finditer(uri))
 
 
 def _reason(error: ReadError) -> str:

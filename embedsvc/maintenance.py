@@ -24,9 +24,9 @@ from embedsvc.disk_index import DiskIndex
 from embedsvc.duplicates import near_duplicates
 from embedsvc.errors import DamagedCollection, EmbedsvcError, NotFound, StorageFailure, UsageError
 from embedsvc.likeness import compact_signatures, stored_texts
+from embedsvc.records import StoredDocument
 from embedsvc.storage import (
     Store,
-    StoredDocument,
     StoredVersion,
     audit,
     audit_text_index,
@@ -74,6 +74,18 @@ def drop_duplicates(collection: Collection, groups: Sequence[Sequence[StoredDocu
         with collection.writer() as writer:
             writer.replace((), doomed)
     return len(doomed)
+
+
+def delete_document(collection: Collection, id: str) -> None:
+    """Deletes the document of this id; its text is in no answer any more, and the index is brought in step later.
+
+    Raises:
+        NotFound: there is none. Conflict: another process writes.
+    """
+    collection.store().check_document(id)  # before anybody waits for the lock
+    with collection.writer(fold=False) as writer:
+        writer.store.check_document(id)
+        writer.replace((), [id])
 
 
 def delete_documents(collection: Collection, names: Sequence[str]) -> list[str]:

@@ -151,6 +151,57 @@ def make_document(
     )
 
 
+def ready_document(
+    text: str,
+    *,
+    id: str | None = None,
+    uri: str | None = None,
+    title: str = "",
+    metadata: Metadata | None = None,
+) -> Document:
+    """A document that is handed over ready-made. Without ``id``, the id comes from ``uri``, without both from the
+    text."""
+    if id is None:
+        id = document_id(uri or f"text:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}")
+    return make_document(uri or f"urn:embedsvc:{id}", text, id=id, title=title, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document as a collection lists it, without its text; ``characters`` are that of its text."""
+
+    id: str
+    uri: str
+    title: str
+    hash: str
+    passages: int
+    characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassageSpan:
+    """Where a passage stands in its document, in characters ``[start, end)``."""
+
+    id: str
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WholeText:
+    """A document as a collection gives it back. ``text``: without white space at its very end; ``passages``: in
+    order."""
+
+    id: str
+    uri: str
+    title: str
+    metadata: Metadata
+    text: str
+    passages: tuple[PassageSpan, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """A window of a document: its text is exactly ``document.text[start:end]``.

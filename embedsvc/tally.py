@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from embedsvc.ingest import Outcome
+from embedsvc.outcomes import Outcome
 
 
 @dataclass

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from embedsvc.errors import ContractMismatch, DamagedCollection, EmbedsvcError, NotFound, ReadError, UsageError
-from embedsvc.ingest import Outcome
+from embedsvc.outcomes import Outcome
 from embedsvc.readers import ALL, IGNORE_FILE, Selection, absolute, reach
 from embedsvc.tally import Tally
 

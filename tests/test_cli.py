@@ -19,6 +19,7 @@ from embedsvc.cli.output import shown_uri
 from embedsvc.cli.stdlib import stdlib_documents
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
+from embedsvc.records import document_id
 from tests.conftest import write_tree
 from tests.tiny_models import make_bert
 
@@ -159,7 +160,8 @@ def test_documents_like_another_one_are_told_and_left_out_on_request(run: Run, t
     assert "and 6 more" in done.out
     assert "26 of these are like another" in " ".join(done.out.split())
     *lines, last = run("index", files, "-c", "e", "--duplicates", "drop", "--json", "--data-dir", tmp_path / "d").lines
-    like = {"uri": (files / "a.txt").as_uri(), "similarity": 1.0}
+    uri = (files / "a.txt").as_uri()
+    like = {"id": document_id(uri), "uri": uri, "similarity": 1.0}
     assert {line["uri"]: line["like"] for line in lines}[like["uri"]] is None
     assert [line["like"] for line in lines if line["status"] == "duplicate"] == [like] * 26
     assert {key: last["summary"][key] for key in ("indexed", "duplicate", "alike")} == {

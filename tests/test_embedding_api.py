@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from embedsvc.config import Settings
+from embedsvc.encoders import Encoders
 from embedsvc.encoding import Encoder
 from embedsvc.errors import ModelError, NotFound
 from embedsvc.service.app import create_app
-from embedsvc.service.encoders import Encoders
 from tests.server import Server, server, until
 from tests.tiny_models import make_bert, make_cross_encoder
 
@@ -484,7 +484,7 @@ def test_while_a_model_loads_all_else_goes_on(tmp_path: Path, tiny: Path, monkey
         assert go.wait(60)
         raise ModelError("its weights are damaged")
 
-    monkeypatch.setattr("embedsvc.service.encoders.load_encoder", load)
+    monkeypatch.setattr("embedsvc.encoders.load_encoder", load)
 
     async def ask() -> list[int]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here") as client:

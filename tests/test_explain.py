@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from embedsvc.describe import answer_dict
 from embedsvc.records import Chunking, make_document
+from embedsvc.search.telling import answer_dict
 from tests.fakes import FakeEncoder
 from tests.test_search import ask, collection_of, texts
 

@@ -16,9 +16,9 @@ import embedsvc
 
 PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = (
-    {"records", "context", "errors", "config", "logs", "allocator", "derived"},
+    {"records", "context", "errors", "statuses", "outcomes", "config", "logs", "allocator", "derived"},
     {"readers", "chunking", "duplicates", "encoding", "vectors", "storage"},
-    {"disk_index", "likeness", "unread", "aside"},
+    {"disk_index", "likeness", "unread", "aside", "encoders"},
     {"upkeep"},
     {"collection"},
     {"filling", "search", "checks"},
@@ -26,7 +26,8 @@ LAYERS = (
     {"tally", "overview"},
     {"describe", "watch"},  # what the flows give, in the shapes that all faces share; runs without end
     {"maintenance"},
-    {"migrate"},
+    {"migrate", "opened"},
+    {"api"},
     {"service", "evaluate", "integrations", "train", "cluster"},
     {"cli"},  # which also starts the other faces
     {"__main__"},

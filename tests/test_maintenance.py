@@ -22,15 +22,15 @@ from embedsvc import maintenance
 from embedsvc.checks import Check, check_collection
 from embedsvc.collection import Collection, EncodedDocument
 from embedsvc.config import Settings
+from embedsvc.encoders import Encoders
 from embedsvc.encoding import Encoder
 from embedsvc.errors import Conflict, DamagedCollection, NotFound, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.maintenance import compact, repair, restore, snapshot
+from embedsvc.opened import Collections, Hold, Opened
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, make_document
 from embedsvc.service import schemas
-from embedsvc.service.encoders import Encoders
-from embedsvc.service.opened import Collections, Hold, Opened
 from embedsvc.storage import Store, durability
 from embedsvc.vectors import files
 from tests.fakes import FakeEncoder

@@ -13,13 +13,13 @@ import pytest
 
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
-from embedsvc.describe import answer_dict
 from embedsvc.duplicates import similarity
 from embedsvc.errors import BadFilter, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, make_document
 from embedsvc.search import Answer, Preference, Query, Recency, Rerank, Selection, boost_of, boosting, search
+from embedsvc.search.telling import answer_dict
 from embedsvc.storage import metadata_keys
 from tests.fakes import FakeEncoder
 from tests.test_reranking import FakeReranker

@@ -31,16 +31,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from embedsvc.collection import Collection, delete_collection
 from embedsvc.config import Settings, load_settings
+from embedsvc.encoders import Encoders
 from embedsvc.encoding import Encoder
 from embedsvc.errors import Conflict, NotFound, Overloaded, StorageFailure, UsageError
 from embedsvc.ingest import Outcome
+from embedsvc.opened import Collections, Opened
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, make_document
 from embedsvc.service import create_app, serve
-from embedsvc.service.encoders import Encoders
 from embedsvc.service.jobs import Jobs, Pace
 from embedsvc.service.middleware import Front
-from embedsvc.service.opened import Collections, Opened
 from embedsvc.service.state import Bounded
 from embedsvc.upkeep import Upkeep
 from embedsvc.vectors import Goal, live
@@ -575,7 +575,7 @@ def test_a_job_tells_how_far_it_is_what_is_alike_and_reports_each_input(http: ht
     assert report.headers["content-type"].startswith("application/x-ndjson")
     lines = [json.loads(line) for line in report.text.splitlines()]
     assert [line["uri"] for line in lines] == [f"urn:embedsvc:{id}" for id in ("b1", "b2", "r")]
-    assert lines[1]["like"] == {"uri": "urn:embedsvc:b1", "similarity": 1.0}
+    assert lines[1]["like"] == {"id": "b1", "uri": "urn:embedsvc:b1", "similarity": 1.0}
     more = [{"id": "b3", "text": f"{BREAD}\n"}, {"id": "new", "text": "Jam, too."}]
     dropped = finished(http, http.post(path, json={"documents": more, "duplicates": "drop"}).json())
     assert dropped["counts"] == {"duplicate": 1, "indexed": 1}
@@ -1053,7 +1053,7 @@ def test_of_many_collections_those_unused_for_longest_are_closed(
         shutil.copytree(library / "library", library / name)
     one = Collection.open("library", settings)
     size = one.snapshot().index.bytes_resident
-    monkeypatch.setattr("embedsvc.service.opened.index_goal", lambda _: Goal(memory=int(3.5 * size)))
+    monkeypatch.setattr("embedsvc.opened.index_goal", lambda _: Goal(memory=int(3.5 * size)))
     collections = Collections(settings, Encoders(settings))
     for name in names[:3]:
         collections.load(name)
@@ -1068,7 +1068,7 @@ def test_of_many_collections_those_unused_for_longest_are_closed(
 def test_put_makes_collections_with_the_encoder_that_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(load_settings({"data_dir": str(tmp_path), "runtime": "onnx"}))
     default = app.state.embedsvc.encoders.default()
-    monkeypatch.setattr("embedsvc.service.encoders.load_encoder", lambda settings: pytest.fail("loaded once more"))
+    monkeypatch.setattr("embedsvc.encoders.load_encoder", lambda settings: pytest.fail("loaded once more"))
     with in_app(app) as client:
         made = client.put("/v1/collections/c", json={"model": MODEL})
     assert made.status_code == 201
@@ -1086,8 +1086,8 @@ def test_a_model_that_put_loaded_serves_its_collection(
         loaded.append(settings)
         return replace(encoder, model=replace(encoder.model, name=settings.model))
 
-    monkeypatch.setattr("embedsvc.service.encoders.load_encoder", load)
-    monkeypatch.setattr("embedsvc.service.encoders.encoder_for", lambda *_: pytest.fail("loaded once more"))
+    monkeypatch.setattr("embedsvc.encoders.load_encoder", load)
+    monkeypatch.setattr("embedsvc.encoders.encoder_for", lambda *_: pytest.fail("loaded once more"))
     assert collections.make("c", {"model": "another"})
     assert not collections.make("c", {})
     assert collections.open("c").encoder.model.name == "another"

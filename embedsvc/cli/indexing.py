@@ -15,16 +15,14 @@ from urllib.parse import quote
 from embedsvc.cli.progress import progress
 from embedsvc.collection import Collection, collection_names
 from embedsvc.config import Settings
-from embedsvc.describe import outcome_dict
 from embedsvc.errors import FileTooLarge, UsageError
-from embedsvc.ingest import Outcome, Status, ingest_items, ingest_paths, open_or_create
+from embedsvc.ingest import ingest_items, ingest_paths, open_or_create
+from embedsvc.outcomes import Outcome, Status, outcome_dict
 from embedsvc.readers import FieldChoice, FoundFile, Rejected, Selection, absolute, discover, path_or_url
 from embedsvc.readers.discovery import is_url
 from embedsvc.records import Source
 from embedsvc.tally import Tally, settled
 
-FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens", "language", "chunk_context"})
-"""Flags that a collection, once made, must agree with."""
 STATUSES: tuple[Status, ...] = ("indexed", "replaced", "unchanged", "removed", "duplicate", "empty", "quarantined")
 _ALIKE = 20
 """Documents like another one that are named on the screen."""

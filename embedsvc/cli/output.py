@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from embedsvc.describe import answer_dict
 from embedsvc.errors import UsageError
+from embedsvc.search.telling import answer_dict
 
 if TYPE_CHECKING:
     from rich.text import Text

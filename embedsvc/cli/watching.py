@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from embedsvc.cli.indexing import STATUSES, Order, check_emptying, lines_into, show_report, summary_of
-from embedsvc.describe import outcome_dict
 from embedsvc.errors import UsageError
-from embedsvc.ingest import Outcome, ingest_changed, ingest_paths, open_or_create
+from embedsvc.ingest import ingest_changed, ingest_paths, open_or_create
+from embedsvc.outcomes import Outcome, outcome_dict
 from embedsvc.readers import absolute, discover
 from embedsvc.readers.discovery import is_url
 from embedsvc.tally import Tally

@@ -21,7 +21,8 @@ from embedsvc.collection import Collection
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, load_encoder
 from embedsvc.errors import NotFound, UsageError
-from embedsvc.ingest import Outcome, ingest_items
+from embedsvc.ingest import ingest_items
+from embedsvc.outcomes import Outcome
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Context, Document, make_document
 from embedsvc.search import MAX_K, Hit, Mode, Query, Selection, search

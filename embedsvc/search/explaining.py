@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from embedsvc.search.hits import Place
-from embedsvc.search.run import Answer, Explanation, Floats, RowIds, Run, Span, Step
+from embedsvc.search.hits import Answer, Explanation, Place, Step
+from embedsvc.search.run import Floats, RowIds, Run, Span
 
 
 class Traced(NamedTuple):

@@ -1,4 +1,4 @@
-"""A finished answer, as all that looks at it knows it."""
+"""A finished answer, as all that looks at it knows it: also who asked another process for it, so it imports little."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Literal
 
 from embedsvc.records import Metadata
 from embedsvc.search.terms import Span
+
+Mode = Literal["hybrid", "dense", "lexical"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +82,78 @@ class Hit:
     highlight: Highlight | None = None
     places: Mapping[str, Place] = field(default_factory=dict)
     duplicates: tuple[Citation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What stands behind the marker ``[marker]`` in the context: ``text`` of the document from ``start`` to ``end``.
+
+    ``hits`` are the places (from 1) of the hits that lie in it. ``complete``: false where it was to reach further, or
+    was cut at a sentence, for want of room.
+    """
+
+    marker: int
+    document_id: str
+    uri: str
+    title: str
+    page: int | None
+    heading: str | None
+    start: int
+    end: int
+    text: str
+    hits: tuple[int, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """``text``: the sources, each under a line with its marker, title, heading and page; of ``tokens`` tokens.
+    ``left_out``: the places (from 1) of the hits for which there was no room."""
+
+    text: str
+    tokens: int
+    sources: tuple[Source, ...]
+    left_out: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a stage did: its milliseconds, over all rounds, and how many passages it left.
+
+    ``rankings``: the best of them by id with their scores, as many as hits were asked for; of the candidates one for
+    each side, of other stages one under their own name, or none where they rank nothing.
+    """
+
+    stage: str
+    ms: float
+    passages: int
+    rankings: Mapping[str, tuple[tuple[str, float], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """``rounds``: how often the stages ran, each time with more candidates, until there were hits enough."""
+
+    rounds: int
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The hits of one query, best first. ``tokens_cut``: of the query, by ``on_overflow = truncate``. ``answerable``:
+    whether the best of all hits has the confidence of an answer; None: that is not known. ``rerank_late``: there was
+    no time to rerank, the order is that from before. ``warnings``: what of the query was not understood, or not looked
+    at, in sentences."""
+
+    query: str
+    collection: str
+    version: int
+    mode: Mode
+    took_ms: float
+    hits: tuple[Hit, ...]
+    tokens_cut: int = 0
+    answerable: bool | None = None
+    context: Context | None = None
+    rerank_late: bool = False
+    warnings: tuple[str, ...] = ()
+    explanation: Explanation | None = None

@@ -4,49 +4,18 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 from urllib.parse import unquote
 
 from embedsvc.search.expanding import Stretch
+from embedsvc.search.hits import Context, Source
 from embedsvc.search.terms import sentence_spans
 
 Order = Literal["best-first", "document"]
 CountTokens = Callable[[str], int]
 
 _BETWEEN = "\n\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What stands behind the marker ``[marker]`` in the context: ``text`` of the document from ``start`` to ``end``.
-
-    ``hits`` are the places (from 1) of the hits that lie in it. ``complete``: false where it was to reach further, or
-    was cut at a sentence, for want of room.
-    """
-
-    marker: int
-    document_id: str
-    uri: str
-    title: str
-    page: int | None
-    heading: str | None
-    start: int
-    end: int
-    text: str
-    hits: tuple[int, ...]
-    complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """``text``: the sources, each under a line with its marker, title, heading and page; of ``tokens`` tokens.
-    ``left_out``: the places (from 1) of the hits for which there was no room."""
-
-    text: str
-    tokens: int
-    sources: tuple[Source, ...]
-    left_out: tuple[int, ...]
 
 
 def pack(stretches: Sequence[Stretch], most_tokens: int | None, count: CountTokens, order: Order) -> Context:

@@ -21,10 +21,11 @@ from embedsvc.search.explaining import Traced, explained
 from embedsvc.search.folding import fold
 from embedsvc.search.fusion import fuse
 from embedsvc.search.grouping import group
+from embedsvc.search.hits import Answer
 from embedsvc.search.merging import SPARE, merge
 from embedsvc.search.narrowing import CONSIDERED, narrow
 from embedsvc.search.reranking import rerank
-from embedsvc.search.run import Answer, Query, Run, check_query, settled
+from embedsvc.search.run import Query, Run, check_query, settled
 from embedsvc.search.warning import warnings_of
 from embedsvc.search.wording import by_wording
 from embedsvc.upkeep import Snapshot

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,12 @@ from embedsvc.encoding.cross_encoder import CrossEncoder
 from embedsvc.errors import UsageError
 from embedsvc.records import Fusion, FusionMethod, Normalisation, Tuned
 from embedsvc.search.expanding import Expand
-from embedsvc.search.hits import Hit
-from embedsvc.search.packing import Context, CountTokens, Order
+from embedsvc.search.hits import Context, Hit, Mode
+from embedsvc.search.packing import CountTokens, Order
 from embedsvc.search.selection import Selection, check_selection
 from embedsvc.storage import StoredPassage
 from embedsvc.upkeep import Snapshot
 
-Mode = Literal["hybrid", "dense", "lexical"]
 RowIds = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
@@ -87,49 +86,6 @@ class Query:
     rerank: Rerank | None = None
     selection: Selection = field(default_factory=Selection)
     narrow: bool | int = False
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a stage did: its milliseconds, over all rounds, and how many passages it left.
-
-    ``rankings``: the best of them by id with their scores, as many as hits were asked for; of the candidates one for
-    each side, of other stages one under their own name, or none where they rank nothing.
-    """
-
-    stage: str
-    ms: float
-    passages: int
-    rankings: Mapping[str, tuple[tuple[str, float], ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """``rounds``: how often the stages ran, each time with more candidates, until there were hits enough."""
-
-    rounds: int
-    steps: tuple[Step, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The hits of one query, best first. ``tokens_cut``: of the query, by ``on_overflow = truncate``. ``answerable``:
-    whether the best of all hits has the confidence of an answer; None: that is not known. ``rerank_late``: there was
-    no time to rerank, the order is that from before. ``warnings``: what of the query was not understood, or not looked
-    at, in sentences."""
-
-    query: str
-    collection: str
-    version: int
-    mode: Mode
-    took_ms: float
-    hits: tuple[Hit, ...]
-    tokens_cut: int = 0
-    answerable: bool | None = None
-    context: Context | None = None
-    rerank_late: bool = False
-    warnings: tuple[str, ...] = ()
-    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ from pydantic.json_schema import models_json_schema
 
 from embedsvc import __version__
 from embedsvc.config import Settings, load_settings
+from embedsvc.encoders import Encoders
 from embedsvc.logs import set_up_logging
+from embedsvc.opened import Collections
 from embedsvc.service import problems, schemas
-from embedsvc.service.encoders import Encoders
 from embedsvc.service.jobs import Jobs
 from embedsvc.service.middleware import Front
-from embedsvc.service.opened import Collections
 from embedsvc.service.routes import (
     collections,
     documents,

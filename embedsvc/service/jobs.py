@@ -28,14 +28,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedsvc.config import Duplicates
-from embedsvc.describe import outcome_dict
 from embedsvc.encoding import Encoder
-from embedsvc.errors import Conflict, EmbedsvcError, Locked, NotFound, StorageFailure
-from embedsvc.ingest import Outcome, ingest_items
+from embedsvc.errors import Busy, Conflict, EmbedsvcError, Locked, NotFound, NotReady, StorageFailure
+from embedsvc.ingest import ingest_items
+from embedsvc.opened import Opened
+from embedsvc.outcomes import Outcome, outcome_dict
 from embedsvc.readers import FieldChoice, Rejected
 from embedsvc.records import Document, Source
-from embedsvc.service.opened import Opened
-from embedsvc.service.problems import Busy, NotReady, json_bytes
+from embedsvc.service.problems import json_bytes
 from embedsvc.storage import told_of_waiting
 from embedsvc.storage.store import writing
 from embedsvc.tally import Tally, settled

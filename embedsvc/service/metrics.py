@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from embedsvc.opened import Collections
 from embedsvc.service.jobs import Jobs
-from embedsvc.service.opened import Collections
 from embedsvc.vectors import Recall
 
 _RECALL = "Recall@10 of the vector index: measured when it was built, and of the live queries looked at since."

@@ -10,10 +10,13 @@ import uuid
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from embedsvc import __version__
 from embedsvc.service.problems import BodyTooLarge, problem
 
 log = logging.getLogger("embedsvc.service")
 
+_VERSION = (b"x-embedsvc-version", __version__.encode())
+"""On every answer, so that a client can tell whether it understands the rest."""
 _STOPPING = "The service is stopping and cannot finish this request any more. Ask again when it is back."
 
 
@@ -45,7 +48,7 @@ class Front:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message.setdefault("headers", []).append((b"x-request-id", id.encode()))
+                message.setdefault("headers", []).extend([(b"x-request-id", id.encode()), _VERSION])
             await send(message)
 
         path = scope["path"]

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from embedsvc import errors
+from embedsvc.statuses import STATUS, type_of
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +48,6 @@ class UnsupportedMedia(errors.UsageError):
     """A body in a content type that the route does not read."""
 
 
-class Busy(errors.EmbedsvcError):
-    """The service has as much work waiting as it takes."""
-
-
-class NotReady(errors.EmbedsvcError):
-    """The service cannot answer yet, or not any more."""
-
-
 class Refused(errors.UsageError):
     """A fault in a request in another's shape: ``param`` is the field at fault, ``code`` OpenAI's word for it."""
 
@@ -63,26 +56,11 @@ class Refused(errors.UsageError):
         self.param, self.code, self.status = param, code, status
 
 
-_STATUS: Mapping[type[Exception], tuple[int, str]] = {
-    errors.UsageError: (400, "Bad request"),
-    errors.BadFilter: (400, "Bad filter"),
-    errors.QueryTooLong: (400, "Query too long"),
+_STATUS: Mapping[type[Any], tuple[int, str]] = {
+    **STATUS,
     InvalidBody: (400, "Invalid body"),
     BodyTooLarge: (413, "Request body too large"),
     UnsupportedMedia: (415, "Unsupported content type"),
-    errors.NotFound: (404, "Not found"),
-    errors.Overloaded: (429, "Too many requests"),
-    errors.Conflict: (409, "Conflict"),
-    errors.Locked: (409, "Collection in use"),
-    errors.ContractMismatch: (409, "Embedding contract mismatch"),
-    errors.ReadError: (422, "Unreadable input"),
-    errors.ModelError: (503, "Model not available"),
-    errors.MissingDependency: (503, "Missing dependency"),
-    Busy: (503, "Busy"),
-    NotReady: (503, "Not ready"),
-    errors.StorageFailure: (507, "Storage failure"),
-    errors.DamagedCollection: (500, "Damaged collection"),
-    errors.EmbedsvcError: (500, "Internal error"),
 }
 
 
@@ -120,8 +98,7 @@ def problem(
         kind = {429: "rate_limit_error"}.get(status, "invalid_request_error" if status < 500 else "server_error")
         body = {"error": {"message": detail, "type": kind, "param": param, "code": code}}
         return Response(json_bytes(body), status, headers, media_type="application/json")
-    slug = title.lower().replace(" ", "-")
-    body = {"type": f"urn:embedsvc:problem:{slug}", "title": title, "status": status, "detail": detail}
+    body = {"type": type_of(title), "title": title, "status": status, "detail": detail}
     body["instance"] = path
     if errors:
         body["errors"] = errors
@@ -138,7 +115,8 @@ def _embedsvc_error(request: Request, error: Exception) -> Response:
     status, title = status_of(error)
     if isinstance(error, errors.ModelError) and _path(request) in TEI_ROUTES:
         status = 424  # what TEI answers when its backend fails
-    if (status >= 500 or status == 424) and not isinstance(error, NotReady):  # a probe that asks too early is no news
+    is_early = isinstance(error, errors.NotReady)  # a probe that asks too early is no news
+    if (status >= 500 or status == 424) and not is_early:
         log.error("request %s: %s: %s", request.scope.get("embedsvc.id"), type(error).__name__, error)
     headers = {}
     if status == 413:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import Request
 
 from embedsvc.config import Settings, listed
+from embedsvc.encoders import Encoders
 from embedsvc.encoding import Encoder
 from embedsvc.encoding.cross_encoder import CrossEncoder
 from embedsvc.encoding.tokens import load_counter
 from embedsvc.errors import NotFound, Overloaded
-from embedsvc.service.encoders import Encoders
-from embedsvc.service.opened import Collections
+from embedsvc.opened import Collections
 
 if TYPE_CHECKING:
     from embedsvc.service.jobs import Jobs

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsvc.errors import BadFilter, Conflict, DamagedCollection, NotFound, StorageFailure, UsageError
-from embedsvc.records import Chunking, Contract, Document, Fusion, Metadata, Passage, Tuned
+from embedsvc.records import Chunking, Contract, Document, Fusion, Metadata, Passage, StoredDocument, Tuned
 from embedsvc.storage.durability import TAGS, DurableCommits, fsync_path, fsync_tree
 from embedsvc.storage.filters import compile_filter, problem_of
 from embedsvc.storage.words import matching, phrases, text_index
@@ -148,18 +148,6 @@ class PassagePlace:
     tokens: int
     page: int | None
     heading: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredDocument:
-    """A document as the store knows it, without its text."""
-
-    id: str
-    uri: str
-    title: str
-    hash: str
-    passages: int
-    characters: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from typing import Annotated, Any, get_args
 
@@ -10,13 +9,14 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
+from embedsvc import describe, maintenance
 from embedsvc.config import Duplicates
 from embedsvc.errors import FileTooLarge, NotFound, UsageError
+from embedsvc.opened import Opened
 from embedsvc.readers import FieldChoice, Rejected
-from embedsvc.records import Source, document_id, make_document
+from embedsvc.records import Source, ready_document
 from embedsvc.service.body import apart, clean, read_json
 from embedsvc.service.jobs import Item
-from embedsvc.service.opened import Opened
 from embedsvc.service.problems import UnsupportedMedia
 from embedsvc.service.routes.common import Name, faults, reply, shows, takes
 from embedsvc.service.schemas import DocumentList, DocumentOut, DocumentsRequest, JobOut, UploadRequest
@@ -118,15 +118,10 @@ def _documents(raw: Any) -> tuple[list[Item], Duplicates | None]:
     checked = DocumentsRequest.model_validate(clean(raw))
     items: list[Item] = []
     for document, own in zip(checked.documents, raw["documents"], strict=True):
-        id = document.id or document_id(document.uri or f"text:{hashlib.sha256(document.text.encode()).hexdigest()}")
         # The text as it was sent: what has to be replaced in it is replaced, and noted, there.
         items.append(
-            make_document(
-                document.uri or f"urn:embedsvc:{id}",
-                own["text"],
-                id=id,
-                title=document.title,
-                metadata=document.metadata,
+            ready_document(
+                own["text"], id=document.id, uri=document.uri, title=document.title, metadata=document.metadata
             )
         )
     return items, checked.duplicates
@@ -275,22 +270,7 @@ async def read_document(name: Name, id: Id, request: Request) -> Response:
     state = state_of(request)
 
     def work(opened: Opened) -> Response:
-        text, passages = opened.collection.store().document_passages(id)
-        first = passages[0]
-        spans = [
-            {"id": span.id, "start": span.start, "end": span.end, "page": span.page, "heading": span.heading}
-            for span in passages
-        ]
-        return reply(
-            {
-                "id": id,
-                "uri": first.uri,
-                "title": first.title,
-                "metadata": first.metadata,
-                "text": text,
-                "passages": spans,
-            }
-        )
+        return reply(asdict(describe.read_document(opened.collection.store(), id)))
 
     return await run(state.errands, lambda: state.collections.call(name, work))
 
@@ -307,11 +287,7 @@ async def delete_document(name: Name, id: Id, request: Request) -> Response:
     state = state_of(request)
 
     def work(opened: Opened) -> None:
-        collection = opened.collection
-        collection.store().check_document(id)  # before anybody waits for the lock
-        with collection.writer(fold=False) as writer:
-            writer.store.check_document(id)
-            writer.replace((), [id])
+        maintenance.delete_document(opened.collection, id)
 
     await run(state.errands, lambda: state.collections.call(name, work))
     return Response(status_code=204)

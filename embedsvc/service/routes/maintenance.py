@@ -25,9 +25,9 @@ from embedsvc.maintenance import (
     version_dict,
     version_of,
 )
+from embedsvc.opened import Opened
 from embedsvc.service.body import read_model
 from embedsvc.service.jobs import Progress, Work
-from embedsvc.service.opened import Opened
 from embedsvc.service.routes.common import Name, faults, reply, shows, takes
 from embedsvc.service.routes.documents import JOB
 from embedsvc.service.schemas import (

@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from embedsvc.describe import cluster_dict, labelled_dict, place_dict
 from embedsvc.errors import UsageError
+from embedsvc.opened import Opened
 from embedsvc.overview import classify, clusters, near_passages
 from embedsvc.service.body import read_model
 from embedsvc.service.embedding import embed
-from embedsvc.service.opened import Opened
 from embedsvc.service.routes.common import MAX_TEXTS, Name, fast_reply, faults, reply, shows, takes
 from embedsvc.service.schemas import AlikeRequest, ClassifyRequest, ClustersRequest, SimilaritiesRequest
 from embedsvc.service.state import run, state_of

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from embedsvc.describe import answer_dict
-from embedsvc.encoding import OnOverflow
-from embedsvc.errors import UsageError
-from embedsvc.search import Evidence, Query, Rerank, Selection, boost_of, check_query, search
+from embedsvc.opened import Opened
+from embedsvc.search.asking import Asked, answers_to, queries_of
+from embedsvc.search.telling import answer_dict
 from embedsvc.service.body import read_model
-from embedsvc.service.opened import Opened
 from embedsvc.service.routes.common import Name, faults, reply, takes
 from embedsvc.service.schemas import SearchRequest
 from embedsvc.service.state import state_of
 
 router = APIRouter(tags=["search"])
 
-_MAX_QUERIES = 100
 _HIT = {
     "id": "5b2c41aa90de7f001122:3",
     "document_id": "5b2c41aa90de7f001122",
@@ -96,54 +90,22 @@ async def search_collection(name: Name, request: Request) -> Response:
     state = state_of(request)
     body = await read_model(request, SearchRequest)
 
+    asked = Asked(
+        **{
+            **dict(body),
+            "fusion": None if body.fusion is None else body.fusion.model_dump(exclude_none=True),
+            "boosts": [boost.model_dump(exclude_unset=True) for boost in body.boosts],
+        }
+    )
+    count = None if body.tokenizer is None else await state.counter(body.tokenizer)
+    reranker = None if body.rerank is None else await state.reranker(body.rerank)
+    queries = queries_of(asked, state.settings.on_overflow, count, reranker)
+
     def work(opened: Opened) -> Response:
-        snapshot = opened.collection.snapshot()
-        fusion = replace(snapshot.store.fusion, **changed)
-        answers = [answer_dict(search(snapshot, opened.encoder, replace(query, fusion=fusion))) for query in asked]
+        answers = [
+            answer_dict(answer) for answer in answers_to(asked, queries, opened.collection.snapshot(), opened.encoder)
+        ]
         return reply(answers[0] if body.queries is None else {"results": answers})
 
-    changed: dict[str, Any] = {} if body.fusion is None else body.fusion.model_dump(exclude_none=True)
-    count = None if body.tokenizer is None else await state.counter(body.tokenizer)
-    wanted = Evidence(body.expand, body.max_context_tokens, body.order, count, body.highlight, body.min_confidence)
-    if body.rerank is None and (body.rerank_depth is not None or body.time_budget_ms is not None):
-        raise UsageError("rerank_depth and time_budget_ms are about reranking: send rerank too.")
-    if body.fusion is not None and (body.mode or ("dense" if body.vector is not None else "hybrid")) != "hybrid":
-        raise UsageError("fusion is of mode hybrid: leave it out, or ask in that mode.")
-    rerank = None
-    if body.rerank is not None:
-        rerank = Rerank(await state.reranker(body.rerank), body.rerank_depth, body.time_budget_ms)
-    asked = _queries(body, body.on_overflow or state.settings.on_overflow, wanted, rerank)
     await state.ready(name)
     return await state.queries.run(lambda: state.collections.call(name, work))
-
-
-def _queries(body: SearchRequest, on_overflow: OnOverflow, wanted: Evidence, rerank: Rerank | None) -> list[Query]:
-    given = [field for field in ("query", "queries", "vector") if getattr(body, field) is not None]
-    if len(given) != 1:
-        raise UsageError(f"Send exactly one of query, queries and vector; {' and '.join(given) or 'none'} was sent.")
-    if body.queries is not None and not 1 <= len(body.queries) <= _MAX_QUERIES:
-        raise UsageError(f"queries has {len(body.queries)} entries; send 1 to {_MAX_QUERIES}.")
-    texts = [body.query] if body.query is not None else body.queries if body.queries is not None else [""]
-    boosts = tuple(boost_of(each.model_dump(exclude_unset=True)) for each in body.boosts)
-    selection = Selection(body.duplicates, body.diversity, body.group_by, body.per_group, boosts)
-    queries = [
-        Query(
-            text=text,
-            vector=None if body.vector is None else tuple(body.vector),
-            k=body.k,
-            mode=body.mode or ("hybrid" if body.vector is None else "dense"),
-            filter=body.filter,
-            min_score=body.min_score,
-            on_overflow=on_overflow,
-            merge=body.merge,
-            narrow=body.narrow,
-            explain=body.explain,
-            evidence=wanted,
-            rerank=rerank,
-            selection=selection,
-        )
-        for text in texts
-    ]
-    for query in queries:
-        check_query(query)
-    return queries

@@ -18,9 +18,8 @@ from embedsvc.encoding import Encoder, check_contract, encoder_for, load_encoder
 from embedsvc.encoding.canaries import CANARY_TEXTS
 from embedsvc.encoding.contract import LEAST_CANARY_COSINE, first_difference
 from embedsvc.encoding.cross_encoder import CrossEncoder, load_cross_encoder
-from embedsvc.errors import ModelError, NotFound
+from embedsvc.errors import ModelError, NotFound, NotReady
 from embedsvc.records import Contract
-from embedsvc.service.problems import NotReady
 
 log = logging.getLogger(__name__)
 

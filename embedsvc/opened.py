@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from embedsvc.collection import Collection, collection_directory, index_goal
 from embedsvc.config import Settings
 from embedsvc.describe import describe
+from embedsvc.encoders import Encoders
 from embedsvc.encoding import Encoder
 from embedsvc.errors import Conflict, DamagedCollection, EmbedsvcError, NotFound
 from embedsvc.ingest import open_or_create
-from embedsvc.service.encoders import Encoders
 from embedsvc.storage.store import TABLE
 
 _T = TypeVar("_T")
