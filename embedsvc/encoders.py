@@ -43,7 +43,7 @@ class Encoders:
         self._served = _served(settings.model, *listed(settings.models))
         self._rerankers = _served(*listed(settings.rerankers))
         self._keys: dict[str, _Key] = {}
-        self.on_unload: Callable[[Encoder | CrossEncoder], None] = lambda encoder: None
+        self.on_unload: list[Callable[[Encoder | CrossEncoder], None]] = []
         """Called with an encoder that was dropped, so that others let go of it."""
 
     def default(self) -> Encoder:
@@ -167,7 +167,8 @@ class Encoders:
                     dropped.append(self._loaded.pop(_key(old)))
         for old in dropped:
             log.info("unloaded %s (%s): the loaded models' weights exceed model_memory_mb", old.model.name, old.dtype)
-            self.on_unload(old)
+            for told in self.on_unload:
+                told(old)
         return encoder
 
     def touch(self, encoder: _E) -> None:

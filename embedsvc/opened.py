@@ -68,7 +68,7 @@ class Collections:
         self._opening: dict[str, threading.Lock] = {}
         self._used: dict[str, float] = {}
         self._unloading = threading.Lock()
-        encoders.on_unload = self._let_go
+        encoders.on_unload.append(self._let_go)
 
     def _let_go(self, encoder: object) -> None:
         """Closes the collections that hold an unloaded encoder; they are opened again when next asked for."""

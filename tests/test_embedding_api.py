@@ -420,7 +420,7 @@ def test_models_are_unloaded_within_the_memory_budget(tmp_path: Path) -> None:
     )
     encoders = Encoders(settings)
     dropped: list[object] = []
-    encoders.on_unload = dropped.append
+    encoders.on_unload.append(dropped.append)
     first, second = encoders.default(), encoders.named("two")
     assert encoders.named("two") is second
     assert dropped == []

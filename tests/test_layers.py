@@ -120,6 +120,13 @@ def test_the_rule_sees_what_breaks_it(part: str, source: str) -> None:
     assert [fault for imported in imports(source, package) for fault in faults(part, imported)]
 
 
+def loaded(code: str) -> set[str]:
+    """Top-level modules that a process has loaded after ``code``."""
+    asking = f"{code}\nimport sys, json\nprint(json.dumps([name for name in sys.modules if '.' not in name]))"
+    done = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
 def loaded_by(*arguments: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
     """Runs ``embedsvc`` with ``arguments`` in a process of its own; also says which top-level modules it loaded."""
     code = (

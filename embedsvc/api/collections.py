@@ -1,0 +1,169 @@
+"""A collection as users have it, in this process or of a service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
+
+from embedsvc.api.options import NewDocument, SearchOptions
+from embedsvc.api.place import Place
+from embedsvc.api.steps import Steps, T
+from embedsvc.search.asking import Asked
+
+if TYPE_CHECKING:
+    from embedsvc.outcomes import Report
+    from embedsvc.records import StoredDocument, WholeText
+    from embedsvc.search.hits import Answer, Context
+
+
+class Runs(Protocol):
+    """Runs steps, and waits for them."""
+
+    def __call__(self, steps: Steps[T], /) -> T: ...
+
+
+class RunsAsync(Protocol):
+    """Runs steps, and awaits them."""
+
+    async def __call__(self, steps: Steps[T], /) -> T: ...
+
+
+def _asked(query: str | Sequence[float], options: SearchOptions) -> Asked:
+    if isinstance(query, str):
+        return Asked(query=query, **options)
+    return Asked(vector=[float(number) for number in query], **options)
+
+
+def _packed(query: str, max_tokens: int, options: SearchOptions) -> Asked:
+    return replace(_asked(query, options), max_context_tokens=max_tokens)
+
+
+def _context_of(answer: Answer) -> Context:
+    assert answer.context is not None  # it was asked for
+    return answer.context
+
+
+class Collection:
+    """A collection by its name. Threads may share it.
+
+    Every method may raise what :mod:`embedsvc.errors` has, among it NotFound where there is no such collection,
+    DamagedCollection, ContractMismatch, and of a service Unreachable, AccessDenied, VersionMismatch, Overloaded and
+    NotReady.
+    """
+
+    def __init__(self, name: str, place: Place, run: Runs) -> None:
+        self.name = name
+        self._place = place
+        self._run = run
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self._place})"
+
+    def search(self, query: str | Sequence[float], **options: Unpack[SearchOptions]) -> Answer:
+        """The passages that answer ``query``, best first: words, or a vector of the collection's dimension.
+
+        Raises:
+            UsageError: an option has a wrong value. BadFilter: the filter is not SQL over the collection's fields.
+            QueryTooLong: the query exceeds the model's window, and ``on_overflow`` is ``error``.
+        """
+        return self._run(self._place.search(self.name, _asked(query, options)))
+
+    def context(self, query: str, max_tokens: int = 2000, **options: Unpack[SearchOptions]) -> Context:
+        """What a language model is to read to answer ``query``: the best hits as numbered sources in one text of at
+        most ``max_tokens`` tokens, and where each comes from. With ``expand``, also what is around them."""
+        return _context_of(self._run(self._place.search(self.name, _packed(query, max_tokens, options))))
+
+    def index(self, *paths: str | Path, exclude: Sequence[str] = (), include: Sequence[str] = ()) -> Report:
+        """Reads files and folders and puts them in, durably; the collection is made where there is none. What is
+        unchanged is not encoded again. Returns what became of each file; one that cannot be read is told there.
+
+        ``paths`` may begin with ``~``; in this process they may also be URLs. A service is sent the files, and cites
+        them by their path from the folder that was named (``handbook/travel.md``). ``exclude``, ``include``: patterns
+        as in ``.gitignore``.
+
+        Raises:
+            NotFound: none of ``paths`` exists. UsageError: no path, or a pattern that is none.
+            Locked: another process writes to the collection. StorageFailure: the disk is full, or read-only.
+        """
+        return self._run(self._place.index(self.name, paths, exclude, include))
+
+    def add(self, documents: Iterable[NewDocument]) -> Report:
+        """Puts ready-made documents in, durably, each in the place of what has its id; the collection is made where
+        there is none. Returns what became of each: one with white space alone is ``empty``, and of several with one id
+        the first is taken.
+
+        Raises:
+            UsageError: one has no text, an unknown field, or a value of another type; none was taken.
+            Locked, StorageFailure: as :meth:`index`.
+        """
+        return self._run(self._place.add(self.name, documents))
+
+    def get(self, id: str) -> WholeText:
+        """A document with its whole text and the spans of its passages. Raises NotFound: there is none."""
+        return self._run(self._place.get(self.name, id))
+
+    def delete(self, id: str) -> None:
+        """Deletes a document, durably. Raises NotFound: there is none. Locked: another process writes."""
+        return self._run(self._place.delete(self.name, id))
+
+    def documents(self, limit: int = 100, offset: int = 0) -> list[StoredDocument]:
+        """A page of ``limit`` documents (1 to 1000) in the order of their uris, without their text."""
+        return self._run(self._place.documents(self.name, limit, offset))
+
+    def count(self) -> int:
+        """How many documents there are."""
+        return self._run(self._place.count(self.name))
+
+    def describe(self) -> dict[str, Any]:
+        """Counts, contract, chunking and vector index, as ``embedsvc collections show --json`` tells them."""
+        return self._run(self._place.describe(self.name))
+
+
+class AsyncCollection:
+    """As :class:`Collection`, method by method, for an event loop."""
+
+    def __init__(self, name: str, place: Place, run: RunsAsync) -> None:
+        self.name = name
+        self._place = place
+        self._run = run
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self._place})"
+
+    async def search(self, query: str | Sequence[float], **options: Unpack[SearchOptions]) -> Answer:
+        """:meth:`Collection.search`."""
+        return await self._run(self._place.search(self.name, _asked(query, options)))
+
+    async def context(self, query: str, max_tokens: int = 2000, **options: Unpack[SearchOptions]) -> Context:
+        """:meth:`Collection.context`."""
+        return _context_of(await self._run(self._place.search(self.name, _packed(query, max_tokens, options))))
+
+    async def index(self, *paths: str | Path, exclude: Sequence[str] = (), include: Sequence[str] = ()) -> Report:
+        """:meth:`Collection.index`."""
+        return await self._run(self._place.index(self.name, paths, exclude, include))
+
+    async def add(self, documents: Iterable[NewDocument]) -> Report:
+        """:meth:`Collection.add`."""
+        return await self._run(self._place.add(self.name, documents))
+
+    async def get(self, id: str) -> WholeText:
+        """:meth:`Collection.get`."""
+        return await self._run(self._place.get(self.name, id))
+
+    async def delete(self, id: str) -> None:
+        """:meth:`Collection.delete`."""
+        return await self._run(self._place.delete(self.name, id))
+
+    async def documents(self, limit: int = 100, offset: int = 0) -> list[StoredDocument]:
+        """:meth:`Collection.documents`."""
+        return await self._run(self._place.documents(self.name, limit, offset))
+
+    async def count(self) -> int:
+        """:meth:`Collection.count`."""
+        return await self._run(self._place.count(self.name))
+
+    async def describe(self) -> dict[str, Any]:
+        """:meth:`Collection.describe`."""
+        return await self._run(self._place.describe(self.name))

@@ -1,0 +1,146 @@
+"""Collections of a data directory, in this process. Imports store, index and encoders: not before one is used."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from embedsvc.api.options import NewDocument, checked
+from embedsvc.api.paths import named_paths
+from embedsvc.api.steps import Steps, T, Work
+from embedsvc.collection import collection_names, delete_collection
+from embedsvc.config import Settings
+from embedsvc.describe import read_document
+from embedsvc.encoders import Encoders
+from embedsvc.encoding.tokens import load_counter
+from embedsvc.errors import UsageError
+from embedsvc.ingest import FIXED, ingest_items, ingest_paths
+from embedsvc.maintenance import delete_document
+from embedsvc.opened import Collections, Opened
+from embedsvc.outcomes import Report
+from embedsvc.readers import FieldChoice, Selection, check_patterns, discover
+from embedsvc.readers.discovery import is_url
+from embedsvc.records import StoredDocument, WholeText
+from embedsvc.search.asking import Asked, answers_to, queries_of
+from embedsvc.search.hits import Answer
+
+_MAX_PAGE = 1000
+_OF_ENCODERS = (
+    "model", "runtime", "dtype", "threads", "batch_tokens", "cache_dir", "models", "rerankers", "model_memory_mb",
+)  # fmt: skip
+_making = threading.Lock()
+
+
+def collections_of(settings: Settings) -> tuple[Collections, Encoders]:
+    """The open collections and the encoders that all of this process share who have these ``settings``; encoders also
+    those whose settings differ in nothing that they depend on."""
+    with _making:
+        return _collections(settings), _encoders(*(getattr(settings, name) for name in _OF_ENCODERS))
+
+
+@cache
+def _encoders(*values: Any) -> Encoders:
+    return Encoders(Settings(**dict(zip(_OF_ENCODERS, values, strict=True))))
+
+
+@cache
+def _collections(settings: Settings) -> Collections:
+    return Collections(settings, _encoders(*(getattr(settings, name) for name in _OF_ENCODERS)))
+
+
+class Embedded:
+    """A :class:`~embedsvc.api.place.Place`: the data directory of ``settings``. ``asked``: those that the caller
+    insists on, of which a collection keeps some for good."""
+
+    def __init__(self, settings: Settings, asked: Iterable[str]) -> None:
+        self._settings = settings
+        self._fixed = {name: getattr(settings, name) for name in FIXED.intersection(asked)}
+        self._collections, self._encoders = collections_of(settings)
+        self._counters = cache(lambda file: load_counter(Path(file).expanduser()))
+
+    def __str__(self) -> str:
+        return str(self._settings.data_dir)
+
+    def search(self, name: str, asked: Asked) -> Steps[Answer]:
+        return _work(lambda: self._search(name, asked))
+
+    def _search(self, name: str, asked: Asked) -> Answer:
+        count = None if asked.tokenizer is None else self._counters(asked.tokenizer)
+        reranker = None if asked.rerank is None else self._encoders.reranker(asked.rerank)
+        queries = queries_of(asked, self._settings.on_overflow, count, reranker)
+        if not self._collections.is_ready(name):
+            self._collections.load(name)
+
+        def work(opened: Opened) -> Answer:
+            return answers_to(asked, queries, opened.collection.snapshot(), opened.encoder)[0]
+
+        return self._collections.call(name, work)
+
+    def index(
+        self, name: str, paths: Sequence[str | Path], exclude: Sequence[str], include: Sequence[str]
+    ) -> Steps[Report]:
+        return _work(lambda: self._index(name, paths, Selection(tuple(exclude), tuple(include))))
+
+    def _index(self, name: str, paths: Sequence[str | Path], selection: Selection) -> Report:
+        named = named_paths(paths)
+        check_patterns((*selection.exclude, *selection.include))
+        limit = self._settings.max_file_mb
+        # Before a collection is made: whether any of them is there.
+        discover([path for path in named if not is_url(path)], max_file_bytes=limit * 1_000_000)
+        opened = self._made(name)
+        fields = FieldChoice()
+        outcomes = ingest_paths(
+            opened.collection, opened.encoder, named, fields=fields, max_file_mb=limit, selection=selection
+        )
+        return Report(name, tuple(outcomes))
+
+    def add(self, name: str, documents: Iterable[NewDocument]) -> Steps[Report]:
+        return _work(lambda: self._add(name, documents))
+
+    def _add(self, name: str, documents: Iterable[NewDocument]) -> Report:
+        made, _, clashing = checked(documents)
+        opened = self._made(name)
+        outcomes = ingest_items(opened.collection, opened.encoder, made, FieldChoice(), fold=False, ahead=made)
+        return Report(name, (*clashing, *outcomes))
+
+    def _made(self, name: str) -> Opened:
+        self._collections.steadily(name, lambda: self._collections.make(name, self._fixed))
+        return self._collections.open(name)
+
+    def get(self, name: str, id: str) -> Steps[WholeText]:
+        return self._call(name, lambda opened: read_document(opened.collection.store(), id))
+
+    def delete(self, name: str, id: str) -> Steps[None]:
+        return self._call(name, lambda opened: delete_document(opened.collection, id))
+
+    def documents(self, name: str, limit: int, offset: int) -> Steps[list[StoredDocument]]:
+        if not (1 <= limit <= _MAX_PAGE and offset >= 0):
+            raise UsageError(f"limit is {limit}, offset {offset}; ask for 1 to {_MAX_PAGE} documents, from 0 on.")
+        return self._call(name, lambda opened: opened.collection.store().documents(offset, limit))
+
+    def count(self, name: str) -> Steps[int]:
+        return self._call(name, lambda opened: opened.collection.store().count_documents())
+
+    def describe(self, name: str) -> Steps[dict[str, Any]]:
+        return _work(lambda: self._collections.describe(name))
+
+    def names(self) -> Steps[list[str]]:
+        return _work(lambda: collection_names(self._settings.data_dir))
+
+    def remove(self, name: str) -> Steps[None]:
+        return _work(lambda: self._remove(name))
+
+    def _remove(self, name: str) -> None:
+        delete_collection(name, self._settings)
+        self._collections.forget(name)
+
+    def _call(self, name: str, work: Callable[[Opened], T]) -> Steps[T]:
+        return _work(lambda: self._collections.call(name, work))
+
+
+def _work(do: Callable[[], T]) -> Steps[T]:
+    done: T = yield Work(do)
+    return done

@@ -1,0 +1,148 @@
+"""Where collections are found: a data directory, or a service; and how a program gets at them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Awaitable, Callable
+from dataclasses import fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from embedsvc.api.collections import AsyncCollection, Collection, Runs, RunsAsync
+from embedsvc.api.place import Place
+from embedsvc.api.steps import Request, run, run_async
+from embedsvc.config import Settings, load_settings
+from embedsvc.errors import UsageError
+
+if TYPE_CHECKING:
+    from embedsvc.api.embedded import Embedded
+
+
+class Library:
+    """The collections of one place. To be closed after use, where that is a service: by ``with``, or :meth:`close`."""
+
+    def __init__(self, place: Place, run: Runs, close: Callable[[], None]) -> None:
+        self._place = place
+        self._run = run
+        self.close = close
+
+    def open(self, name: str) -> Collection:
+        """The collection of that name. Nothing is looked at before its first method is called."""
+        return Collection(name, self._place, self._run)
+
+    def names(self) -> list[str]:
+        """Names of the collections that there are, sorted."""
+        return self._run(self._place.names())
+
+    def delete(self, name: str) -> None:
+        """Deletes a collection with all its documents, for good. Raises NotFound: there is none."""
+        return self._run(self._place.remove(name))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncLibrary:
+    """As :class:`Library`, for an event loop."""
+
+    def __init__(self, place: Place, run: RunsAsync, close: Callable[[], Awaitable[None]]) -> None:
+        self._place = place
+        self._run = run
+        self.close = close
+
+    def open(self, name: str) -> AsyncCollection:
+        """:meth:`Library.open`."""
+        return AsyncCollection(name, self._place, self._run)
+
+    async def names(self) -> list[str]:
+        """:meth:`Library.names`."""
+        return await self._run(self._place.names())
+
+    async def delete(self, name: str) -> None:
+        """:meth:`Library.delete`."""
+        return await self._run(self._place.remove(name))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def library(**settings: Any) -> Library:
+    """The collections of a data directory, in this process: those of the settings that ``embedsvc`` has there, with
+    ``settings`` (``data_dir``, ``model`` … of :class:`embedsvc.config.Settings`) in front.
+
+    A model is loaded when it is first needed, once for all of this process.
+
+    Raises:
+        UsageError: there is no such setting, or it cannot have that value.
+    """
+    return Library(_embedded(settings), partial(run, send=_no_request), lambda: None)
+
+
+def library_async(**settings: Any) -> AsyncLibrary:
+    """As :func:`library`, for an event loop."""
+    return AsyncLibrary(_embedded(settings), partial(run_async, send=_no_request), _nothing)
+
+
+def open(name: str, **settings: Any) -> Collection:
+    """The collection ``name`` in this process, as of :func:`library`. Where there is none, the first :meth:`index` or
+    :meth:`add` makes it."""
+    return library(**settings).open(name)
+
+
+def open_async(name: str, **settings: Any) -> AsyncCollection:
+    """As :func:`open`, for an event loop."""
+    return library_async(**settings).open(name)
+
+
+def connect(url: str, *, api_key: str | None = None, timeout: float = 30.0, retries: int = 3) -> Library:
+    """The collections of the service at ``url``. Nothing is sent yet.
+
+    ``timeout``: seconds that one answer may take. ``retries``: how often a request is sent again that the service had
+    no room for (429, 503), after as long as it says, else after half a second, twice as long each time.
+
+    Raises:
+        UsageError: ``url`` is none.
+    """
+    from embedsvc.api.remote import Remote
+    from embedsvc.api.transport import Transport, checked_url
+
+    transport = Transport(url := checked_url(url), api_key, timeout)
+    return Library(Remote(url, retries), partial(run, send=transport.send), transport.close)
+
+
+def connect_async(url: str, *, api_key: str | None = None, timeout: float = 30.0, retries: int = 3) -> AsyncLibrary:
+    """As :func:`connect`, for an event loop."""
+    from embedsvc.api.remote import Remote
+    from embedsvc.api.transport import AsyncTransport, checked_url
+
+    transport = AsyncTransport(url := checked_url(url), api_key, timeout)
+    return AsyncLibrary(Remote(url, retries), partial(run_async, send=transport.send), transport.close)
+
+
+def _embedded(given: dict[str, Any]) -> Embedded:
+    known = [field.name for field in fields(Settings)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+            raise UsageError(f"There is no setting {name}. {hint}")
+    settings = load_settings(given)
+    # From here on, whatever the working directory becomes.
+    settings = replace(settings, data_dir=settings.data_dir.absolute())
+    from embedsvc.api.embedded import Embedded
+
+    return Embedded(settings, {name for name, value in given.items() if value is not None})
+
+
+def _no_request(request: Request) -> NoReturn:
+    raise AssertionError(f"{request} in this process")
+
+
+async def _nothing() -> None:
+    """There is nothing to close."""

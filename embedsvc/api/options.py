@@ -1,0 +1,118 @@
+"""What callers hand over, with its types, and the checks of it that both places share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
+
+from embedsvc.errors import UsageError
+from embedsvc.outcomes import CLASHES, Outcome
+from embedsvc.records import Document, Metadata, ready_document
+
+if TYPE_CHECKING:
+    from embedsvc.search.hits import Mode
+
+
+class SearchOptions(TypedDict, total=False):
+    """How to search, besides the query; named as over REST. docs/search.md says more of each."""
+
+    k: int
+    """Hits wanted, 1 to 1000. Default: 10."""
+    mode: Mode
+    """``hybrid`` (default), ``dense`` or ``lexical``; of a query vector ``dense``."""
+    filter: str
+    """SQL over the built-in fields and ``metadata.KEY``: ``"metadata.year >= 2024 AND uri LIKE '%manual%'"``."""
+    min_score: float
+    """Hits with a lower score are left out."""
+    min_confidence: float
+    """Hits of which it is less sure that they answer (a probability) are left out."""
+    rerank: str
+    """Cross-encoder that puts the best in order: a folder; of a service, the name of one that it serves."""
+    rerank_depth: int
+    """How many of the best it reads."""
+    time_budget_ms: float
+    """Milliseconds after which it is not waited for."""
+    expand: Literal["neighbours", "section", "document"]
+    """Also give a ``context``: the hits with what is around them."""
+    max_context_tokens: int
+    """Also give a ``context``, of at most so many tokens."""
+    order: Literal["best-first", "document"]
+    """Of the context's sources. Default: ``best-first``."""
+    tokenizer: str
+    """What counts the context's tokens: a ``tokenizer.json``; of a service, the name of one that it has. Default: the
+    collection's own."""
+    highlight: bool
+    """Tell each hit's best sentence, and where the query's words are in it."""
+    on_overflow: Literal["error", "split", "truncate"]
+    """A query longer than the model's window. Default: as the settings say."""
+    merge: bool
+    """Overlapping passages of a document are one hit. Default: True."""
+    fusion: Mapping[str, Any]
+    """Of mode hybrid: any of ``method``, ``weight``, ``normalisation`` and ``depth``. Default: the collection's own."""
+    duplicates: Literal["exact", "near", "keep"]
+    """Passages that say the same are one hit. Default: ``exact``."""
+    diversity: float
+    """How much a hit's difference from those before it counts beside its score, 0 (default) to 1."""
+    group_by: str
+    """``document`` or ``metadata.KEY``: of each at most ``per_group`` hits."""
+    per_group: int
+    """Default: 1."""
+    boosts: Sequence[Mapping[str, Any]]
+    """What else counts: ``{"field", "half_life_days", "weight"}`` or ``{"filter", "factor"}``."""
+    explain: bool
+    """Also tell what each stage of the search did."""
+
+
+class NewDocument(TypedDict, total=False):
+    """A document to be added. Without ``id`` it comes from ``uri``, without both from the text."""
+
+    text: Required[str]
+    id: str
+    uri: str
+    title: str
+    metadata: Metadata
+
+
+_KINDS: Mapping[str, type] = {"text": str, "id": str, "uri": str, "title": str, "metadata": Mapping}
+_MOST: Mapping[str, int] = {"id": 512, "uri": 4096, "title": 4096}
+"""Characters, as over REST."""
+
+
+def checked(documents: Iterable[NewDocument]) -> tuple[list[Document], list[NewDocument], list[Outcome]]:
+    """The documents to be added; the same, as they were handed over, each with its id; and what became of those left
+    out because one before them has their id.
+
+    Raises:
+        UsageError: one has no text, a field that there is not, or a value of another type.
+    """
+    found: dict[str, tuple[Document, NewDocument]] = {}
+    clashing = []
+    for place, given in enumerate(documents):
+        _check(place, given)
+        document = ready_document(**given)
+        if document.id in found:
+            clashing.append(Outcome(document.uri, "quarantined", reason=CLASHES.format(document.id)))
+        else:
+            found[document.id] = document, {**given, "id": document.id}
+    return [made for made, _ in found.values()], [given for _, given in found.values()], clashing
+
+
+def _check(place: int, given: NewDocument) -> None:
+    if not isinstance(given, Mapping):
+        raise UsageError(f"documents[{place}] is a {type(given).__name__}; give a dict with a text.")
+    if "text" not in given:
+        raise UsageError(f"documents[{place}] has no text.")
+    for name, value in given.items():
+        if name not in _KINDS:
+            raise UsageError(f"documents[{place}] has a field {name!r}; there are {', '.join(_KINDS)}.")
+        if not isinstance(value, _KINDS[name]):
+            raise UsageError(f"{name} of documents[{place}] is {value!r:.80}; it must be a {_KINDS[name].__name__}.")
+        if name in _MOST and len(str(value)) > _MOST[name]:
+            raise UsageError(f"{name} of documents[{place}] has {len(str(value))} characters, at most {_MOST[name]}.")
+    if not given.get("id", "-") or not given.get("uri", "-"):
+        raise UsageError(f"id or uri of documents[{place}] is empty; leave it out.")
+    try:
+        json.dumps(given.get("metadata", {}), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"metadata of documents[{place}] is not JSON: {error}.") from None

@@ -1,0 +1,42 @@
+"""Where collections are: what :mod:`.embedded` and :mod:`.remote` both can do, each in its own steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from embedsvc.api.steps import Steps
+
+if TYPE_CHECKING:
+    from embedsvc.api.options import NewDocument
+    from embedsvc.outcomes import Report
+    from embedsvc.records import StoredDocument, WholeText
+    from embedsvc.search.asking import Asked
+    from embedsvc.search.hits import Answer
+
+
+class Place(Protocol):
+    """``name``: of the collection. What each does is said where users call it (:mod:`.collections`)."""
+
+    def search(self, name: str, asked: Asked) -> Steps[Answer]: ...
+
+    def index(
+        self, name: str, paths: Sequence[str | Path], exclude: Sequence[str], include: Sequence[str]
+    ) -> Steps[Report]: ...
+
+    def add(self, name: str, documents: Iterable[NewDocument]) -> Steps[Report]: ...
+
+    def get(self, name: str, id: str) -> Steps[WholeText]: ...
+
+    def delete(self, name: str, id: str) -> Steps[None]: ...
+
+    def documents(self, name: str, limit: int, offset: int) -> Steps[list[StoredDocument]]: ...
+
+    def count(self, name: str) -> Steps[int]: ...
+
+    def describe(self, name: str) -> Steps[dict[str, Any]]: ...
+
+    def names(self) -> Steps[list[str]]: ...
+
+    def remove(self, name: str) -> Steps[None]: ...

@@ -1,0 +1,266 @@
+"""Collections of a service: requests to it, and what its answers say. What sends them is :mod:`.transport`."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from embedsvc import __version__
+from embedsvc.api.options import NewDocument, checked
+from embedsvc.api.paths import named_paths
+from embedsvc.api.steps import Pause, Request, Response, Steps, Work
+from embedsvc.errors import JobFailed, Overloaded, ReadError, Unreachable, UsageError, VersionMismatch
+from embedsvc.outcomes import Outcome, Report, outcome_of
+from embedsvc.readers.discovery import FoundFile, absolute, discover, is_url
+from embedsvc.readers.ignoring import Selection, check_patterns
+from embedsvc.records import PassageSpan, StoredDocument, WholeText
+from embedsvc.search.asking import Asked
+from embedsvc.search.hits import Answer
+from embedsvc.search.telling import answer_of
+from embedsvc.statuses import error_of
+
+_AGAIN = (429, 503)
+"""Statuses of a request that was not taken and may be tried again."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+"""Seconds before the second try; what is told to take longer than the other is not waited for."""
+_POLL_FIRST, _POLL_LAST = 0.02, 1.0
+"""Seconds between looks at a job."""
+_BATCH_BYTES, _BATCH_FILES, _BATCH_DOCUMENTS = 32_000_000, 500, 10_000
+"""What is sent at once, at most; a single larger file is sent alone."""
+_MAX_FILE_BYTES = 100_000_000
+"""Of files that are sent. The service may take less, and says so."""
+
+
+class Remote:
+    """A :class:`~embedsvc.api.place.Place`: the service at ``url``. ``retries``: how often a request that it did not
+    take is sent again."""
+
+    def __init__(self, url: str, retries: int) -> None:
+        self._url = url
+        self._retries = retries
+
+    def __str__(self) -> str:
+        return self._url
+
+    def search(self, name: str, asked: Asked) -> Steps[Answer]:
+        return answer_of((yield from self._ask(Request("POST", f"{_of(name)}/search", body_of(asked)))))
+
+    def index(
+        self, name: str, paths: Sequence[str | Path], exclude: Sequence[str], include: Sequence[str]
+    ) -> Steps[Report]:
+        named = named_paths(paths)
+        if urls := [path for path in named if is_url(path)]:
+            raise UsageError(f"A service is sent files only: fetch {urls[0]} yourself, or index it where the data are.")
+        check_patterns((*exclude, *include))
+        batches = _batches(named, Selection(tuple(exclude), tuple(include)))
+        outcomes: list[Outcome] = []
+        while (batch := (yield Work(lambda: next(batches, None)))) is not None:
+            files, rejected = batch
+            outcomes += rejected
+            if files:
+                outcomes += yield from self._put_in(Request("POST", f"{_of(name)}/documents", files=tuple(files)))
+        return Report(name, tuple(outcomes))
+
+    def add(self, name: str, documents: Iterable[NewDocument]) -> Steps[Report]:
+        _, given, outcomes = yield Work(lambda: checked(documents))
+        for part in _parts(given):
+            body = b'{"documents":[' + b",".join(part) + b"]}"
+            outcomes += yield from self._put_in(Request("POST", f"{_of(name)}/documents", body))
+        return Report(name, tuple(outcomes))
+
+    def get(self, name: str, id: str) -> Steps[WholeText]:
+        value = yield from self._ask(Request("GET", f"{_of(name)}/documents/{_escaped(id)}"))
+        return WholeText(**{**value, "passages": tuple(PassageSpan(**span) for span in value["passages"])})
+
+    def delete(self, name: str, id: str) -> Steps[None]:
+        yield from self._ask(Request("DELETE", f"{_of(name)}/documents/{_escaped(id)}"))
+
+    def documents(self, name: str, limit: int, offset: int) -> Steps[list[StoredDocument]]:
+        value = yield from self._page(name, limit, offset)
+        return [StoredDocument(**document) for document in value["documents"]]
+
+    def count(self, name: str) -> Steps[int]:
+        value = yield from self._page(name, 1, 0)
+        return int(value["total"])
+
+    def _page(self, name: str, limit: int, offset: int) -> Steps[Any]:
+        return self._ask(Request("GET", f"{_of(name)}/documents", query={"limit": limit, "offset": offset}))
+
+    def describe(self, name: str) -> Steps[dict[str, Any]]:
+        return self._ask(Request("GET", _of(name)))
+
+    def names(self) -> Steps[list[str]]:
+        value = yield from self._ask(Request("GET", "/v1/collections"))
+        return [each["name"] for each in value["collections"]]
+
+    def remove(self, name: str) -> Steps[None]:
+        yield from self._ask(Request("DELETE", _of(name)))
+
+    # -- a job, a request --------------------------------------------------------------------------------------------
+
+    def _put_in(self, request: Request) -> Steps[list[Outcome]]:
+        """What became of the inputs of the job that ``request`` begins, once it is done."""
+        job = yield from self._ask(request)
+        seconds = _POLL_FIRST
+        while job["status"] in ("queued", "waiting", "running"):
+            yield Pause(seconds)
+            seconds = min(1.5 * seconds, _POLL_LAST)
+            job = yield from self._ask(Request("GET", f"/v1/jobs/{job['job']}"))
+        if job["status"] != "done":
+            raise JobFailed(f"{job['error']} (job {job['job']} of {self._url})")
+        response = yield from self._sent(Request("GET", f"/v1/jobs/{job['job']}/report"))
+        return [outcome_of(json.loads(line)) for line in response.body.splitlines()]
+
+    def _ask(self, request: Request) -> Steps[Any]:
+        """What the service answers, as JSON; None where it answers nothing."""
+        response = yield from self._sent(request)
+        try:
+            return json.loads(response.body) if response.body else None
+        except ValueError:
+            raise Unreachable(f"What {self._url} answers is no JSON: {response.body[:80]!r}.") from None
+
+    def _sent(self, request: Request) -> Steps[Response]:
+        response: Response = yield request
+        for retry in range(self._retries):
+            seconds = pause_before(response, retry) if response.status in _AGAIN else None
+            if seconds is None:
+                break
+            yield Pause(seconds)
+            response = yield request
+        self._check(response)
+        return response
+
+    def _check(self, response: Response) -> None:
+        there = response.headers.get("x-embedsvc-version")
+        if there is not None and _line(there) != _line(__version__):
+            raise VersionMismatch(
+                f"The service at {self._url} is embedsvc {there}, this is {__version__}: they do not understand each "
+                "other. Install the same version on both sides."
+            )
+        if response.status >= 400:
+            raise self._problem(response)
+        if there is None:
+            raise Unreachable(f"What answers at {self._url} does not say that it is embedsvc. Check the URL.")
+
+    def _problem(self, response: Response) -> Exception:
+        try:
+            problem = json.loads(response.body)
+            type, detail = problem["type"], problem["detail"]
+        except (ValueError, KeyError, TypeError):  # of a proxy before the service
+            type, detail = None, f"{self._url} answers with status {response.status}."
+            if response.status in (401, 403):
+                detail += " Check the api_key."
+        error = error_of(response.status, type, detail)
+        if isinstance(error, Overloaded):
+            error.retry_after = round(_told_to_wait(response) or 1)
+        return error
+
+
+def _line(version: str) -> str:
+    """What versions that understand each other have in common: the first number, and before 1.0 the second too."""
+    numbers = version.split(".")
+    return ".".join(numbers[: 2 if numbers[0] == "0" else 1])
+
+
+def pause_before(response: Response, retry: int) -> float | None:
+    """Seconds to wait before the retry of that number, from 0; None: it is told to take too long.
+
+    Where the service does not tell, twice as long each time, and not all clients at once.
+    """
+    told = _told_to_wait(response)
+    if told is not None:
+        return told if told <= _LONGEST_PAUSE else None
+    return min(_FIRST_PAUSE * 2.0**retry, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+
+
+def _told_to_wait(response: Response) -> float | None:
+    """``Retry-After``, seconds or a date, in seconds from now."""
+    told = response.headers.get("retry-after", "")
+    if told.isdigit():
+        return float(told)
+    try:
+        date: datetime = parsedate_to_datetime(told)
+        return max(0.0, (date - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _of(name: str) -> str:
+    return f"/v1/collections/{_escaped(name)}"
+
+
+def _escaped(text: str) -> str:
+    return quote(text, safe="", errors="replace")
+
+
+_DEFAULTS = {field.name: field.default for field in fields(Asked)}
+
+
+def body_of(asked: Asked) -> bytes:
+    """The body of a search: what differs from the defaults, so that a service need not know of anything else.
+
+    Raises:
+        UsageError: a value that JSON does not have.
+    """
+    value = {name: getattr(asked, name) for name in _DEFAULTS if getattr(asked, name) != _DEFAULTS[name]}
+    try:
+        return json.dumps(value, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"The search cannot be sent: {error}.") from None
+
+
+# -- what is put in ------------------------------------------------------------------------------------------------
+
+_Files = list[tuple[str, bytes]]
+
+
+def _batches(named: Sequence[str], selection: Selection) -> Iterator[tuple[_Files, list[Outcome]]]:
+    """The files under ``named``, by the names that they are cited by, as many as are sent at once; and what becomes of
+    those that cannot be."""
+    tops = [absolute(path) for path in named]
+    files: _Files = []
+    rejected: list[Outcome] = []
+    size = 0
+    for found in discover(named, max_file_bytes=_MAX_FILE_BYTES, selection=selection):
+        try:
+            if not isinstance(found, FoundFile):
+                raise found.error
+            data = found.load().data
+        except ReadError as error:
+            rejected.append(Outcome(found.uri, "quarantined", reason=f"{error.reason}: {error}"))
+            continue
+        if files and (size + len(data) > _BATCH_BYTES or len(files) == _BATCH_FILES):
+            yield files, rejected
+            files, rejected, size = [], [], 0
+        files.append((_cited(found.path, tops), data))
+        size += len(data)
+    yield files, rejected
+
+
+def _cited(path: Path, tops: Sequence[Path]) -> str:
+    """``path`` from the folder on that was named: ``handbook/travel.md``."""
+    top = next(top for top in tops if path == top or top in path.parents)
+    return os.fsencode(path.relative_to(top.parent)).decode("utf-8", "replace")
+
+
+def _parts(documents: Iterable[Mapping[str, Any]]) -> Iterator[list[bytes]]:
+    """Documents as JSON, as many as are sent at once."""
+    part: list[bytes] = []
+    size = 0
+    for document in documents:
+        line = json.dumps(document).encode()
+        if part and (size + len(line) > _BATCH_BYTES or len(part) == _BATCH_DOCUMENTS):
+            yield part
+            part, size = [], 0
+        part.append(line)
+        size += len(line)
+    if part:
+        yield part

@@ -1,0 +1,501 @@
+"""The Python API: one suite over collections in this process and of a service, each synchronous and asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import json
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+import embedsvc
+from embedsvc import errors
+from embedsvc.api.collections import AsyncCollection, Collection
+from embedsvc.api.libraries import AsyncLibrary, Library
+from embedsvc.api.options import SearchOptions
+from embedsvc.api.remote import Remote, body_of, pause_before
+from embedsvc.api.steps import Pause, Request, Response, run
+from embedsvc.encoding.canaries import CANARY_TEXTS
+from embedsvc.search.asking import Asked
+from embedsvc.search.telling import answer_dict, answer_of
+from embedsvc.service.schemas import SearchRequest
+from embedsvc.statuses import STATUS
+from tests.conftest import write_tree
+from tests.server import server
+from tests.test_layers import HOMES, loaded
+
+REFUNDS = (
+    "# Refunds\n\nMoney is paid back within 14 days of the return.\n\n# Travel\n\nTrains are booked by the office.\n"
+)
+HANDBOOK = {
+    "refunds.md": REFUNDS,
+    "garden/trees.txt": "Prune the apple trees in winter. Tomatoes want sun and water.",
+    "broken.pdf": "%PDF-1.4 and no more",
+}
+
+
+class Awaited:
+    """Something asynchronous, called as if it were not."""
+
+    def __init__(self, wrapped: Any, loop: asyncio.Runner) -> None:
+        self._wrapped, self._loop = wrapped, loop
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._wrapped, name)
+        if inspect.iscoroutinefunction(value):
+            return lambda *given, **named: self._loop.run(value(*given, **named))
+        return (lambda *given: Awaited(value(*given), self._loop)) if name == "open" else value
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def url(data: Path) -> Iterator[str]:
+    with server(data) as running:
+        yield running.url
+
+
+@pytest.fixture(params=["embedded", "embedded async", "remote", "remote async"])
+def library(request: pytest.FixtureRequest, url: str, data: Path) -> Iterator[Any]:
+    """Collections of one data directory, got at in each of the ways."""
+    settings = {"data_dir": data, "runtime": "onnx", "dtype": "int8"}
+    match request.param:
+        case "embedded":
+            yield embedsvc.library(**settings)
+        case "remote":
+            with embedsvc.connect(url) as library:
+                yield library
+        case way:
+            with asyncio.Runner() as loop:
+                made = embedsvc.library_async(**settings) if way == "embedded async" else embedsvc.connect_async(url)
+                yield Awaited(made, loop)
+                loop.run(made.close())
+
+
+@pytest.fixture
+def handbook(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "handbook", HANDBOOK)
+
+
+@pytest.fixture
+def docs(library: Any) -> Iterator[Any]:
+    yield library.open("c")
+    if "c" in library.names():
+        library.delete("c")
+
+
+# -- the suite ---------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_indexed_and_searched(docs: Any, handbook: Path) -> None:
+    report = docs.index(handbook)
+    assert report.counts == {"indexed": 2, "quarantined": 1}
+    assert [outcome.reason.partition(":")[0] for outcome in report.failed] == ["damaged"]
+    answer = docs.search("how do refunds work?", k=2)
+    assert isinstance(answer, embedsvc.Answer)
+    best = answer.hits[0]
+    assert isinstance(best, embedsvc.Hit)
+    assert best.uri.endswith("handbook/refunds.md")
+    assert best.text == REFUNDS[best.start : best.end]
+    assert (best.title, answer.collection, answer.mode, len(answer.hits)) == ("Refunds", "c", "hybrid", 2)
+    assert docs.index(str(handbook)).counts == {"unchanged": 2, "quarantined": 1}
+    (handbook / "refunds.md").write_text("# Refunds\n\nNone are given.\n")
+    assert docs.index(handbook, exclude=["*.pdf"]).counts == {"replaced": 1, "unchanged": 1}
+    assert docs.index(handbook, include=["garden/"]).counts == {"unchanged": 1}
+
+
+def test_documents_are_added_read_listed_and_deleted(docs: Any) -> None:
+    report = docs.add(
+        [
+            {"id": "a/1", "text": "Jupiter is a planet.", "title": "Sky", "metadata": {"year": 2020}},
+            {"id": "b", "uri": "urn:own:b", "text": "Bread needs flour."},
+            {"id": "b", "text": "Another with the same id."},
+            {"id": "c", "text": " \n"},
+            {"id": "d", "text": "A lone surrogate: \ud800."},
+        ]
+    )
+    assert {outcome.uri: outcome.status for outcome in report.outcomes if outcome.uri != "urn:own:b"} == {
+        "urn:embedsvc:a/1": "indexed",
+        "urn:embedsvc:b": "quarantined",
+        "urn:embedsvc:c": "empty",
+        "urn:embedsvc:d": "indexed",
+    }
+    assert "'b'" in next(outcome.reason for outcome in report.failed if outcome.status == "quarantined")
+    assert report.passages == docs.count() == docs.describe()["documents"] == 3
+    read = docs.get("a/1")
+    assert isinstance(read, embedsvc.WholeText)
+    assert (read.text, read.title, read.uri) == ("Jupiter is a planet.", "Sky", "urn:embedsvc:a/1")
+    assert read.metadata == {"year": 2020}
+    assert [(span.start, span.end) for span in read.passages] == [(0, 20)]
+    assert docs.get("d").text == "A lone surrogate: \ufffd."
+    assert [document.id for document in docs.documents()] == ["a/1", "d", "b"]
+    assert [document.id for document in docs.documents(limit=1, offset=1)] == ["d"]
+    docs.delete("a/1")
+    with pytest.raises(errors.NotFound, match="a/1"):
+        docs.get("a/1")
+    with pytest.raises(errors.NotFound, match="a/1"):
+        docs.delete("a/1")
+    assert [hit.document_id for hit in docs.search("planet", k=1).hits] == ["b"] or docs.count() == 2
+
+
+def test_searches_take_filters_vectors_and_the_other_options(docs: Any) -> None:
+    docs.add(
+        [{"id": f"{year}", "text": f"The report of {year}.", "metadata": {"year": year}} for year in range(2000, 2010)]
+    )
+    found = docs.search("report", filter="metadata.year >= 2008", k=5)
+    assert {hit.metadata["year"] for hit in found.hits} == {2008, 2009}
+    assert [hit.document_id for hit in docs.search("report of 2003", mode="lexical", k=1).hits] == ["2003"]
+    dimension = docs.describe()["contract"]["dimension"]
+    by_vector = docs.search([1.0] + [0.0] * (dimension - 1), k=3)
+    assert (by_vector.mode, len(by_vector.hits)) == ("dense", 3)
+    weighed = docs.search("report of 2003", fusion={"weight": 0.0}, k=1)
+    assert weighed.hits[0].document_id == "2003"
+    boosted = docs.search("report", boosts=[{"filter": "metadata.year = 2005", "factor": 100.0}], k=1)
+    assert boosted.hits[0].metadata == {"year": 2005}
+
+
+def test_a_context_is_packed_within_its_tokens(docs: Any, handbook: Path) -> None:
+    docs.index(handbook)
+    context = docs.context("how do refunds work?", max_tokens=40, expand="document")
+    assert isinstance(context, embedsvc.Context)
+    assert context.text.startswith("[1] Refunds")
+    assert context.tokens <= 40
+    source = context.sources[0]
+    assert source.text == REFUNDS[source.start : source.end]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "told"),
+    [
+        ({"k": 0}, errors.UsageError, "k is 0"),
+        ({"filter": "metadata.year >"}, errors.BadFilter, "filter"),
+        ({"rerank_depth": 20}, errors.UsageError, "send rerank too"),
+        ({"query": "restart " * 2000}, errors.QueryTooLong, "Shorten it"),
+        ({"query": " "}, errors.UsageError, "query is empty"),
+        ({"query": [1.0, 2.0]}, errors.UsageError, "2 numbers|dimension"),
+    ],
+)
+def test_a_wrong_search_is_refused(docs: Any, options: dict[str, Any], kind: type[Exception], told: str) -> None:
+    docs.add([{"text": "Something."}])
+    with pytest.raises(kind, match=told) as caught:
+        docs.search(**{"query": "something", **options})
+    assert type(caught.value) is kind
+
+
+def test_a_collection_that_is_missing_is_told_with_the_nearest_name(library: Any, docs: Any) -> None:
+    docs.add([{"text": "Something."}])
+    missing = library.open("cc")
+    for ask in (partial(missing.search, "x"), missing.count, missing.describe, partial(missing.get, "x")):
+        with pytest.raises(errors.NotFound, match="Did you mean 'c'"):
+            ask()
+    with pytest.raises(errors.UsageError, match="cannot name a collection"):
+        library.open("../c").count()
+    assert library.names() == ["c"]
+    library.delete("c")
+    assert library.names() == []
+    with pytest.raises(errors.NotFound):
+        docs.search("x")
+    docs.add([{"text": "Made anew."}])
+    assert docs.search("anew").hits[0].text == "Made anew."
+
+
+def test_what_cannot_be_put_in_is_refused_before_anything_is(library: Any, docs: Any, tmp_path: Path) -> None:
+    fine = {"text": "fine"}
+    for wrong, told in (
+        ({"title": "no text"}, r"documents\[1\] has no text"),
+        ({"text": 5}, r"text of documents\[1\] is 5"),
+        ({"text": "x", "url": "y"}, "field 'url'"),
+        ({"text": "x", "metadata": {"when": {1, 2}}}, "metadata .* is not JSON"),
+        ({"text": "x", "metadata": {"n": float("nan")}}, "metadata .* is not JSON"),
+        ({"text": "x", "id": ""}, "empty"),
+        ({"text": "x", "id": "i" * 513}, "513 characters"),
+        ("x", r"documents\[1\] is a str"),
+    ):
+        with pytest.raises(errors.UsageError, match=told):
+            docs.add([fine, wrong])
+    with pytest.raises(errors.NotFound, match="nowhere"):
+        docs.index(tmp_path / "nowhere")
+    with pytest.raises(errors.UsageError, match="nothing to index"):
+        docs.index()
+    assert library.names() == []
+    docs.add([])
+    with pytest.raises(errors.UsageError, match="limit"):
+        docs.documents(limit=0)
+
+
+def test_ten_thousand_documents_in_one_call(docs: Any) -> None:
+    report = docs.add({"id": str(number), "text": f"Number {number % 50}."} for number in range(10_000))
+    assert report.counts == {"indexed": 10_000}
+    assert docs.count() == 10_000
+
+
+# -- both are the same -------------------------------------------------------------------------------------------------
+
+
+def test_a_service_answers_what_this_process_does(url: str, data: Path, handbook: Path) -> None:
+    here = embedsvc.open("same", data_dir=data, runtime="onnx", dtype="int8")
+    here.index(handbook)
+    here.add([{"id": "copy", "text": REFUNDS, "metadata": {"year": 2020}}])
+    with embedsvc.connect(url) as there:
+        options: SearchOptions = {
+            "k": 3, "explain": True, "highlight": True, "expand": "section", "max_context_tokens": 200,
+        }  # fmt: skip
+        one, other = (docs.search("how do refunds work?", **options) for docs in (here, there.open("same")))
+        assert timeless(one) == timeless(other)
+        assert one.hits[0].duplicates
+        assert one.explanation is not None
+        assert there.open("same").documents() == here.documents()
+        assert there.open("same").get("copy") == here.get("copy")
+
+
+def timeless(answer: embedsvc.Answer) -> embedsvc.Answer:
+    assert answer.explanation is not None
+    steps = tuple(dataclasses.replace(step, ms=0.0) for step in answer.explanation.steps)
+    return dataclasses.replace(answer, took_ms=0.0, explanation=dataclasses.replace(answer.explanation, steps=steps))
+
+
+def test_an_answer_survives_json(library: Any, docs: Any, handbook: Path) -> None:
+    docs.index(handbook)
+    answer = docs.search("refunds", explain=True, highlight=True, max_context_tokens=100)
+    assert answer_of(json.loads(json.dumps(answer_dict(answer)))) == answer
+
+
+@pytest.mark.parametrize(("plain", "twin"), [(Collection, AsyncCollection), (Library, AsyncLibrary)])
+def test_the_asynchronous_twin_has_the_same_methods(plain: type, twin: type) -> None:
+    def methods(of: type) -> dict[str, Any]:
+        return {name: member for name, member in inspect.getmembers(of, inspect.isfunction) if not name.startswith("_")}
+
+    assert methods(plain).keys() == methods(twin).keys()
+    for name, method in methods(plain).items():
+        one, other = inspect.signature(method), inspect.signature(methods(twin)[name])
+        if name != "open":
+            assert one == other
+            assert inspect.iscoroutinefunction(methods(twin)[name])
+
+
+def test_options_are_those_of_rest() -> None:
+    three = {"query", "queries", "vector"}
+    fields = {field.name for field in dataclasses.fields(Asked)}
+    assert fields == set(SearchRequest.model_fields)
+    assert fields - three == set(SearchOptions.__annotations__)
+    for name, field in SearchRequest.model_fields.items():
+        wanted = next(each for each in dataclasses.fields(Asked) if each.name == name)
+        assert field.get_default(call_default_factory=True) in (wanted.default, list(wanted.default or []))
+
+
+# -- this process ------------------------------------------------------------------------------------------------------
+
+
+def test_importing_is_light() -> None:
+    heavy = {*HOMES, "numpy", "pyarrow", "tokenizers", "sqlglot", "lance"}
+    assert loaded("import embedsvc") & {*heavy, "httpx"} == set()
+    assert loaded("import embedsvc; embedsvc.connect('http://localhost:1').open('x')") & heavy == set()
+
+
+def test_names_are_there_and_others_are_not() -> None:
+    for name in embedsvc.__all__:
+        assert getattr(embedsvc, name).__doc__
+        assert name in dir(embedsvc)
+    with pytest.raises(AttributeError, match="no attribute 'opne'"):
+        embedsvc.opne  # noqa: B018
+
+
+def test_settings_that_are_none_are_told(tmp_path: Path) -> None:
+    with pytest.raises(errors.UsageError, match="Did you mean chunk_tokens"):
+        embedsvc.open("c", data_dir=tmp_path, chunk_token=5)
+    with pytest.raises(errors.UsageError, match="chunk_tokens"):
+        embedsvc.open("c", data_dir=tmp_path, chunk_tokens="many")
+
+
+def test_an_encoder_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embedsvc import encoders
+
+    made: list[Any] = []
+    load = encoders.load_encoder
+    monkeypatch.setattr("embedsvc.encoders.load_encoder", lambda settings: made.append(settings) or load(settings))
+    for folder in ("a", "b", "a"):
+        # threads: settings that no other test has.
+        docs = embedsvc.open("c", data_dir=tmp_path / folder, runtime="onnx", dtype="int8", threads=1)
+        docs.add([{"text": CANARY_TEXTS[1]}])
+        assert docs.search(CANARY_TEXTS[1]).hits
+    assert len(made) == 1
+
+
+def test_what_a_collection_was_made_with_is_insisted_on(tmp_path: Path) -> None:
+    here = {"data_dir": tmp_path, "runtime": "onnx", "dtype": "int8"}
+    embedsvc.open("c", **here, chunk_tokens=64).add([{"text": "x"}])
+    assert embedsvc.open("c", **here).add([{"text": "x"}]).counts == {"unchanged": 1}
+    with pytest.raises(errors.Conflict, match="chunk_tokens 64, not 128"):
+        embedsvc.open("c", **here, chunk_tokens=128).add([{"text": "x"}])
+
+
+# -- a service ---------------------------------------------------------------------------------------------------------
+
+FINE = {"x-embedsvc-version": embedsvc.__version__}
+COUNT = b'{"total": 7, "limit": 1, "offset": 0, "documents": []}'
+
+
+def taken(responses: list[Response], remote: Remote | None = None) -> tuple[Any, list[Request | Pause]]:
+    """What comes of ``count`` where the service answers so, and the steps that were taken."""
+    steps = (remote or Remote("http://there", retries=2)).count("c")
+    done: list[Any] = [next(steps)]
+    coming = iter(responses)
+    try:
+        while True:
+            done.append(steps.send(next(coming) if isinstance(done[-1], Request) else None))
+    except StopIteration as end:
+        return end.value, done
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_the_service_had_no_room_for_is_sent_again(status: int) -> None:
+    count, steps = taken(
+        [Response(status, {"retry-after": "3"}, b""), Response(status, {}, b""), Response(200, FINE, COUNT)]
+    )
+    assert count == 7
+    assert [type(step) for step in steps] == [Request, Pause, Request, Pause, Request]
+    assert steps[1] == Pause(3.0)
+    assert isinstance(steps[3], Pause)
+    assert 0.5 <= steps[3].seconds <= 1.0
+    assert steps[0] == steps[2] == steps[4]
+
+
+def test_the_last_refusal_is_raised() -> None:
+    told = problem(429, errors.Overloaded, "512 searches are waiting already.")
+    with pytest.raises(errors.Overloaded, match="512 searches") as caught:
+        taken([told] * 3)
+    assert caught.value.retry_after == 1
+    with pytest.raises(errors.NotReady):  # is told to take an hour, and is not waited for
+        taken([Response(503, {"retry-after": "3600"}, b"<html>")])
+
+
+def test_pauses_grow_and_dates_are_understood() -> None:
+    for retry, most in enumerate((0.5, 1.0, 2.0)):
+        pause = pause_before(Response(503, {}, b""), retry)
+        assert pause is not None
+        assert most / 2 <= pause <= most
+    assert pause_before(Response(503, {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, b""), 0) == 0.0
+
+
+def problem(status: int, kind: type[Exception], detail: str) -> Response:
+    title = STATUS[kind][1]
+    body = {"type": f"urn:embedsvc:problem:{title.lower().replace(' ', '-')}", "title": title, "detail": detail}
+    return Response(status, {**FINE, "retry-after": "1"}, json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("kind", STATUS, ids=lambda kind: kind.__name__)
+def test_every_error_comes_back_as_itself(kind: type[errors.EmbedsvcError]) -> None:
+    status = STATUS[kind][0]
+    with pytest.raises(kind, match="so it is") as caught:
+        taken([problem(status, kind, "so it is")], Remote("http://there", retries=0))
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("response", "kind", "told"),
+    [
+        (Response(401, {}, b"no"), errors.AccessDenied, "Check the api_key"),
+        (Response(403, FINE, b'{"detail": "no"}'), errors.AccessDenied, "Check the api_key"),
+        (Response(404, {}, b"<html>"), errors.NotFound, "status 404"),
+        (Response(502, {}, b"<html>"), errors.EmbedsvcError, "status 502"),
+        (Response(200, {}, b"<html>"), errors.Unreachable, "does not say that it is embedsvc"),
+        (Response(200, FINE, b"<html>"), errors.Unreachable, "no JSON"),
+        (Response(200, {"x-embedsvc-version": "0.99.0"}, COUNT), errors.VersionMismatch, "0.99.0"),
+        (Response(422, {"x-embedsvc-version": "99.0"}, b"{}"), errors.VersionMismatch, "same version"),
+    ],
+)
+def test_answers_of_others_are_told_apart(response: Response, kind: type[Exception], told: str) -> None:
+    with pytest.raises(kind, match=told) as caught:
+        taken([response])
+    assert type(caught.value) is kind
+
+
+def test_a_job_that_fails_is_an_error() -> None:
+    def send(request: Request) -> Response:
+        job = {"job": "1", "status": "queued" if request.method == "POST" else "failed", "error": "The disk is full."}
+        return Response(200, FINE, json.dumps(job).encode())
+
+    with pytest.raises(errors.JobFailed, match=r"The disk is full\. \(job 1"):
+        run(Remote("http://there", retries=0).add("c", [{"text": "x"}]), send)
+
+
+def test_what_is_not_asked_for_is_not_sent() -> None:
+    assert json.loads(body_of(Asked(query="x", k=3))) == {"query": "x", "k": 3}
+    with pytest.raises(errors.UsageError, match="cannot be sent"):
+        body_of(Asked(query="x", min_score=float("nan")))
+
+
+def test_pages_are_not_sent_to_a_service(url: str) -> None:
+    with embedsvc.connect(url) as there, pytest.raises(errors.UsageError, match="sent files only"):
+        there.open("c").index("https://example.org")
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    """A service that lets one key in."""
+
+    class Guard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            right = self.headers["authorization"] == "Bearer right"
+            body = b'{"collections": []}' if right else b'{"error": "no"}'
+            self.send_response(200 if right else 401)
+            self.send_header("content-length", str(len(body)))
+            self.send_header("x-embedsvc-version", embedsvc.__version__)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Guard) as serving:
+        thread = threading.Thread(target=serving.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{serving.server_port}/"
+        serving.shutdown()
+        thread.join()
+
+
+def names(url: str, key: str | None) -> list[str]:
+    with embedsvc.connect(url, api_key=key) as library:
+        return library.names()
+
+
+def names_async(url: str, key: str | None) -> list[str]:
+    async def ask() -> list[str]:
+        async with embedsvc.connect_async(url, api_key=key) as library:
+            return await library.names()
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("ask", [names, names_async])
+def test_the_key_is_sent_and_a_wrong_one_told(guarded: str, ask: Callable[..., list[str]]) -> None:
+    assert ask(guarded, "right") == []
+    for key in ("wrong", None):
+        with pytest.raises(errors.AccessDenied, match="api_key"):
+            ask(guarded, key)
+
+
+@pytest.mark.parametrize("ask", [names, names_async])
+def test_a_service_that_is_not_there_is_told(ask: Callable[..., list[str]]) -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as closing:
+        port = closing.server_port
+    with pytest.raises(errors.Unreachable, match=rf"127\.0\.0\.1:{port} cannot be reached"):
+        ask(f"http://127.0.0.1:{port}", None)
+    for wrong in ("localhost:8080", "ftp://x", "http://"):
+        with pytest.raises(errors.UsageError, match="address of a service"):
+            ask(wrong, None)
+
+
+def test_type_hints_can_be_resolved() -> None:
+    assert get_type_hints(SearchOptions)["k"] is int
