@@ -23,14 +23,12 @@ import pyarrow as pa
 
 from embedsvc.config import Settings, memory_bytes
 from embedsvc.errors import Conflict, NotFound, StorageFailure, UsageError
+from embedsvc.names import NAME, check_name
 from embedsvc.records import Chunking, Contract, Document, Passage, Tuned
 from embedsvc.storage import Store, export_store, passage_table, read_exported, write_lock
 from embedsvc.storage.store import TABLE, Floats, check_free, move_into_place, vector_count
 from embedsvc.upkeep import INDEX_FOLDER, Snapshot, Upkeep
 from embedsvc.vectors import Goal, not_needed, saved_versions
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What a collection may be called."""
 
 _TIDY_EVERY = 32
 """Commits of one writer, and versions of many that make small changes, after which old versions are removed, which
@@ -43,20 +41,6 @@ _LEAST_CACHE = 64_000_000
 
 EncodedDocument = tuple[Document, Sequence[Passage], Floats]
 """A document, its passages, and their vectors (n, dimension): each passage's own, then those of its sub-windows."""
-
-
-def check_name(name: str) -> str:
-    """``name``, if a collection may be called that.
-
-    Raises:
-        UsageError: it may not.
-    """
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} cannot name a collection: use 1 to 64 letters, digits, '.', '_' or '-', "
-            "the first one a letter or digit."
-        )
-    return name
 
 
 def index_goal(settings: Settings) -> Goal:

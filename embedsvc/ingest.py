@@ -19,13 +19,14 @@ from pathlib import Path
 from embedsvc import __version__
 from embedsvc.aside import Aside, Laid
 from embedsvc.chunking import Chunks, chunk, finer_capacity
-from embedsvc.collection import Collection, Writer, check_name, collection_names
+from embedsvc.collection import Collection, Writer, collection_names
 from embedsvc.config import Duplicates, Settings, usable_cores
 from embedsvc.duplicates import Signatures, sign
 from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for, load_encoder
 from embedsvc.errors import Conflict, ReadError, StorageFailure, UsageError
 from embedsvc.filling import Batch, Committed, Filling, waited
 from embedsvc.likeness import in_step, signatures_of
+from embedsvc.names import check_name
 from embedsvc.outcomes import CLASHES, INTO, Like, Outcome, Status
 from embedsvc.readers import (
     ALL,

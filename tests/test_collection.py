@@ -20,7 +20,6 @@ from embedsvc.collection import (
     Collection,
     Snapshot,
     Writer,
-    check_name,
     collection_directory,
     collection_names,
     delete_collection,
@@ -39,6 +38,7 @@ from embedsvc.errors import (
     UsageError,
 )
 from embedsvc.maintenance import repair
+from embedsvc.names import check_name
 from embedsvc.records import Calibration, Chunking, Fusion, Tuned, make_document
 from embedsvc.storage import Store, told_of_waiting, write_lock
 from tests.fakes import FakeEncoder

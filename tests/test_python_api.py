@@ -30,10 +30,9 @@ from embedsvc.statuses import STATUS
 from tests.conftest import write_tree
 from tests.server import server
 from tests.test_layers import HOMES, loaded
+from tests.test_reranking import FakeReranker
 
-REFUNDS = (
-    "# Refunds\n\nMoney is paid back within 14 days of the return.\n\n# Travel\n\nTrains are booked by the office.\n"
-)
+REFUNDS = "# Refunds\n\nMoney is paid back within 14 days of a return.\n\n# Travel\n\nThe office books trains.\n"
 HANDBOOK = {
     "refunds.md": REFUNDS,
     "garden/trees.txt": "Prune the apple trees in winter. Tomatoes want sun and water.",
@@ -199,7 +198,7 @@ def test_a_collection_that_is_missing_is_told_with_the_nearest_name(library: Any
         with pytest.raises(errors.NotFound, match="Did you mean 'c'"):
             ask()
     with pytest.raises(errors.UsageError, match="cannot name a collection"):
-        library.open("../c").count()
+        library.open("../c")
     assert library.names() == ["c"]
     library.delete("c")
     assert library.names() == []
@@ -233,10 +232,21 @@ def test_what_cannot_be_put_in_is_refused_before_anything_is(library: Any, docs:
         docs.documents(limit=0)
 
 
-def test_ten_thousand_documents_in_one_call(docs: Any) -> None:
-    report = docs.add({"id": str(number), "text": f"Number {number % 50}."} for number in range(10_000))
-    assert report.counts == {"indexed": 10_000}
-    assert docs.count() == 10_000
+def test_more_than_is_sent_at_once(docs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedsvc.api.remote._BATCH_DOCUMENTS", 3)
+    monkeypatch.setattr("embedsvc.api.remote._BATCH_FILES", 3)
+    report = docs.add({"id": f"{number % 7}", "text": f"Number {number}."} for number in range(8))
+    assert report.counts == {"indexed": 7, "quarantined": 1}
+    files = write_tree(tmp_path / "many", {f"{number}.txt": f"File {number}." for number in range(8)})
+    assert docs.index(files / "1.txt", files).counts == {"indexed": 8}
+    assert docs.count() == 15
+    assert docs.search("Number 6.", mode="lexical", k=1).hits[0].document_id == "6"
+
+
+def test_a_reranker_that_is_not_there_is_told(docs: Any) -> None:
+    docs.add([{"text": "Something."}])
+    with pytest.raises((errors.NotFound, errors.ModelError), match="no-such|No reranker is served"):
+        docs.search("something", rerank="no-such")
 
 
 # -- both are the same -------------------------------------------------------------------------------------------------
@@ -290,7 +300,8 @@ def test_options_are_those_of_rest() -> None:
     assert fields - three == set(SearchOptions.__annotations__)
     for name, field in SearchRequest.model_fields.items():
         wanted = next(each for each in dataclasses.fields(Asked) if each.name == name)
-        assert field.get_default(call_default_factory=True) in (wanted.default, list(wanted.default or []))
+        default = field.get_default(call_default_factory=True)
+        assert (tuple(default) if isinstance(default, list) else default) == wanted.default
 
 
 # -- this process ------------------------------------------------------------------------------------------------------
@@ -329,6 +340,19 @@ def test_an_encoder_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         docs.add([{"text": CANARY_TEXTS[1]}])
         assert docs.search(CANARY_TEXTS[1]).hits
     assert len(made) == 1
+
+
+def test_a_reranker_and_a_tokenizer_are_what_they_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("embedsvc.encoders.Encoders.reranker", lambda _, name: asked.append(name) or FakeReranker())
+    monkeypatch.setattr("embedsvc.api.embedded.load_counter", lambda file: asked.append(file.name) or len)
+    docs = embedsvc.open("c", data_dir=tmp_path, runtime="onnx", dtype="int8")
+    docs.add([{"id": "b", "text": "blue blue"}, {"id": "r", "text": "red"}])
+    answer = docs.search("red", rerank="cross", tokenizer="letters", max_context_tokens=1000)
+    assert [hit.document_id for hit in answer.hits] == ["b", "r"]
+    assert answer.context is not None
+    assert answer.context.tokens == len(answer.context.text)
+    assert asked == ["letters", "cross"]
 
 
 def test_what_a_collection_was_made_with_is_insisted_on(tmp_path: Path) -> None:

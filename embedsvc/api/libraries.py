@@ -13,6 +13,7 @@ from embedsvc.api.place import Place
 from embedsvc.api.steps import Request, run, run_async
 from embedsvc.config import Settings, load_settings
 from embedsvc.errors import UsageError
+from embedsvc.names import check_name
 
 if TYPE_CHECKING:
     from embedsvc.api.embedded import Embedded
@@ -27,8 +28,12 @@ class Library:
         self.close = close
 
     def open(self, name: str) -> Collection:
-        """The collection of that name. Nothing is looked at before its first method is called."""
-        return Collection(name, self._place, self._run)
+        """The collection of that name. Nothing is looked at before its first method is called.
+
+        Raises:
+            UsageError: no collection can be called that.
+        """
+        return Collection(check_name(name), self._place, self._run)
 
     def names(self) -> list[str]:
         """Names of the collections that there are, sorted."""
@@ -55,7 +60,7 @@ class AsyncLibrary:
 
     def open(self, name: str) -> AsyncCollection:
         """:meth:`Library.open`."""
-        return AsyncCollection(name, self._place, self._run)
+        return AsyncCollection(check_name(name), self._place, self._run)
 
     async def names(self) -> list[str]:
         """:meth:`Library.names`."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
+from typing import Any, Literal, Required, TypedDict
 
 from embedsvc.errors import UsageError
 from embedsvc.outcomes import CLASHES, Outcome
 from embedsvc.records import Document, Metadata, ready_document
-
-if TYPE_CHECKING:
-    from embedsvc.search.hits import Mode
+from embedsvc.search.hits import Mode
 
 
 class SearchOptions(TypedDict, total=False):

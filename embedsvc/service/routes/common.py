@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from embedsvc.collection import NAME
+from embedsvc.names import NAME
 from embedsvc.service.embedding import Cost
 from embedsvc.service.problems import json_bytes
 from embedsvc.service.schemas import Problem
