@@ -245,7 +245,7 @@ def test_more_than_is_sent_at_once(docs: Any, tmp_path: Path, monkeypatch: pytes
 
 def test_a_reranker_that_is_not_there_is_told(docs: Any) -> None:
     docs.add([{"text": "Something."}])
-    with pytest.raises((errors.NotFound, errors.ModelError), match="no-such|No reranker is served"):
+    with pytest.raises((errors.NotFound, errors.ModelError), match=r"no-such|No reranker is served"):
         docs.search("something", rerank="no-such")
 
 

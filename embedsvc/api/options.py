@@ -46,6 +46,8 @@ class SearchOptions(TypedDict, total=False):
     """A query longer than the model's window. Default: as the settings say."""
     merge: bool
     """Overlapping passages of a document are one hit. Default: True."""
+    narrow: bool | int
+    """Hits are the best parts of passages, of at most so many tokens together. Default: False."""
     fusion: Mapping[str, Any]
     """Of mode hybrid: any of ``method``, ``weight``, ``normalisation`` and ``depth``. Default: the collection's own."""
     duplicates: Literal["exact", "near", "keep"]
