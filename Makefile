@@ -28,6 +28,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.examples docs/python.md | $(BIN)/mypy /dev/stdin
 
 bench: $(READY)
 	$(BIN)/python benchmarks/all.py

@@ -12,10 +12,10 @@ import pytest
 from embedsvc.aside import Aside
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
-from embedsvc.duplicates import Like
 from embedsvc.ingest import Outcome, ingest_items, ingest_paths
 from embedsvc.likeness import SIGNATURES
 from embedsvc.maintenance import compact
+from embedsvc.outcomes import Like
 from embedsvc.readers import FieldChoice, FoundFile
 from embedsvc.records import Chunking, Heading, Source, make_document
 from embedsvc.storage import Store

@@ -12,7 +12,6 @@ import pytest
 
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
-from embedsvc.describe import answer_dict
 from embedsvc.errors import UsageError
 from embedsvc.evaluate import Expected, Question, answer_spans, score
 from embedsvc.ingest import ingest_items
@@ -21,6 +20,7 @@ from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, Heading, make_document
 from embedsvc.search import Answer, Query, search
 from embedsvc.search.selection import Selection
+from embedsvc.search.telling import answer_dict
 from embedsvc.search.terms import sentence_spans
 from tests.fakes import FakeEncoder
 
