@@ -41,6 +41,7 @@ HOMES = {
     "prometheus_client": {"service"},
     "faiss": {"vectors"},
     "lance": {"storage"},
+    "httpx": {"api"},
     "ray": {"cluster"},
     "torch": {"encoding", "train"},
     "transformers": {"encoding", "train"},
