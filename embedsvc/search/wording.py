@@ -26,7 +26,7 @@ def by_wording(run: Run) -> Run:
     pairs = query_pairs(run.query.text)
     if not pairs or not len(run.row_ids):
         return run
-    texts = [passage.text for passage in run.snapshot.store.take(run.row_ids[:DEPTH].tolist())]
+    (texts,) = run.snapshot.store.columns(run.row_ids[:DEPTH].tolist(), ["text"])
     weight = _SHARE * (1 - fusion.weight)
     scores = (1 - weight) * run.scores
     scores[: len(texts)] += weight * shares(texts, pairs)
