@@ -15,10 +15,9 @@ _MOST_COPIES = 100
 
 
 def cite(run: Run) -> Run:
-    copies = {span.best.row_id: run.copies.get(span.best.row_id, ())[:_MOST_COPIES] for span in run.spans}
-    rows = [row for others in copies.values() for row in others]
+    rows = list({row for span in run.spans for row in span.copies[:_MOST_COPIES]})
     cited = {passage.row_id: _citation(passage) for passage in run.snapshot.store.take(rows)} if rows else {}
-    hits = (_hit(span, run, tuple(cited[row] for row in copies[span.best.row_id])) for span in run.spans)
+    hits = (_hit(span, run, tuple(cited[row] for row in span.copies[:_MOST_COPIES])) for span in run.spans)
     return replace(run, hits=tuple(hits))
 
 

@@ -143,7 +143,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A hit in the making: ``best``, the candidate at ``rank`` (from 0), with what was joined to it; or a ``part``."""
+    """A hit in the making: ``best``, the candidate at ``rank`` (from 0), with what was joined to it; or a ``part``.
+    ``copies``: row ids of other passages that say the same as one that the span has some of."""
 
     rank: int
     best: StoredPassage
@@ -151,6 +152,11 @@ class Span:
     end: int
     text: str
     part: Part | None = None
+    copies: tuple[int, ...] = ()
+
+    @property
+    def document_id(self) -> str:
+        return self.best.document_id
 
 
 def _no_rows() -> RowIds:
@@ -170,7 +176,8 @@ class Run:
     candidates are ``row_ids`` (n,), best first, with their ``scores`` (n,) by the
     stage that ranked them last; ``dense``, ``lexical`` and ``rerank`` (n,) are those of each side, None where it was
     not asked. ``copies``: by row id of a candidate those of others that say the same and are candidates no more, in
-    their order. ``started``: by time.perf_counter; ``late``: reranking would have taken longer than it may.
+    their order; ``unfolded``: the run in which they still were. ``started``: by time.perf_counter; ``late``: reranking
+    would have taken longer than it may.
     """
 
     snapshot: Snapshot
@@ -187,6 +194,7 @@ class Run:
     lexical: Floats | None = None
     rerank: Floats | None = None
     copies: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    unfolded: Run | None = None
     spans: tuple[Span, ...] = ()
     hits: tuple[Hit, ...] = ()
     answerable: bool | None = None
