@@ -89,15 +89,34 @@ def test_intervals_and_p_values() -> None:
 @pytest.fixture
 def judged(tmp_path: Path, fake: FakeEncoder) -> tuple[Collection, Path]:
     """Words mislead: the judged document says what is meant, and another one repeats the query's odd word."""
-    folder = tmp_path / "beir"
-    (folder / "qrels").mkdir(parents=True)
-    documents, queries, qrels = [], [], []
+    documents, queries = [], []
     for at in range(40):
         mix = "red " * (at % 7 + 1) + "green " * (at // 7 + 1)
         odd = f"odd{'x' * at}"
         documents += [(f"good{at}", mix), (f"bad{at}", f"{odd} red green blue white")]
-        queries.append({"_id": f"q{at}", "text": mix + odd})
-        qrels.append(f"q{at}\tgood{at}\t1")
+        queries.append(mix + odd)
+    return judging(tmp_path, fake, documents, queries)
+
+
+@pytest.fixture
+def worded(tmp_path: Path, fake: FakeEncoder) -> tuple[Collection, Path]:
+    """The judged document has the query's words one after the other; another one, which was there first, apart."""
+    documents, queries = [], []
+    for at in range(40):
+        one, other = f"one{'x' * at}", f"other{'y' * at}"
+        documents += [(f"bad{at}", f"{other} red {one}"), (f"good{at}", f"red {one} {other}")]
+        queries.append(f"{one} {other} red")
+    return judging(tmp_path, fake, documents, queries)
+
+
+def judging(
+    tmp_path: Path, fake: FakeEncoder, documents: list[tuple[str, str]], asked: list[str]
+) -> tuple[Collection, Path]:
+    """A collection of the documents by id, and a folder by which each query is answered by ``good`` and its number."""
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    queries = [{"_id": f"q{at}", "text": text} for at, text in enumerate(asked)]
+    qrels = [f"q{at}\tgood{at}\t1" for at in range(len(asked))]
     records = [{"_id": id, "title": "", "text": text} for id, text in documents]
     for name, lines in (("corpus", records), ("queries", queries)):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -169,8 +188,8 @@ class Reverse(Oracle):
 @pytest.mark.parametrize(
     "current", [Fusion(), Fusion(weight=0.0), Fusion("rrf", 0.3), Fusion("convex", 0.2, "zscore", 50)]
 )
-def test_what_is_compared_is_what_a_search_gives(judged: tuple[Collection, Path], fake: Any, current: Fusion) -> None:
-    collection, folder = judged
+def test_what_is_compared_is_what_a_search_gives(worded: tuple[Collection, Path], fake: Any, current: Fusion) -> None:
+    collection, folder = worded
     with collection.writer() as writer:
         writer.tune(Tuned(current))
     lines = (folder / "qrels" / "test.tsv").read_text().splitlines()
