@@ -32,7 +32,7 @@ Qrels = Mapping[str, Mapping[str, int]]
 Run = dict[str, dict[str, float]]
 """Query id → document id → score."""
 
-_ALL = Selection(duplicates="keep")
+EACH_DOCUMENT = Selection(duplicates="keep")
 """Judged is each document by itself, also where two say the same."""
 
 
@@ -271,7 +271,7 @@ def ranked(
     """
     k = depth
     while True:
-        query = Query(text, k=k, mode=mode, on_overflow="truncate", selection=_ALL)
+        query = Query(text, k=k, mode=mode, on_overflow="truncate", selection=EACH_DOCUMENT)
         answer = search(snapshot, encoder, query)
         best: dict[str, float] = {}
         for hit in answer.hits:

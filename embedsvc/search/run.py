@@ -54,8 +54,8 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Rerank:
-    """``depth``: how many of the best candidates are read; None: as many as the collection was tuned to, else 50, and
-    ``k`` where that is more. ``budget_ms``: milliseconds after which the search goes on
+    """``depth``: how many of the best candidates are read; None: as many as the collection was tuned to, none where it
+    was tuned to 0, else 50; and ``k`` where that is more. ``budget_ms``: milliseconds after which the search goes on
     in the order that it has, counted from its beginning; None: it waits."""
 
     encoder: CrossEncoder
@@ -207,8 +207,14 @@ def settled(query: Query, tuned: Tuned) -> Query:
     """``query`` with what it leaves to a collection, as that was ``tuned``."""
     rerank = query.rerank
     if rerank is not None and rerank.depth is None:
-        rerank = replace(rerank, depth=max(query.k, tuned.rerank_depth or RERANK_DEPTH))
+        rerank = replace(rerank, depth=rerank_depth(query.k, tuned))
     return replace(query, fusion=query.fusion or tuned.fusion or Fusion(), rerank=rerank)
+
+
+def rerank_depth(k: int, tuned: Tuned) -> int:
+    """How many hits a cross-encoder reads for ``k`` that are wanted, where the query does not say; 0: it was found not
+    to pay."""
+    return 0 if tuned.rerank_depth == 0 else max(k, tuned.rerank_depth or RERANK_DEPTH)
 
 
 def check_query(query: Query) -> None:

@@ -25,6 +25,11 @@ def warnings_of(run: Run) -> tuple[str, ...]:
         found.append(f"The query is too long for the model: its last {run.tokens_cut:,} tokens were left out.")
     if run.words_cut:
         found.append(f"The query has too many words: its last {run.words_cut:,} were not looked up.")
+    if query.rerank is not None and query.rerank.depth == 0:
+        found.append(
+            "Nothing was reranked: tuning found that it does not pay in this collection. Give rerank_depth if it is to "
+            "be done all the same."
+        )
     if query.mode != "lexical" and (about := _not_understood(run)):
         found.append(about)
     language = run.snapshot.store.chunking.language

@@ -82,7 +82,8 @@ class SearchRequest(_Request):
         description="Put the best in order by this served cross-encoder. Scores are its own, 0 to 1.",
     )
     rerank_depth: int | None = Field(
-        None, description="How many of the best it reads; at least `k`. Default: as tuned, else 50."
+        None,
+        description="How many of the best it reads; at least `k`. Default: as tuned (0: none, and a warning), else 50.",
     )
     time_budget_ms: float | None = Field(
         None,

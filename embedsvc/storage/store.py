@@ -41,6 +41,8 @@ _IDENTITY = "embedsvc.identity"
 KEYS = ("embedsvc.format", "embedsvc.contract", "embedsvc.chunking")
 TUNED = "embedsvc.tuned"
 """Key of what the collection was found to be searched best by, where that was kept."""
+_FUSION = "embedsvc.fusion"
+"""Key of the fusion alone, in tables tuned before there was more to keep."""
 _MANY_FRAGMENTS = 64
 _TAIL_SHARE = 0.1
 """Fragments are folded together once all but the largest hold this share of the rows. Reading 16 passages took 4.7 ms
@@ -1133,8 +1135,11 @@ class Store:
 
 
 def _tuned_of(dataset: lance.LanceDataset) -> Tuned:
-    kept = (dataset.schema.metadata or {}).get(TUNED.encode())
-    return Tuned() if kept is None else Tuned.from_dict(json.loads(kept))
+    metadata = dataset.schema.metadata or {}
+    if (kept := metadata.get(TUNED.encode())) is not None:
+        return Tuned.from_dict(json.loads(kept))
+    fusion = metadata.get(_FUSION.encode())
+    return Tuned() if fusion is None else Tuned(Fusion(**json.loads(fusion)))
 
 
 def _manifest_version(name: str) -> int:
