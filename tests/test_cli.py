@@ -746,7 +746,7 @@ def test_what_is_called_plan_is_indexed(run: Run, tmp_path: Path, monkeypatch: p
     ("options", "says"),
     [
         (("search", "x", "--weight", 1.5), "weight is 1.5"),
-        (("search", "x", "--weight", 0.5, "--mode", "dense"), "are of mode hybrid; the mode is dense"),
+        (("search", "x", "--weight", 0.5, "--mode", "dense"), "fusion is of mode hybrid, not dense"),
         (("search", "x", "--rerank", "no-such-model"), "no-such-model"),
         (("search", "x", "--rerank-depth", 20), "give --rerank too"),
         (("search", "x", "--order", "document"), "give expand or max_context_tokens too"),
