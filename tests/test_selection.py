@@ -208,7 +208,7 @@ def test_groups_have_their_share_and_k_is_full(tmp_path: Path, fake: FakeEncoder
 
 def test_groups_that_cannot_fill_the_answer_end_the_search_and_that_is_told(tmp_path: Path, fake: FakeEncoder) -> None:
     notes = [document(f"note{at}", f"red v{at}", kind=str(at)) for at in range(3)]
-    book = document("book", " ".join(f"red w{at} ." for at in range(1700)), kind="0")
+    book = document("book", " ".join(f"red w{at} ." for at in range(500)), kind="0")
     collection = collection_of(tmp_path, fake, *notes, book, window=5)
     count = collection.snapshot().store.count()
     answer = asked(collection, fake, group_by="metadata.kind", rest={"explain": True})
@@ -216,7 +216,7 @@ def test_groups_that_cannot_fill_the_answer_end_the_search_and_that_is_told(tmp_
     assert answer.explanation is not None
     assert answer.explanation.steps[0].passages < count
     (warning,) = answer.warnings
-    assert "3 of 10 hits were found among the 1,600 best candidates" in warning
+    assert "3 of 10 hits were found among the 400 best candidates" in warning
     assert "there may be more" in warning
     assert asked(collection, fake, group_by="metadata.kind", rest={"k": 3}).warnings == ()
     assert asked(collection, fake, rest={"k": 3, "filter": "id = 'note0:0'"}).warnings == (), "there is no more"

@@ -67,7 +67,7 @@ AFTERWARDS = (
 """Once, when there are hits enough."""
 _DEEP, _DEEP_PER_HIT = 100, 3
 """Candidates, at least and for each hit wanted, that there is something to choose from."""
-_ENOUGH, _MOST = 1_000, 10_000
+_ENOUGH, _MOST = 400, 10_000
 """Candidates of each side: from so many on a round that adds no hit is the last; so many are never exceeded."""
 
 
