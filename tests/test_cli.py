@@ -746,8 +746,8 @@ def test_what_is_called_plan_is_indexed(run: Run, tmp_path: Path, monkeypatch: p
     ("options", "says"),
     [
         (("search", "x", "--weight", 1.5), "weight is 1.5"),
-        (("search", "x", "--weight", 0.5, "--mode", "dense"), "--weight is of mode hybrid; the mode is dense"),
-        (("search", "x", "--depth", 50, "--mode", "lexical"), "--depth is of mode hybrid; the mode is lexical"),
+        (("search", "x", "--weight", 0.5, "--mode", "dense"), "fusion is of mode hybrid, not dense"),
+        (("search", "x", "--depth", 50, "--mode", "lexical"), "fusion is of mode hybrid, not lexical"),
         (("search", "x", "--depth", 0), "depth is 0"),
         (("search", "x", "--normalisation", "most"), "'most'; choose max, minmax, zscore"),
         (("search", "x", "--rerank", "no-such-model"), "no-such-model"),

@@ -21,7 +21,7 @@ from embedsvc.errors import BadFilter, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, make_document
-from embedsvc.search import Answer, Preference, Query, Recency, Rerank, Selection, boost_of, boosting, search
+from embedsvc.search import Answer, Preference, Query, Recency, Rerank, Selection, boost_of, boosting, pipeline, search
 from embedsvc.storage import metadata_keys
 from tests.fakes import FakeEncoder
 from tests.test_reranking import FakeReranker
@@ -266,6 +266,33 @@ def test_groups_have_their_share_and_k_is_full(tmp_path: Path, fake: FakeEncoder
     assert [hit.metadata["kind"] for hit in by_kind.hits] == ["book", "book", "memo", "note", "memo", "note"]
 
 
+def test_groups_that_cannot_fill_the_answer_end_the_search_and_that_is_told(tmp_path: Path, fake: FakeEncoder) -> None:
+    notes = [document(f"note{at}", f"red v{at}", kind=str(at)) for at in range(3)]
+    book = document("book", " ".join(f"red w{at} ." for at in range(500)), kind="0")
+    collection = collection_of(tmp_path, fake, *notes, book, window=5)
+    count = collection.snapshot().store.count()
+    answer = asked(collection, fake, group_by="metadata.kind", rest={"explain": True})
+    assert sorted(ids(answer)) == ["note0", "note1", "note2"]
+    assert answer.explanation is not None
+    assert answer.explanation.steps[0].passages < count
+    (warning,) = answer.warnings
+    assert "3 of 10 hits were found among the 400 best candidates" in warning
+    assert "there may be more" in warning
+    assert asked(collection, fake, group_by="metadata.kind", rest={"k": 3}).warnings == ()
+    assert asked(collection, fake, rest={"k": 3, "filter": "id = 'note0:0'"}).warnings == (), "there is no more"
+
+
+def test_no_round_has_more_candidates_than_the_most(
+    copied: Collection, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_MOST", 30)
+    answer = asked(copied, fake, rest={"k": 5, "explain": True})
+    assert len(answer.hits) == 1
+    assert answer.explanation is not None
+    assert answer.explanation.steps[0].passages == 30
+    assert "among the 30 best candidates" in answer.warnings[0]
+
+
 def test_what_lacks_the_field_is_of_no_group(tmp_path: Path, fake: FakeEncoder) -> None:
     collection = collection_of(
         tmp_path,
@@ -413,6 +440,15 @@ def test_an_empty_collection_has_no_hit_whatever_is_wanted(tmp_path: Path, fake:
     assert asked(empty, fake, rest={"mode": mode}, **wanted).hits == ()
 
 
+def test_min_score_finds_what_only_a_boost_lifts_above_it(tmp_path: Path, fake: FakeEncoder) -> None:
+    better = [document(f"b{at}", f"red w{at}") for at in range(110)]
+    preferred = [document(f"p{at:02}", f"red red blue w{at}", kind="x") for at in range(15)]
+    collection = collection_of(tmp_path, fake, *better, *preferred)
+    boosts = (Preference("metadata.kind = 'x'", 5),)
+    answer = asked(collection, fake, boosts=boosts, rest={"k": 20, "min_score": 0.5})
+    assert sorted(ids(answer)) == [f"p{at:02}" for at in range(15)]
+
+
 def test_bad_filters_of_boosts_are_told_of(dated: Collection, fake: FakeEncoder) -> None:
     for filter, said in (("kind = 'manual'", "unknown field 'kind'"), ("title =", "missing")):
         with pytest.raises(BadFilter, match=said):
@@ -457,6 +493,8 @@ def test_boosts_of_json() -> None:
         ({**recency, "factor": 2}, "either field, half_life_days and weight, or filter and factor"),
         ({**recency, "weight": "much"}, "weight of a boost is 'much'; it must be a number"),
         ({**recency, "weight": True}, "weight of a boost is True"),
+        ({"filter": "title = 'a'", "factor": 10**400}, "more than 308 digits"),
+        ({**recency, "weight": -(10**400)}, "more than 308 digits"),
         ({"filter": 3, "factor": 2}, "filter of a boost is 3; it must be a text"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -234,13 +234,12 @@ def search(
     from embedsvc.encoding import encoder_for
     from embedsvc.encoding.tokens import load_counter
     from embedsvc.errors import UsageError
+    from embedsvc.records import Fusion
     from embedsvc.search import Evidence, Query, Rerank, Selection, check_query, search
 
     settings = settings_of(data_dir=data_dir, on_overflow=on_overflow)
     if rerank is None and (rerank_depth is not None or time_budget is not None):
         raise UsageError("--rerank-depth and --time-budget are about reranking: give --rerank too.")
-    fusing = {"--fusion": fusion, "--weight": weight, "--normalisation": normalisation, "--depth": depth}
-    refuse_where((mode != "hybrid", fusing, f"is of mode hybrid; the mode is {mode}."))
     reranker = None
     if rerank is not None:
         from embedsvc.encoding.cross_encoder import load_cross_encoder
@@ -249,6 +248,8 @@ def search(
         reranker = Rerank(cross_encoder, rerank_depth, time_budget)
     count = None if tokenizer is None else load_counter(tokenizer)
     wanted = Evidence(expand, context, order, count, highlight, min_confidence)  # type: ignore[arg-type]
+    changed: dict[str, Any] = {"method": fusion, "weight": weight, "normalisation": normalisation, "depth": depth}
+    changed = {key: value for key, value in changed.items() if value is not None}
     asked = Query(
         query,
         None,
@@ -259,6 +260,7 @@ def search(
         settings.on_overflow,
         merge,
         explain,
+        Fusion(**changed) if changed else None,
         evidence=wanted,
         rerank=reranker,
         selection=Selection(duplicates, diversity, group_by, per_group, parsed_boosts(boost or ())),  # type: ignore[arg-type]
@@ -266,9 +268,8 @@ def search(
     )
     check_query(asked)
     collection = Collection.open(name, settings)
-    own = {"method": fusion, "weight": weight, "normalisation": normalisation, "depth": depth}
-    changed = {key: value for key, value in own.items() if value is not None}
-    asked = replace(asked, fusion=replace(collection.store().fusion, **changed))  # type: ignore[arg-type]
+    if changed:
+        asked = replace(asked, fusion=replace(collection.store().fusion, **changed))
     answer = search(collection.snapshot(), encoder_for(collection.contract, settings), asked)
     output.answer(answer, json)
 

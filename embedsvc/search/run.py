@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -177,7 +177,8 @@ class Run:
     stage that ranked them last; ``dense``, ``lexical`` and ``rerank`` (n,) are those of each side, None where it was
     not asked. ``copies``: by row id of a candidate those of others that say the same and are candidates no more, in
     their order; ``unfolded``: the run in which they still were. ``started``: by time.perf_counter; ``late``: reranking
-    would have taken longer than it may.
+    would have taken longer than it may. ``texts`` and ``reranked``: what was read so far, by row id, and what a
+    cross-encoder gave; rounds hand them on.
     """
 
     snapshot: Snapshot
@@ -201,6 +202,8 @@ class Run:
     context: Context | None = None
     started: float = field(default_factory=time.perf_counter)
     late: bool = False
+    texts: Mapping[int, str] = field(default_factory=dict)
+    reranked: Mapping[int, float] = field(default_factory=dict)
 
 
 def settled(query: Query, tuned: Tuned) -> Query:
@@ -232,6 +235,10 @@ def check_query(query: Query) -> None:
             raise UsageError("The query is empty. Ask with at least one word.")
     elif query.mode != "dense" or query.text:
         raise UsageError("A query vector is searched in mode dense, without a query text.")
+    if query.fusion is not None and query.mode != "hybrid":
+        raise UsageError(
+            f"fusion is of mode hybrid, not {query.mode}: leave it and its weight out, or ask in that mode."
+        )
     if query.narrow is not False:
         _check_narrow(query)
     if query.rerank is not None:
@@ -315,3 +322,12 @@ def ranked(run: Run, order: npt.NDArray[np.intp], scores: Floats) -> Run:
         lexical=moved(run.lexical),
         rerank=moved(run.rerank),
     )
+
+
+def with_texts(run: Run, row_ids: Sequence[int]) -> Run:
+    """``run`` that has the texts of these passages; those that it has already are not read again."""
+    unread = [row for row in row_ids if row not in run.texts]
+    if not unread:
+        return run
+    (texts,) = run.snapshot.store.columns(unread, ["text"])
+    return replace(run, texts={**run.texts, **dict(zip(unread, texts, strict=True))})

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedsvc.records import Fusion
-from embedsvc.search.run import Floats, Run, ranked
+from embedsvc.search.run import Floats, Run, ranked, with_texts
 from embedsvc.search.terms import pairs_in, query_pairs
 
 DEPTH = 50
@@ -22,12 +22,14 @@ _SHARE = 1 / 3
 def by_wording(run: Run) -> Run:
     """The candidates in the order of their scores and of how much of the query's pairs of words the best of them have.
     A query of one word stays as it is."""
-    fusion = run.query.fusion or Fusion()
+    fusion = run.query.fusion
+    assert fusion is not None, "the query is settled"
     pairs = query_pairs(run.query.text)
     if not pairs or not len(run.row_ids):
         return run
-    (texts,) = run.snapshot.store.columns(run.row_ids[:DEPTH].tolist(), ["text"])
-    scores = reworded(run.scores, shares(texts, pairs), fusion)
+    rows = run.row_ids[:DEPTH].tolist()
+    run = with_texts(run, rows)
+    scores = reworded(run.scores, shares([run.texts[row] for row in rows], pairs), fusion)
     order = np.lexsort((run.row_ids, -scores))
     return ranked(run, order, scores[order])
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from embedsvc.describe import answer_dict
 from embedsvc.encoding import OnOverflow
 from embedsvc.errors import UsageError
+from embedsvc.records import Fusion
 from embedsvc.search import Evidence, Query, Rerank, Selection, boost_of, check_query, search
 from embedsvc.service.body import read_model
 from embedsvc.service.opened import Opened
@@ -98,17 +99,15 @@ async def search_collection(name: Name, request: Request) -> Response:
 
     def work(opened: Opened) -> Response:
         snapshot = opened.collection.snapshot()
-        fusion = replace(snapshot.store.fusion, **changed)
+        fusion = None if changed is None else replace(snapshot.store.fusion, **changed)
         answers = [answer_dict(search(snapshot, opened.encoder, replace(query, fusion=fusion))) for query in asked]
         return reply(answers[0] if body.queries is None else {"results": answers})
 
-    changed: dict[str, Any] = {} if body.fusion is None else body.fusion.model_dump(exclude_none=True)
+    changed: dict[str, Any] | None = None if body.fusion is None else body.fusion.model_dump(exclude_none=True)
     count = None if body.tokenizer is None else await state.counter(body.tokenizer)
     wanted = Evidence(body.expand, body.max_context_tokens, body.order, count, body.highlight, body.min_confidence)
     if body.rerank is None and (body.rerank_depth is not None or body.time_budget_ms is not None):
         raise UsageError("rerank_depth and time_budget_ms are about reranking: send rerank too.")
-    if body.fusion is not None and (body.mode or ("dense" if body.vector is not None else "hybrid")) != "hybrid":
-        raise UsageError("fusion is of mode hybrid: leave it out, or ask in that mode.")
     rerank = None
     if body.rerank is not None:
         rerank = Rerank(await state.reranker(body.rerank), body.rerank_depth, body.time_budget_ms)
@@ -138,6 +137,7 @@ def _queries(body: SearchRequest, on_overflow: OnOverflow, wanted: Evidence, rer
             merge=body.merge,
             narrow=body.narrow,
             explain=body.explain,
+            fusion=None if body.fusion is None else Fusion(**body.fusion.model_dump(exclude_none=True)),
             evidence=wanted,
             rerank=rerank,
             selection=selection,
