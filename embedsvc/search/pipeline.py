@@ -25,7 +25,7 @@ from embedsvc.search.merging import SPARE, merge
 from embedsvc.search.narrowing import CONSIDERED, narrow
 from embedsvc.search.reranking import rerank
 from embedsvc.search.run import Answer, Query, Run, check_query, settled
-from embedsvc.search.warning import warnings_of
+from embedsvc.search.warning import not_found, warnings_of
 from embedsvc.search.wording import by_wording
 from embedsvc.upkeep import Snapshot
 
@@ -86,13 +86,18 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
     check_query(query)
     query = settled(replace(query, text=without_surrogates(query.text)), snapshot.store.tuned)
     stages = [stage for stage in STAGES if stage.wanted(query)]
+    asked, phrases = query, [] if query.mode == "dense" else snapshot.store.phrases(query.text)
     rounds = _rounds(stages, Run(snapshot, encoder, query, _limit(query)))
+    loosened = bool(phrases) and not rounds[-1][-1].run.hits
+    if loosened:
+        query = replace(query, text=query.text.replace('"', " "))
+        rounds = _rounds(stages, Run(snapshot, encoder, query, _limit(query)))
     found = rounds[-1][-1].run
     afterwards = _through([stage for stage in AFTERWARDS if stage.wanted(query)], found)
     done = afterwards[-1].run if afterwards else found
     took = round((time.perf_counter() - started) * 1000, 3)
     answer = Answer(
-        query.text,
+        asked.text,
         snapshot.name,
         snapshot.version,
         query.mode,
@@ -102,7 +107,7 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
         done.answerable,
         done.context,
         done.late,
-        warnings_of(found),
+        (*warnings_of(found), *([not_found(phrases)] if loosened else ())),
     )
     return explained(answer, rounds, afterwards) if query.explain else answer
 

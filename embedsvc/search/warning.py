@@ -20,6 +20,12 @@ def warnings_of(run: Run) -> tuple[str, ...]:
     return (*_about_words(run), *_about_depth(run))
 
 
+def not_found(phrases: Sequence[str]) -> str:
+    """What is said where no passage has the quoted ``phrases`` of a query."""
+    quoted = " and ".join(f'"{phrase}"' for phrase in phrases)
+    return f"No passage that may be found has {quoted} word by word: the words were searched for without quotes."
+
+
 def _about_depth(run: Run) -> Iterator[str]:
     if run.more and len(run.hits) < run.query.k:
         yield (
