@@ -30,7 +30,7 @@ def rerank(run: Run) -> Run:
     assert wanted is not None, "the stage is not wanted"
     assert wanted.depth is not None, "the query is settled"
     rows = run.row_ids.tolist()
-    if run.late or not rows:
+    if run.late or not rows or not wanted.depth:  # tuned to 0: it does not pay
         return run
     if unread := [row for row in rows if row not in run.reranked][: wanted.depth - len(run.reranked)]:
         run = with_texts(run, unread)
