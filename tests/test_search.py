@@ -17,7 +17,7 @@ from embedsvc.errors import BadFilter, QueryTooLong, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, Fusion, make_document
-from embedsvc.search import Answer, Query, Selection, check_query, fusion, search
+from embedsvc.search import Answer, Evidence, Query, Selection, check_query, fusion, search
 from embedsvc.search.fusion import convex_combination
 from tests.fakes import FakeEncoder
 
@@ -349,6 +349,23 @@ def test_passages_that_are_joined_do_not_take_the_places_of_others(
     assert len({hit.document_id for hit in answer.hits}) == 3
     best = ask(collection, fake, "red green", mode=mode, k=k, min_score=answer.hits[-3].score)
     assert [hit.id for hit in best.hits] == [hit.id for hit in answer.hits[:-2]]
+
+
+@pytest.mark.parametrize("expand", [None, "neighbours"])
+def test_a_merged_hit_is_cited_by_the_page_that_it_begins_on(
+    tmp_path: Path, fake: FakeEncoder, expand: str | None
+) -> None:
+    text = "green green green green red red red red green green"
+    pages = tuple(len("green ") * words for words in (0, 1, 3, 4))
+    document = make_document("t:a", text, id="a", page_starts=pages)
+    collection = collection_of(tmp_path, fake, document, chunking=Chunking(6, 2))
+    wanted = Evidence(expand=expand, max_context_tokens=1000)
+    answer = ask(collection, fake, "red", mode="dense", evidence=wanted)
+    assert answer.hits[0].text == "green green red red red red green green"
+    assert answer.hits[0].page == 2
+    assert answer.context is not None
+    for cited in (*answer.hits, *answer.context.sources):
+        assert cited.page == document.page_at(cited.start)
 
 
 def test_a_merged_hit_speaks_for_the_best_of_its_passages(tmp_path: Path, fake: FakeEncoder) -> None:

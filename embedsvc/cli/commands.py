@@ -382,6 +382,7 @@ def evaluate(
             {"--sentences": sentences},
             "takes sentences out of a collection: give --collection, and no SOURCE.",
         ),
+        (source is None, {"--calibrate": calibrate or None}, "is fitted to questions with their answers: name a CSV."),
         (tune is None, {"--save": save or None}, "keeps what --tune NAME finds; a run is kept by --save-run FILE."),
         (tune is None, {"--rerank": rerank}, "is tuned: give --tune NAME too."),
     )

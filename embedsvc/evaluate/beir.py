@@ -99,6 +99,12 @@ class _Ingested:
     empty: int
 
 
+def check_cutoffs(ks: Sequence[int]) -> None:
+    """Raise UsageError for what ``recall@k`` cannot be told of."""
+    if not ks or not all(1 <= k <= MAX_K for k in ks):
+        raise UsageError(f"k is {', '.join(map(str, ks)) or 'not given'}; choose cut-offs from 1 to {MAX_K}.")
+
+
 def evaluate(
     folder: Path,
     settings: Settings,
@@ -121,8 +127,7 @@ def evaluate(
         NotFound: the folder or one of its files is missing.
         UsageError: a malformed line (file and line are named), nothing judged, or an argument out of range.
     """
-    if not ks or not all(1 <= k <= MAX_K for k in ks):
-        raise UsageError(f"k is {', '.join(map(str, ks)) or 'not given'}; choose cut-offs from 1 to {MAX_K}.")
+    check_cutoffs(ks)
     beir = read_folder(folder, split)
     encoder = load_encoder(settings)
     if not passages and max_tokens > encoder.max_length:

@@ -79,13 +79,13 @@ class Citation:
 class Hit:
     """A finished answer: its text is ``text`` of the document from ``start`` to ``end``, to the letter.
 
-    Hits never share text, unless ``merge`` is off. A passage that overlaps a better one answers as part of its hit, so
-    a hit spans at most a passage and those that overlap it; all else (``id``, ``scores``, ``page``, ``heading`` …) is
-    that passage's own. Narrowed hits are parts of passages: a part's score, page and heading are its own, ``id`` and
-    ``scores`` those of the best passage that has some of it, which may have several parts. ``places``: its place in
-    every ranking of the explanation, where one was asked for. ``confidence``: the probability that it answers, where
-    that is known (see :mod:`.confidence`). ``duplicates``: other passages that say what its own one, or one that is
-    joined to it, says, the first 100 of those found.
+    Hits never share text, unless ``merge`` is off. A passage that overlaps a better one answers as part of its hit,
+    so a hit spans at most a passage and those that overlap it; ``page`` and ``heading`` are those that it begins
+    under, all else (``id``, ``scores`` …) is that passage's own. Narrowed hits are parts of passages: a part's score,
+    page and heading are its own, ``id`` and ``scores`` those of the best passage that has some of it, which may have
+    several parts. ``places``: its place in every ranking of the explanation, where one was asked for. ``confidence``:
+    the probability that it answers, where that is known (see :mod:`.confidence`). ``duplicates``: other passages that
+    say what its own one, or one that is joined to it, says, the first 100 of those found.
     """
 
     id: str

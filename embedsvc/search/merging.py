@@ -48,7 +48,7 @@ def _join(passage: StoredPassage, start: int, end: int, copies: tuple[int, ...],
         if start == end and overlap(passage, span):
             wider = span
         elif start < end == span.start and overlap(passage, span.best):
-            wider = replace(span, start=start, text=text + span.text)
+            wider = replace(span, start=start, text=text + span.text, first=passage)
         elif span.end == start < end and overlap(passage, span.best):
             wider = replace(span, end=end, text=span.text + text)
         else:

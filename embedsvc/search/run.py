@@ -27,6 +27,8 @@ RowIds = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 MAX_K = 1000
+MAX_CONTEXT_TOKENS = 200_000
+"""Of one answer: counting them holds up other requests, a second for each 100,000."""
 RERANK_DEPTH = 50
 """Or as many as hits are wanted, where that is more."""
 
@@ -144,6 +146,7 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Span:
     """A hit in the making: ``best``, the candidate at ``rank`` (from 0), with what was joined to it; or a ``part``.
+    ``first``: the passage that it begins in, where that is another.
     ``copies``: row ids of other passages that say the same as one that the span has some of."""
 
     rank: int
@@ -153,6 +156,7 @@ class Span:
     text: str
     part: Part | None = None
     copies: tuple[int, ...] = ()
+    first: StoredPassage | None = None
 
     @property
     def document_id(self) -> str:
@@ -281,8 +285,8 @@ def _check_evidence(query: Query) -> None:
     wanted = query.evidence
     if wanted.expand is not None and wanted.expand not in get_args(Expand):
         raise UsageError(f"expand is {wanted.expand!r}; choose {', '.join(get_args(Expand))}.")
-    if wanted.max_context_tokens is not None and wanted.max_context_tokens < 1:
-        raise UsageError(f"max_context_tokens is {wanted.max_context_tokens}; a context has at least one.")
+    if wanted.max_context_tokens is not None and not 1 <= wanted.max_context_tokens <= MAX_CONTEXT_TOKENS:
+        raise UsageError(f"max_context_tokens is {wanted.max_context_tokens:,}; ask for 1 to {MAX_CONTEXT_TOKENS:,}.")
     if wanted.order is not None and wanted.order not in get_args(Order):
         raise UsageError(f"order is {wanted.order!r}; choose {', '.join(get_args(Order))}.")
     if (wanted.order is not None or wanted.count_tokens is not None) and not wanted.has_context:

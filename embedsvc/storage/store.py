@@ -139,6 +139,15 @@ class Turn(NamedTuple):
     heading: str | None
 
 
+def turn_at(passage: StoredPassage, turns: Sequence[Turn] | None, start: int) -> Turn:
+    """The page and heading that hold at the character ``start`` of a ``passage`` with these ``turns``."""
+    place = Turn(passage.start, passage.page, passage.heading)
+    for turn in turns or ():
+        if turn.start <= start:
+            place = turn
+    return place
+
+
 @dataclass(frozen=True, slots=True)
 class PassagePlace:
     """Where a passage stands in its document, without its text."""
