@@ -101,7 +101,9 @@ class SearchRequest(_Request):
         "in numbered sources.",
     )
     max_context_tokens: int | None = Field(
-        None, description="Also give a `context`, of at most so many tokens. Hits come first, what is around them next."
+        None,
+        description="Also give a `context`, of at most so many tokens (200,000 at most). Hits come first, what is around "
+        "them next.",
     )
     order: Literal["best-first", "document"] | None = Field(
         None, description="Of the context's sources: best first (default), or as they stand in their documents."
