@@ -102,8 +102,8 @@ class SearchRequest(_Request):
     )
     max_context_tokens: int | None = Field(
         None,
-        description="Also give a `context`, of at most so many tokens (200,000 at most). Hits come first, what is around "
-        "them next.",
+        description="Also give a `context`, of at most so many tokens (200,000 at most). Hits come first, what is "
+        "around them next.",
     )
     order: Literal["best-first", "document"] | None = Field(
         None, description="Of the context's sources: best first (default), or as they stand in their documents."
