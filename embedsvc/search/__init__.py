@@ -1,5 +1,5 @@
-"""The way out: query → encoder → candidates → fuse → rerank → boost → cut → fold → diversify → group → merge → cite →
-confide → highlight → gather → answer."""
+"""The way out: query → encoder → candidates → fuse → wording → rerank → boost → cut → fold → diversify → group → merge
+or narrow → cite → confide → highlight → gather → answer."""
 
 from embedsvc.search.hits import Citation, Hit, Place, Scores
 from embedsvc.search.pipeline import search

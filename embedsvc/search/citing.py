@@ -8,8 +8,7 @@ import numpy as np
 
 from embedsvc.search.hits import Citation, Hit, Scores
 from embedsvc.search.run import Floats, Part, Run, Span
-from embedsvc.storage import StoredPassage
-from embedsvc.storage.store import turn_at
+from embedsvc.storage import StoredPassage, turn_at
 
 _MOST_COPIES = 100
 """Of one hit, that are cited."""
@@ -27,15 +26,17 @@ def cite(run: Run) -> Run:
 
 def _parts(run: Run) -> list[Part]:
     """The score of each span, and the page and heading that it begins under: those of its first passage, unless it
-    begins further on."""
-    firsts = [span.first or span.best for span in run.spans]
-    later = [first.row_id for first, span in zip(firsts, run.spans, strict=True) if span.start > first.start]
+    begins further on. Parts have their own."""
+    begun = [(span.first or span.best, span.start) for span in run.spans if span.part is None]
+    later = [first.row_id for first, start in begun if start > first.start]
     turns = dict(zip(later, run.snapshot.store.turns(later), strict=True)) if later else {}
-    parts = []
-    for span, first in zip(run.spans, firsts, strict=True):
+
+    def part(span: Span) -> Part:
+        first = span.first or span.best
         begins = turn_at(first, turns.get(first.row_id), span.start)
-        parts.append(span.part or Part(float(run.scores[span.rank]), begins.page, begins.heading))
-    return parts
+        return Part(float(run.scores[span.rank]), begins.page, begins.heading)
+
+    return [span.part or part(span) for span in run.spans]
 
 
 def _citation(passage: StoredPassage) -> Citation:

@@ -10,7 +10,7 @@ import numpy as np
 
 from embedsvc.duplicates import alike
 from embedsvc.search.hits import Extent, overlap
-from embedsvc.search.run import Run, ranked
+from embedsvc.search.run import Run, ranked, with_texts
 
 _SCREEN = 0.8
 """Cosine below which two passages are not compared."""
@@ -50,11 +50,11 @@ def _alike(run: Run) -> Sequence[Sequence[int]]:
     for at, (start, end) in enumerate(zip(*store.columns(rows, ["start", "end"]), strict=True) if rows else ()):
         by_length[end - start].append(at)
     # Only of those as long as another the text is read.
-    several = sorted(at for group in by_length.values() if len(group) > 1 for at in group)
-    texts = dict(zip(several, store.columns([rows[at] for at in several], ["text"])[0] if several else (), strict=True))
+    several = {rows[at] for group in by_length.values() if len(group) > 1 for at in group}
+    texts = with_texts(run, sorted(several)).texts
     by_text: dict[str | int, list[int]] = defaultdict(list)
-    for at in range(len(rows)):
-        by_text[texts.get(at, at)].append(at)
+    for at, row in enumerate(rows):
+        by_text[texts[row] if row in several else at].append(at)
     same = list(by_text.values())
     return same if run.query.selection.duplicates == "exact" else _nearly(run, same)
 

@@ -14,8 +14,7 @@ from tokenizers import Tokenizer
 from embedsvc.search.hits import overlap
 from embedsvc.search.run import Part, Run, Span
 from embedsvc.search.terms import query_terms, sentence_spans, term_spans
-from embedsvc.storage import StoredPassage
-from embedsvc.storage.store import turn_at
+from embedsvc.storage import StoredPassage, turn_at
 
 Ints = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]

@@ -146,8 +146,8 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Span:
     """A hit in the making: ``best``, the candidate at ``rank`` (from 0), with what was joined to it; or a ``part``.
-    ``first``: the passage that it begins in, where that is another.
-    ``copies``: row ids of other passages that say the same as one that the span has some of."""
+    ``first``: the passage that it begins in, where that is another. ``copies``: row ids of other passages that say the
+    same as one that the span has some of."""
 
     rank: int
     best: StoredPassage
@@ -177,12 +177,12 @@ class Run:
 
     ``limit``: candidates that each side is asked for; ``more``: whether it may have others. ``vector`` (dimension,) is
     the query's, once it is known; ``tokens_cut`` and ``words_cut`` were too many for it, and for the lexical side. The
-    candidates are ``row_ids`` (n,), best first, with their ``scores`` (n,) by the
-    stage that ranked them last; ``dense``, ``lexical`` and ``rerank`` (n,) are those of each side, None where it was
-    not asked. ``copies``: by row id of a candidate those of others that say the same and are candidates no more, in
-    their order; ``unfolded``: the run in which they still were. ``started``: by time.perf_counter; ``late``: reranking
-    would have taken longer than it may. ``texts`` and ``reranked``: what was read so far, by row id, and what a
-    cross-encoder gave; rounds hand them on.
+    candidates are ``row_ids`` (n,), best first, with their ``scores`` (n,) by the stage that ranked them last;
+    ``dense``, ``lexical`` and ``rerank`` (n,) are those of each side, None where it was not asked. ``copies``: by row
+    id of a candidate those of others that say the same and are candidates no more, in their order; ``unfolded``: the
+    run in which they still were. ``started``: by time.perf_counter; ``late``: reranking would have taken longer than it
+    may. ``texts`` and ``reranked``: what was read so far, by row id, and what a cross-encoder gave; rounds hand them
+    on.
     """
 
     snapshot: Snapshot
