@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         open,
         open_async,
     )
-    from embedsvc.api.options import NewDocument, SearchOptions
+    from embedsvc.api.options import CollectionOptions, NewDocument, SearchOptions
     from embedsvc.errors import EmbedsvcError
     from embedsvc.outcomes import Outcome, Report
     from embedsvc.records import StoredDocument, WholeText
@@ -40,6 +40,7 @@ __all__ = [
     "AsyncCollection",
     "AsyncLibrary",
     "Collection",
+    "CollectionOptions",
     "Context",
     "EmbedsvcError",
     "Hit",
@@ -63,6 +64,7 @@ _MODULES = {
     "AsyncCollection": "api.collections",
     "AsyncLibrary": "api.libraries",
     "Collection": "api.collections",
+    "CollectionOptions": "api.options",
     "Context": "search.hits",
     "EmbedsvcError": "errors",
     "Hit": "search.hits",

@@ -25,6 +25,7 @@ from embedsvc.outcomes import Like
 
 _Bytes = npt.NDArray[np.uint8]
 _Wide = npt.NDArray[np.uint64]
+_Flags = npt.NDArray[np.bool_]
 _Id = TypeVar("_Id", bound=Hashable)
 
 ALIKE = 0.8
@@ -93,16 +94,16 @@ def sign(text: str) -> Signature | None:
     return Signature(digest, (found % 256).astype(np.uint8))
 
 
-def similarity(one: str, other: str) -> float:
-    """The share of what either text says that both say: what signatures estimate, exactly, for texts as short as
-    passages. Case and white space make no difference; two texts of white space alone are alike."""
-    first, second = _shingles(one), _shingles(other)
-    return len(first & second) / len(first | second)
-
-
-def _shingles(text: str) -> set[str]:
-    plain = " ".join(text.casefold().split())
-    return {plain[at : at + SHINGLE] for at in range(max(1, len(plain) - SHINGLE + 1))}
+def alike(texts: Sequence[str], threshold: float = ALIKE) -> _Flags:
+    """Whether each two of the n ``texts`` (n, n) share about ``threshold`` of all that either says, by their
+    signatures: each text is read once. Case and white space make no difference; white space alone is like nothing."""
+    signatures = ((at, sign(text)) for at, text in enumerate(texts))
+    places = {at: signature.places for at, signature in signatures if signature is not None}
+    known, table = list(places), np.array(list(places.values()), np.uint8).reshape(-1, PLACES)
+    found = np.zeros((len(texts), len(texts)), np.bool_)
+    for at, own in places.items():
+        found[at, known] = (table == own).mean(axis=1) >= threshold
+    return found
 
 
 def _mixed(values: _Wide) -> _Wide:

@@ -36,7 +36,8 @@ from embedsvc.errors import Conflict, EmbedsvcError, NotFound, StorageFailure, U
 from embedsvc.filling import Batch, Committed, Filling
 from embedsvc.ingest import chunking_for
 from embedsvc.records import Chunking, Contract, Document, Heading, Passage, Tuned
-from embedsvc.search import Hit, Query, search
+from embedsvc.search import Query, search
+from embedsvc.search.hits import overlap
 from embedsvc.storage import Store, Turn, WholeDocument, exchange, index_lock, migration_lock, write_lock
 from embedsvc.storage.durability import fsync_path
 from embedsvc.storage.store import Known
@@ -475,7 +476,7 @@ def _compared(
             for snapshot, by in ((before, old_encoder), (after, encoder))
         )
         if was:
-            shares.append(sum(any(_same(hit, other) for other in now) for hit in was) / len(was))
+            shares.append(sum(any(overlap(hit, other) for other in now) for hit in was) / len(was))
     return (round(float(np.mean(shares)), 4) if shares else None), len(shares), None
 
 
@@ -486,7 +487,3 @@ def _questions(store: Store) -> list[str]:
         sentence = _SENTENCE.match(text)
         texts[title if (at % 2 and len(title.split()) > 1) or sentence is None else sentence[0]] = None
     return [text for text in texts if text.strip()]
-
-
-def _same(one: Hit, other: Hit) -> bool:
-    return one.document_id == other.document_id and one.start < other.end and other.start < one.end

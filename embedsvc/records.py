@@ -299,7 +299,8 @@ class Calibration:
 @dataclass(frozen=True, slots=True)
 class Tuned:
     """What a collection was found to be searched best by, each where that was measured and asked to be kept: how
-    hybrid search fuses, how many candidates a cross-encoder reads, and how sure it is that a hit answers."""
+    hybrid search fuses, how many candidates a cross-encoder reads (0: that does not pay), and how sure it is that a hit
+    answers."""
 
     fusion: Fusion | None = None
     rerank_depth: int | None = None

@@ -748,21 +748,54 @@ def test_what_is_called_plan_is_indexed(run: Run, tmp_path: Path, monkeypatch: p
     ("options", "says"),
     [
         (("search", "x", "--weight", 1.5), "weight is 1.5"),
-        (("search", "x", "--weight", 0.5, "--mode", "dense"), "are of mode hybrid; the mode is dense"),
+        (("search", "x", "--weight", 0.5, "--mode", "dense"), "fusion is of mode hybrid, not dense"),
+        (("search", "x", "--depth", 50, "--mode", "lexical"), "fusion is of mode hybrid, not lexical"),
+        (("search", "x", "--depth", 0), "depth is 0"),
+        (("search", "x", "--normalisation", "most"), "'most'; choose max, minmax, zscore"),
         (("search", "x", "--rerank", "no-such-model"), "no-such-model"),
         (("search", "x", "--rerank-depth", 20), "give --rerank too"),
         (("search", "x", "--order", "document"), "give expand or max_context_tokens too"),
         (("search", "x", "--expand", "chapter"), "expand is 'chapter'"),
         (("search", "?", "--min-confidence", 2), "min_confidence is 2"),
-        (("eval", "--passages"), "--passages cuts a new collection"),
+        (("search", "x", "--context", 10**9), "max_context_tokens is 1,000,000,000; ask for 1 to 200,000"),
+        (("eval", "-k", 0), "k is 0; choose cut-offs from 1"),
+        (("eval", "-k", -5), "k is -5; choose cut-offs from 1"),
+        (("eval", "--calibrate"), "--calibrate is fitted to questions"),
+        (("eval", "--passages"), "--passages is about a new collection"),
         (("eval", "--rerank", "m"), "give --tune NAME too"),
         (("eval", "--save"), "--save keeps what --tune NAME finds"),
+        (("eval", "--model", "m"), "--model is about a new collection; that of --collection"),
+        (("eval", "--language", "german"), "--language is about a new collection"),
+        (("eval", "--max-tokens", 64), "--max-tokens is about a new collection"),
+        (("eval", "--finer-tokens", 0), "--finer-tokens is about a new collection"),
+        (("eval", "questions.csv", "--sentences", 9), "--sentences takes sentences out of a collection"),
     ],
 )
 def test_options_that_are_wrong_or_contradict_each_other(
     run: Run, library: Path, options: tuple[Any, ...], says: str
 ) -> None:
     refused(run(*options, "-c", "library", "--data-dir", library), 2, says)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--chunk-tokens", 64), "--chunk-tokens is about documents that are cut into passages: give --passages"),
+        (("--overlap", 8), "give --passages"),
+        (("--finer-tokens", 0), "give --passages"),
+        (("--chunk-context", "none"), "give --passages"),
+        (("--passages", "--max-tokens", 64), "--max-tokens is about whole documents"),
+        (("--sentences", 9), "--sentences takes sentences out of a collection"),
+        (("--tune", "library", "--model", "m"), "--model is about a new collection, --tune NAME"),
+        (("--tune", "library", "--passages"), "--passages is about a new collection, --tune NAME"),
+        (("--tune", "library", "--chunk-tokens", 64), "--chunk-tokens is about a new collection, --tune NAME"),
+        (("--tune", "library", "--sentences", 9), "--sentences takes sentences"),
+    ],
+)
+def test_what_a_measurement_would_not_look_at_is_refused(
+    run: Run, tmp_path: Path, options: tuple[Any, ...], says: str
+) -> None:
+    refused(run("eval", tmp_path, *options, "--data-dir", tmp_path), 2, says)
 
 
 @pytest.mark.parametrize("option", [("-c", "library"), ("--mode", "dense"), ("--calibrate",), ("--gate", "ndcg@10>=1")])

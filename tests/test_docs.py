@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from embedsvc.config import Settings
 from tests.conftest import write_tree
 from tests.examples import examples
 from tests.server import server
@@ -22,6 +23,7 @@ def test_the_examples_of_the_python_api_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_tree(tmp_path / "handbook", HANDBOOK)
+    monkeypatch.setenv("EMBEDSVC_CACHE_DIR", str(Settings().cache))  # exported models, which are slow to make
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("EMBEDSVC_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("EMBEDSVC_RUNTIME", "onnx")

@@ -225,6 +225,14 @@ def test_confidence_needs_words_and_meaning(rainbow: Collection, fake: FakeEncod
         asked(rainbow, fake, "red", mode="lexical", min_confidence=0.5)
 
 
+def test_words_that_are_in_every_text_say_nothing_of_an_answer(encoder: Encoder, library: Path) -> None:
+    collection = Collection.open("library", Settings(data_dir=library))
+    empty, telling = (search(collection.snapshot(), encoder, Query(query)) for query in ("the of and", "power failure"))
+    assert empty.answerable is None
+    assert {hit.confidence for hit in empty.hits} == {None}
+    assert telling.answerable is not None
+
+
 # -- highlights ------------------------------------------------------------------------------------------------------
 
 

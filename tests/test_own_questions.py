@@ -208,6 +208,29 @@ def test_a_calibration_tells_answers_from_what_is_like_them(tmp_path: Path, fake
         calibrate(collection.snapshot(), fake, questions, "lexical")
 
 
+def test_a_document_is_an_answer_also_where_another_says_the_same(tmp_path: Path, fake: Any) -> None:
+    settings = Settings(data_dir=tmp_path / "data", durability="os")
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), settings)
+    documents = [
+        make_document(f"t:/{copy}{at}.md", f"The red thing called w{at} is here.", id=f"{copy}{at}")
+        for at in range(20)
+        for copy in "ab"
+    ]
+    for _ in ingest_items(collection, fake, documents, FieldChoice(), duplicates="ignore"):
+        pass
+    rows = "".join(
+        f"Where is the red w{at} thing?,{copy}{at}.md,The red thing called w{at} is here.\n"
+        for at in range(20)
+        for copy in "ab"
+    )
+    questions = questions_of(collection, tmp_path, f"question,document,quote\n{rows}")
+    found = score(collection.snapshot(), fake, questions, dataset="copies")
+    assert found.measures["answer_recall@5"] == 1
+    only_second = [Question(each.id, each.text, each.expected[1:]) for each in questions]
+    assert score(collection.snapshot(), fake, only_second, dataset="copies").measures["answer_recall@5"] == 1
+    assert calibrate(collection.snapshot(), fake, only_second).queries == 20
+
+
 # -- runs compared -----------------------------------------------------------------------------------------------------
 
 

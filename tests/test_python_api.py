@@ -19,13 +19,14 @@ import embedsvc
 from embedsvc import errors
 from embedsvc.api.collections import AsyncCollection, Collection
 from embedsvc.api.libraries import AsyncLibrary, Library
-from embedsvc.api.options import SearchOptions
+from embedsvc.api.options import CollectionOptions, SearchOptions
 from embedsvc.api.remote import Remote, body_of, pause_before
 from embedsvc.api.steps import Pause, Request, Response, run
 from embedsvc.encoding.canaries import CANARY_TEXTS
+from embedsvc.ingest import FIXED
 from embedsvc.search.asking import Asked
 from embedsvc.search.telling import answer_dict, answer_of
-from embedsvc.service.schemas import SearchRequest
+from embedsvc.service.schemas import CollectionRequest, SearchRequest
 from embedsvc.statuses import STATUS
 from tests.conftest import write_tree
 from tests.server import server
@@ -49,8 +50,11 @@ class Awaited:
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._wrapped, name)
         if inspect.iscoroutinefunction(value):
-            return lambda *given, **named: self._loop.run(value(*given, **named))
-        return (lambda *given: Awaited(value(*given), self._loop)) if name == "open" else value
+            return lambda *given, **named: self._wrapped_again(self._loop.run(value(*given, **named)))
+        return (lambda *given: self._wrapped_again(value(*given))) if name == "open" else value
+
+    def _wrapped_again(self, value: Any) -> Any:
+        return Awaited(value, self._loop) if isinstance(value, AsyncCollection) else value
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +167,21 @@ def test_searches_take_filters_vectors_and_the_other_options(docs: Any) -> None:
     assert boosted.hits[0].metadata == {"year": 2005}
 
 
+def test_narrow_near_diversity_groups_and_warnings_are_those_of_rest(docs: Any, handbook: Path) -> None:
+    filler = " ".join(f"Sentence {number} says something else altogether." for number in range(30))
+    long = f"{filler} Refunds take 14 days. {filler}"
+    docs.add([{"id": name, "text": f"{long} Edition {name}.", "metadata": {"kind": "x"}} for name in "ab"])
+    narrowed = docs.search("how long do refunds take?", narrow=20, k=1).hits[0]
+    assert "Refunds take 14 days." in narrowed.text
+    assert len(narrowed.text) < len(long) / 4
+    folded = docs.search("how long do refunds take?", duplicates="near", k=10)
+    assert {copy.document_id for hit in folded.hits for copy in hit.duplicates}
+    grouped = docs.search("refunds", group_by="metadata.kind", per_group=1, k=10)
+    assert len(grouped.hits) == 1
+    assert len(docs.search("refunds", diversity=0.5, k=2).hits) == 2
+    assert any("quotes" in warning for warning in docs.search('"no such phrase" refunds').warnings)
+
+
 def test_a_context_is_packed_within_its_tokens(docs: Any, handbook: Path) -> None:
     docs.index(handbook)
     context = docs.context("how do refunds work?", max_tokens=40, expand="document")
@@ -179,6 +198,11 @@ def test_a_context_is_packed_within_its_tokens(docs: Any, handbook: Path) -> Non
         ({"k": 0}, errors.UsageError, "k is 0"),
         ({"filter": "metadata.year >"}, errors.BadFilter, "filter"),
         ({"rerank_depth": 20}, errors.UsageError, "send rerank too"),
+        ({"fusion": {"wait": 1}}, errors.UsageError, "wait"),
+        ({"fusion": {"weight": 2.0}}, errors.UsageError, "weight is 2"),
+        ({"fusion": {"weight": 0.5}, "mode": "dense"}, errors.UsageError, "of mode hybrid"),
+        ({"max_context_tokens": 200_001}, errors.UsageError, "200,001"),
+        ({"narrow": 20, "group_by": "document"}, errors.UsageError, "narrow"),
         ({"query": "restart " * 2000}, errors.QueryTooLong, "Shorten it"),
         ({"query": " "}, errors.UsageError, "query is empty"),
         ({"query": [1.0, 2.0]}, errors.UsageError, "2 numbers|dimension"),
@@ -249,6 +273,22 @@ def test_a_reranker_that_is_not_there_is_told(docs: Any) -> None:
         docs.search("something", rerank="no-such")
 
 
+def test_a_collection_is_made_with_what_it_keeps(library: Any, docs: Any) -> None:
+    made = library.create("c", chunk_tokens=64, overlap=0, chunk_context="headings", language="german")
+    assert made.count() == 0
+    chunking = docs.describe()["chunking"]
+    assert (chunking["window"], chunking["context"], chunking["language"]) == (64, "headings", "german")
+    library.create("c")
+    with pytest.raises(errors.Conflict, match="chunk_tokens 64, not 128"):
+        library.create("c", chunk_tokens=128)
+    with pytest.raises(errors.UsageError, match="Did you mean chunk_tokens"):
+        library.create("d", chunk_token=5)
+    for wrong in ({"chunk_tokens": "many"}, {"language": "klingon"}, {"chunk_tokens": 2}, {"overlap": -1}):
+        with pytest.raises(errors.UsageError, match=next(iter(wrong))):
+            library.create("d", **wrong)
+    assert library.names() == ["c"]
+
+
 # -- both are the same -------------------------------------------------------------------------------------------------
 
 
@@ -288,12 +328,13 @@ def test_the_asynchronous_twin_has_the_same_methods(plain: type, twin: type) -> 
     assert methods(plain).keys() == methods(twin).keys()
     for name, method in methods(plain).items():
         one, other = inspect.signature(method), inspect.signature(methods(twin)[name])
+        assert one.parameters == other.parameters
         if name != "open":
-            assert one == other
             assert inspect.iscoroutinefunction(methods(twin)[name])
 
 
 def test_options_are_those_of_rest() -> None:
+    assert set(CollectionOptions.__annotations__) == set(CollectionRequest.model_fields) == FIXED
     three = {"query", "queries", "vector"}
     fields = {field.name for field in dataclasses.fields(Asked)}
     assert fields == set(SearchRequest.model_fields)

@@ -16,7 +16,7 @@ from embedsvc.errors import UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, make_document
-from embedsvc.search import Answer, Query, Rerank, search
+from embedsvc.search import Answer, Query, Rerank, Selection, search
 from tests.fakes import FakeEncoder
 
 
@@ -127,3 +127,41 @@ def test_what_cannot_be_reranked(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         reranked(collection, fake, reranker, k=10, **query)
+
+
+def test_rounds_read_a_passage_once_and_the_depth_once(tmp_path: Path, fake: FakeEncoder) -> None:
+    """The best passages are of one document: groups take several rounds, of which only the first has the time."""
+    made = Collection.create("c", fake.contract, Chunking(5, 0), Settings(data_dir=tmp_path, durability="os"))
+    long = make_document("t:long", " ".join(f"red red w{at} ." for at in range(300)), id="long")
+    others = [make_document(f"t:{at}", f"red green {'blue ' * at}", id=str(at)) for at in range(2)]
+    for _ in ingest_items(made, fake, [long, *others], FieldChoice(), duplicates="ignore"):  # type: ignore[arg-type]
+        pass
+    reranker: Any = FakeReranker()
+    submit = reranker.submit
+
+    def last(texts: list[str], *, limit: int | None) -> Any:
+        submitted = submit(texts, limit=limit)
+        reranker.submit, reranker.answers = submit, False
+        return submitted
+
+    reranker.submit = last
+    selection = Selection(group_by="document")
+    wanted = Rerank(reranker, depth=50, budget_ms=1e6)
+    query = Query("red", k=3, mode="dense", rerank=wanted, selection=selection, explain=True)
+    answer = search(made.snapshot(), fake, query)  # type: ignore[arg-type]
+    assert answer.explanation is not None
+    assert answer.explanation.rounds > 1
+    assert not answer.rerank_late
+    assert len(reranker.read) == 50
+    assert [hit.scores.rerank for hit in answer.hits] == [pytest.approx(1 / (1 + np.e)), None, None]
+    assert ids(answer) == ["long", "0", "1"]
+
+
+def test_reranked_hits_below_min_score_take_one_round(collection: Collection, fake: FakeEncoder) -> None:
+    """What was not read scores 0: no further round can bring a hit."""
+    wanted = Rerank(FakeReranker(), depth=2)  # type: ignore[arg-type]
+    query = Query("red", k=1, mode="hybrid", rerank=wanted, min_score=0.99, explain=True)
+    answer = search(collection.snapshot(), fake, query)  # type: ignore[arg-type]
+    assert (answer.hits, answer.warnings) == ((), ())
+    assert answer.explanation is not None
+    assert answer.explanation.rounds == 1

@@ -16,8 +16,8 @@ from embedsvc.encoding import Encoder
 from embedsvc.errors import BadFilter, QueryTooLong, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
-from embedsvc.records import Chunking, Document, make_document
-from embedsvc.search import Answer, Query, Selection, check_query, fusion, search
+from embedsvc.records import Chunking, Document, Fusion, make_document
+from embedsvc.search import Answer, Evidence, Query, Selection, check_query, fusion, search
 from embedsvc.search.fusion import convex_combination
 from tests.fakes import FakeEncoder
 
@@ -228,6 +228,19 @@ def test_min_score_leaves_out_what_is_below(tmp_path: Path, fake: FakeEncoder) -
     assert ids(ask(collection, fake, "red", mode="dense", min_score=1.5)) == []
 
 
+def test_min_score_of_fused_scores_looks_further_than_the_first_of_each_side(tmp_path: Path, fake: FakeEncoder) -> None:
+    """What is first on neither side has the best score of all."""
+    collection = texts(
+        tmp_path,
+        fake,
+        **{f"d{at}": f"red w{at}" for at in range(20)},
+        **{f"l{at}": f"green {'needle ' * 4} w{at}" for at in range(3)},
+        both="red red red green red needle " + " ".join(f"v{at}" for at in range(9)),
+    )
+    answer = ask(collection, fake, "red needle", k=1, min_score=0.55, fusion=Fusion(depth=1))
+    assert ids(answer) == ["both"]
+
+
 # -- filters ------------------------------------------------------------------------------------------------------
 
 
@@ -338,6 +351,23 @@ def test_passages_that_are_joined_do_not_take_the_places_of_others(
     assert [hit.id for hit in best.hits] == [hit.id for hit in answer.hits[:-2]]
 
 
+@pytest.mark.parametrize("expand", [None, "neighbours"])
+def test_a_merged_hit_is_cited_by_the_page_that_it_begins_on(
+    tmp_path: Path, fake: FakeEncoder, expand: str | None
+) -> None:
+    text = "green green green green red red red red green green"
+    pages = tuple(len("green ") * words for words in (0, 1, 3, 4))
+    document = make_document("t:a", text, id="a", page_starts=pages)
+    collection = collection_of(tmp_path, fake, document, chunking=Chunking(6, 2))
+    wanted = Evidence(expand=expand, max_context_tokens=1000)
+    answer = ask(collection, fake, "red", mode="dense", evidence=wanted)
+    assert answer.hits[0].text == "green green red red red red green green"
+    assert answer.hits[0].page == 2
+    assert answer.context is not None
+    for cited in (*answer.hits, *answer.context.sources):
+        assert cited.page == document.page_at(cited.start)
+
+
 def test_a_merged_hit_speaks_for_the_best_of_its_passages(tmp_path: Path, fake: FakeEncoder) -> None:
     document = make_document("t:a", "green green green green red red red red green green", id="a")
     collection = collection_of(tmp_path, fake, document, chunking=Chunking(6, 2))
@@ -420,6 +450,7 @@ def test_a_commit_in_mid_search_is_invisible_to_it(
         (Query(""), "empty"),
         (Query(" \n\t"), "empty"),
         (Query("red", mode="fuzzy"), "'fuzzy'; choose hybrid, dense, lexical"),  # type: ignore[arg-type]
+        (Query("red", mode="dense", fusion=Fusion()), "fusion is of mode hybrid, not dense"),
         (Query(vector=(1.0, 0, 0, 0)), "mode dense"),
         (Query("red", vector=(1.0, 0, 0, 0), mode="dense"), "without a query text"),
     ],

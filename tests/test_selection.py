@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import itertools
+import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedsvc import duplicates as signing
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
-from embedsvc.duplicates import similarity
+from embedsvc.duplicates import alike
 from embedsvc.errors import BadFilter, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, make_document
-from embedsvc.search import Answer, Preference, Query, Recency, Rerank, Selection, boost_of, boosting, search
+from embedsvc.search import Answer, Preference, Query, Recency, Rerank, Selection, boost_of, boosting, pipeline, search
 from embedsvc.search.telling import answer_dict
 from embedsvc.storage import metadata_keys
 from tests.fakes import FakeEncoder
@@ -133,11 +135,69 @@ def test_texts_that_are_nearly_the_same_are_folded_where_that_is_asked_for(tmp_p
     assert sorted(each.document_id for each in hit.duplicates) == ["b", "c"]
 
 
-def test_similarity_is_the_share_of_what_both_say() -> None:
-    assert similarity("Red  apple\n", "red apple") == 1
-    assert similarity("abcdefghij", "abcdefghik") == pytest.approx(1 / 3)
-    assert similarity("", " ") == 1
-    assert similarity("red", "blue") == 0
+def test_texts_are_alike_by_what_they_share() -> None:
+    texts = ["Red  apple\n", "red apple", "abcdefghij", "abcdefghik", " ", ""]
+    assert [np.flatnonzero(row).tolist() for row in alike(texts)] == [[0, 1], [0, 1], [2], [3], [], []]
+    assert alike(texts[2:4], 0.2).all(), "a third is"
+    assert alike([]).shape == (0, 0)
+
+
+def test_a_text_is_read_once_however_many_are_close_to_it(
+    tmp_path: Path, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"red {random.Random(at).getrandbits(160):x}" for at in range(30)]
+    collection = collection_of(tmp_path, fake, *(document(text, text) for text in texts))
+    read: list[str] = []
+    sign = signing.sign
+
+    def noted(text: str) -> signing.Signature | None:
+        read.append(text)
+        return sign(text)
+
+    monkeypatch.setattr(signing, "sign", noted)
+    assert len(asked(collection, fake, duplicates="near", rest={"k": 30}).hits) == 30
+    assert sorted(read) == sorted(texts)
+
+
+@pytest.fixture
+def beside(tmp_path: Path, fake: FakeEncoder) -> Collection:
+    """Of document a, the second passage, which overlaps the best one, says what b says; c comes after both."""
+    long = document("a", "red red red red red red w1 w2 w3 w4 red red w5 w6 blue")
+    alone = collection_of(tmp_path / "alone", fake, long, window=12, overlap=5)
+    best, second, *_ = asked(alone, fake, rest={"merge": False}).hits
+    assert best.start < second.start < best.end < second.end
+    others = (document("b", second.text), document("c", "red blue blue blue blue"))
+    return collection_of(tmp_path / "c", fake, long, *others, window=12, overlap=5)
+
+
+def told(answer: Answer) -> list[tuple[str, list[str]]]:
+    return [(hit.document_id, [each.document_id for each in hit.duplicates]) for hit in answer.hits]
+
+
+def all_of(answer: Answer) -> set[str]:
+    return {id for document, others in told(answer) for id in (document, *others)}
+
+
+def test_what_is_joined_to_a_hit_brings_its_copies(beside: Collection, fake: FakeEncoder) -> None:
+    assert told(asked(beside, fake)) == [("a", ["b"]), ("c", [])]
+
+
+def test_a_passage_that_others_cover_brings_its_copies(tmp_path: Path, fake: FakeEncoder) -> None:
+    words = "red red red red red w0 w1 w2 w3 w4 red red red w5 w6 w7 w8 w9 red red red red blue w10 w11"
+    alone = collection_of(tmp_path / "alone", fake, document("a", words), window=12, overlap=8)
+    passages = asked(alone, fake, rest={"merge": False, "k": 50}).hits
+    others = [document(f"copy{at}", passage.text) for at, passage in enumerate(passages)]
+    collection = collection_of(tmp_path / "c", fake, document("a", words), *others, window=12, overlap=8)
+    answer = asked(collection, fake, rest={"k": 50})
+    assert all_of(answer) == {"a", *(other.id for other in others)}
+
+
+@pytest.mark.parametrize("narrow", [4, 8, True])
+def test_parts_of_passages_bring_the_copies_of_all_they_have_some_of(
+    beside: Collection, fake: FakeEncoder, narrow: int
+) -> None:
+    answer = asked(beside, fake, rest={"narrow": narrow})
+    assert all_of(answer) == {"a", "b", "c"}
 
 
 def test_neighbours_with_the_same_text_are_joined_not_folded(tmp_path: Path, fake: FakeEncoder) -> None:
@@ -206,6 +266,33 @@ def test_groups_have_their_share_and_k_is_full(tmp_path: Path, fake: FakeEncoder
     assert [hit.metadata["kind"] for hit in by_kind.hits] == ["book", "book", "memo", "note", "memo", "note"]
 
 
+def test_groups_that_cannot_fill_the_answer_end_the_search_and_that_is_told(tmp_path: Path, fake: FakeEncoder) -> None:
+    notes = [document(f"note{at}", f"red v{at}", kind=str(at)) for at in range(3)]
+    book = document("book", " ".join(f"red w{at} ." for at in range(500)), kind="0")
+    collection = collection_of(tmp_path, fake, *notes, book, window=5)
+    count = collection.snapshot().store.count()
+    answer = asked(collection, fake, group_by="metadata.kind", rest={"explain": True})
+    assert sorted(ids(answer)) == ["note0", "note1", "note2"]
+    assert answer.explanation is not None
+    assert answer.explanation.steps[0].passages < count
+    (warning,) = answer.warnings
+    assert "3 of 10 hits were found among the 400 best candidates" in warning
+    assert "there may be more" in warning
+    assert asked(collection, fake, group_by="metadata.kind", rest={"k": 3}).warnings == ()
+    assert asked(collection, fake, rest={"k": 3, "filter": "id = 'note0:0'"}).warnings == (), "there is no more"
+
+
+def test_no_round_has_more_candidates_than_the_most(
+    copied: Collection, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_MOST", 30)
+    answer = asked(copied, fake, rest={"k": 5, "explain": True})
+    assert len(answer.hits) == 1
+    assert answer.explanation is not None
+    assert answer.explanation.steps[0].passages == 30
+    assert "among the 30 best candidates" in answer.warnings[0]
+
+
 def test_what_lacks_the_field_is_of_no_group(tmp_path: Path, fake: FakeEncoder) -> None:
     collection = collection_of(
         tmp_path,
@@ -226,6 +313,28 @@ def test_overlapping_passages_take_no_place_of_a_group(tmp_path: Path, fake: Fak
     assert len(hits) == 3
     spans = sorted((hit.start, hit.end) for hit in hits)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+def test_a_copy_of_what_a_group_leaves_out_takes_its_place(beside: Collection, fake: FakeEncoder) -> None:
+    plain = asked(beside, fake, duplicates="keep", group_by="document")
+    for diversity in (0.0, 0.3):
+        answer = asked(beside, fake, group_by="document", diversity=diversity, rest={"explain": True})
+        assert told(answer) == [("a", []), ("b", ["a"]), ("c", [])]
+        assert falls(answer)
+        assert [hit.scores for hit in answer.hits] == [hit.scores for hit in plain.hits]
+    assert told(asked(beside, fake, group_by="document", per_group=2))[:2] == [("a", []), ("b", ["a"])]
+
+
+def test_a_copy_whose_group_is_full_takes_no_place(tmp_path: Path, fake: FakeEncoder) -> None:
+    collection = collection_of(
+        tmp_path,
+        fake,
+        document("a", "red", of="x"),
+        document("b", "red blue", of="x"),
+        document("c", "red blue", of="x"),
+        document("d", "red green", of="y"),
+    )
+    assert told(asked(collection, fake, group_by="metadata.of")) == [("a", []), ("d", [])]
 
 
 def test_an_unknown_field_is_told_of_and_a_rare_one_is_not(tmp_path: Path, fake: FakeEncoder) -> None:
@@ -331,6 +440,15 @@ def test_an_empty_collection_has_no_hit_whatever_is_wanted(tmp_path: Path, fake:
     assert asked(empty, fake, rest={"mode": mode}, **wanted).hits == ()
 
 
+def test_min_score_finds_what_only_a_boost_lifts_above_it(tmp_path: Path, fake: FakeEncoder) -> None:
+    better = [document(f"b{at}", f"red w{at}") for at in range(110)]
+    preferred = [document(f"p{at:02}", f"red red blue w{at}", kind="x") for at in range(15)]
+    collection = collection_of(tmp_path, fake, *better, *preferred)
+    boosts = (Preference("metadata.kind = 'x'", 5),)
+    answer = asked(collection, fake, boosts=boosts, rest={"k": 20, "min_score": 0.5})
+    assert sorted(ids(answer)) == [f"p{at:02}" for at in range(15)]
+
+
 def test_bad_filters_of_boosts_are_told_of(dated: Collection, fake: FakeEncoder) -> None:
     for filter, said in (("kind = 'manual'", "unknown field 'kind'"), ("title =", "missing")):
         with pytest.raises(BadFilter, match=said):
@@ -375,6 +493,8 @@ def test_boosts_of_json() -> None:
         ({**recency, "factor": 2}, "either field, half_life_days and weight, or filter and factor"),
         ({**recency, "weight": "much"}, "weight of a boost is 'much'; it must be a number"),
         ({**recency, "weight": True}, "weight of a boost is True"),
+        ({"filter": "title = 'a'", "factor": 10**400}, "more than 308 digits"),
+        ({**recency, "weight": -(10**400)}, "more than 308 digits"),
         ({"filter": 3, "factor": 2}, "filter of a boost is 3; it must be a text"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from lance.dataset import MergeInsertBuilder
 
 from embedsvc.errors import Conflict, DamagedCollection, NotFound, StorageFailure
-from embedsvc.records import Chunking, Contract, Document, Heading, Passage, make_document
+from embedsvc.records import Chunking, Contract, Document, Fusion, Heading, Passage, Tuned, make_document
 from embedsvc.storage import Store, passage_table
 from embedsvc.storage.store import embedded
 
@@ -258,6 +258,18 @@ def test_a_table_from_before_texts_had_hashes_gets_them_when_it_is_written_to(tm
     known = later.vectors_of(("", f"{which} text") for which in ("some", "other", "no"))
     assert known.keys() == {("", "some text"), ("", "other text")}
     assert put(later, simple("c", "third text")).count() == 3
+
+
+def test_a_table_tuned_before_there_was_more_than_a_fusion_keeps_it(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "s")
+    store.dataset.update_schema_metadata(
+        {"embedsvc.fusion": '{"method": "convex", "weight": 0.3, "normalisation": "zscore", "depth": 50}'}
+    )
+    store = Store.open(tmp_path / "s", "os")
+    before = Fusion("convex", 0.3, "zscore", 50)
+    assert store.tuned == Tuned(before)
+    store = store.with_tuned(replace(store.tuned, rerank_depth=20))
+    assert store.tuned == Store.open(tmp_path / "s", "os").tuned == Tuned(before, 20)
 
 
 def test_known_vectors_are_given_by_what_is_embedded(tmp_path: Path) -> None:

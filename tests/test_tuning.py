@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedsvc.cli import output
 from embedsvc.collection import Collection
 from embedsvc.errors import UsageError
+from embedsvc.evaluate.beir import judge
 from embedsvc.evaluate.significance import bootstrap_interval, randomisation_test
-from embedsvc.evaluate.tuning import tune
+from embedsvc.evaluate.tuning import Choice, Tuning, tune
 from embedsvc.records import Fusion, Tuned, make_document
 from embedsvc.search import Query, Rerank, check_query, search
 from embedsvc.search.fusion import convex_combination, fused, reciprocal_ranks
@@ -85,15 +89,34 @@ def test_intervals_and_p_values() -> None:
 @pytest.fixture
 def judged(tmp_path: Path, fake: FakeEncoder) -> tuple[Collection, Path]:
     """Words mislead: the judged document says what is meant, and another one repeats the query's odd word."""
-    folder = tmp_path / "beir"
-    (folder / "qrels").mkdir(parents=True)
-    documents, queries, qrels = [], [], []
+    documents, queries = [], []
     for at in range(40):
         mix = "red " * (at % 7 + 1) + "green " * (at // 7 + 1)
         odd = f"odd{'x' * at}"
         documents += [(f"good{at}", mix), (f"bad{at}", f"{odd} red green blue white")]
-        queries.append({"_id": f"q{at}", "text": mix + odd})
-        qrels.append(f"q{at}\tgood{at}\t1")
+        queries.append(mix + odd)
+    return judging(tmp_path, fake, documents, queries)
+
+
+@pytest.fixture
+def worded(tmp_path: Path, fake: FakeEncoder) -> tuple[Collection, Path]:
+    """The judged document has the query's words one after the other; another one, which was there first, apart."""
+    documents, queries = [], []
+    for at in range(40):
+        one, other = f"one{'x' * at}", f"other{'y' * at}"
+        documents += [(f"bad{at}", f"{other} red {one}"), (f"good{at}", f"red {one} {other}")]
+        queries.append(f"{one} {other} red")
+    return judging(tmp_path, fake, documents, queries)
+
+
+def judging(
+    tmp_path: Path, fake: FakeEncoder, documents: list[tuple[str, str]], asked: list[str]
+) -> tuple[Collection, Path]:
+    """A collection of the documents by id, and a folder by which each query is answered by ``good`` and its number."""
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    queries = [{"_id": f"q{at}", "text": text} for at, text in enumerate(asked)]
+    qrels = [f"q{at}\tgood{at}\t1" for at in range(len(asked))]
     records = [{"_id": id, "title": "", "text": text} for id, text in documents]
     for name, lines in (("corpus", records), ("queries", queries)):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -107,18 +130,19 @@ def test_tuning_chooses_on_one_half_and_proves_on_the_other(judged: tuple[Collec
     with collection.writer() as writer:
         writer.tune(Tuned(Fusion(weight=0.0)))
     found = tune(collection.snapshot(), fake, folder, "test")
-    assert found.current == Fusion(weight=0.0)
+    fusion = found.fusion
+    assert fusion.current == Fusion(weight=0.0)
     assert sum(found.queries) == 40
     assert min(found.queries) > 5
-    assert found.best.weight > 0
-    assert found.tuned > found.ndcg
-    assert found.proved == (found.interval[0] > 0)
+    assert fusion.best.weight > 0
+    assert fusion.after > fusion.before
+    assert fusion.proved == (fusion.interval[0] > 0)
+    assert found.rerank_depth is None
     assert tune(collection.snapshot(), fake, folder, "test") == found, "the same data give the same answer"
     assert collection.store().fusion == Fusion(weight=0.0), "nothing is kept unasked"
-    again = replace(found, current=found.best)
     with collection.writer() as writer:
-        writer.tune(Tuned(found.best))
-    assert tune(collection.snapshot(), fake, folder, "test").best == again.current, "as good is not better"
+        writer.tune(Tuned(fusion.best))
+    assert tune(collection.snapshot(), fake, folder, "test").fusion.best == fusion.best, "as good is not better"
 
 
 class Oracle(FakeReranker):
@@ -135,13 +159,14 @@ def test_the_depth_of_reranking_is_tuned_and_each_passage_read_once(judged: tupl
     collection, folder = judged
     oracle = Oracle()
     found = tune(collection.snapshot(), fake, folder, "test", oracle)  # type: ignore[arg-type]
-    assert found.current_rerank_depth == 50
-    assert found.rerank_depth in (0, 10, 20, 50, 100)
+    assert found.rerank_depth is not None
+    assert found.rerank_depth.current == 50
+    assert found.rerank_depth.best in (0, 10, 20, 50, 100)
     chosen_on, proved_on = found.queries
     # Eighty passages there are; each is read for a query once, whatever depths are tried.
     assert len(oracle.read) <= chosen_on * 80 + proved_on * 80
     with collection.writer() as writer:
-        writer.tune(Tuned(found.best, 10))
+        writer.tune(Tuned(found.fusion.best, 10))
     query = Query("red green", k=2, rerank=Rerank(oracle))  # type: ignore[arg-type]
     oracle.read.clear()
     search(collection.snapshot(), fake, query)
@@ -151,16 +176,74 @@ def test_the_depth_of_reranking_is_tuned_and_each_passage_read_once(judged: tupl
     assert len(oracle.read) == 4, "unless the query says otherwise"
 
 
-def test_a_reranker_that_knows_nothing_is_not_to_be_asked(judged: tuple[Collection, Path], fake: Any) -> None:
+class Reverse(Oracle):
+    """Puts last what is right."""
+
+    def submit(self, texts: list[str], *, limit: int | None) -> Any:
+        future: Future[Any] = Future()
+        future.set_result(-super().submit(texts, limit=limit).future.result())
+        return SimpleNamespace(future=future)
+
+
+@pytest.mark.parametrize(
+    "current", [Fusion(), Fusion(weight=0.0), Fusion("rrf", 0.3), Fusion("convex", 0.2, "zscore", 50)]
+)
+def test_what_is_compared_is_what_a_search_gives(worded: tuple[Collection, Path], fake: Any, current: Fusion) -> None:
+    collection, folder = worded
+    with collection.writer() as writer:
+        writer.tune(Tuned(current))
+    lines = (folder / "qrels" / "test.tsv").read_text().splitlines()
+    held_out = [line for line in lines if hashlib.blake2b(line.partition("\t")[0].encode()).digest()[0] % 2]
+    (folder / "qrels" / "held_out.tsv").write_text("\n".join(held_out))
+    measured = judge(collection.snapshot(), fake, folder, "held_out", "hybrid")
+    assert tune(collection.snapshot(), fake, folder, "test").fusion.before == pytest.approx(measured)
+
+
+def test_a_reranker_that_harms_is_not_to_be_asked_and_proves_no_fusion(
+    judged: tuple[Collection, Path], fake: Any
+) -> None:
     collection, folder = judged
+    with collection.writer() as writer:
+        writer.tune(Tuned(tune(collection.snapshot(), fake, folder, "test").fusion.best))
+    found = tune(collection.snapshot(), fake, folder, "test", Reverse())  # type: ignore[arg-type]
+    assert found.rerank_depth is not None
+    assert found.rerank_depth.after > found.rerank_depth.before
+    assert found.proved == {"rerank_depth": 0}, "and no fusion with it"
 
-    class Reverse(Oracle):
-        def submit(self, texts: list[str], *, limit: int | None) -> Any:
-            future: Future[Any] = Future()
-            future.set_result(-super().submit(texts, limit=limit).future.result())
-            return SimpleNamespace(future=future)
 
-    assert tune(collection.snapshot(), fake, folder, "test", Reverse()).rerank_depth == 0  # type: ignore[arg-type]
+def test_where_reranking_does_not_pay_none_is_done_unasked(judged: tuple[Collection, Path], fake: Any) -> None:
+    collection, folder = judged
+    oracle = Oracle()
+    with collection.writer() as writer:
+        writer.tune(Tuned(rerank_depth=0))
+    query = Query("red green", k=2, rerank=Rerank(oracle))  # type: ignore[arg-type]
+    answer = search(collection.snapshot(), fake, query)
+    assert answer.hits == search(collection.snapshot(), fake, replace(query, rerank=None)).hits
+    assert oracle.read == []
+    assert "Nothing was reranked" in answer.warnings[-1]
+    answer = search(collection.snapshot(), fake, replace(query, rerank=Rerank(oracle, 4)))  # type: ignore[arg-type]
+    assert (len(oracle.read), answer.warnings) == (4, ())
+    found = tune(collection.snapshot(), fake, folder, "test", oracle)  # type: ignore[arg-type]
+    assert found.rerank_depth is not None
+    assert found.rerank_depth.current == 0
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_was_found_is_told_for_each_by_itself(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    fusion = Choice(Fusion(), Fusion(weight=0.3), 0.7, 0.71, (-0.01, 0.03), 0.4)
+    depth = Choice(50, 0, 0.6, 0.71, (0.05, 0.2), 0.001)
+    found = Tuning(fusion, depth, (20, 22), 0)
+    assert found.proved == {"rerank_depth": 0}
+    output.tuning(found, found.proved, as_json)
+    told = capsys.readouterr().out
+    if as_json:
+        value = json.loads(told)
+        assert (value["fusion"]["proved"], value["rerank_depth"]["proved"]) == (False, True)
+        assert value["kept"] == ["rerank_depth"]
+    else:
+        assert re.search(r"fusion\.kept +no: the gain is not proved", told)
+        assert re.search(r"rerank depth\.best +0: do not rerank", told)
+        assert re.search(r"rerank depth\.kept +yes", told)
 
 
 def test_an_oracle_ranks_as_well_as_the_candidates_let_it(judged: tuple[Collection, Path], fake: Any) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from embedsvc.records import Fusion
+from embedsvc.records import Chunking, Fusion, make_document
+from embedsvc.search import Selection
 from embedsvc.search.terms import pairs_in, query_pairs
 from embedsvc.search.wording import shares
+from embedsvc.storage import Store
 from tests.fakes import FakeEncoder
-from tests.test_search import ask, ids, texts
+from tests.test_search import ask, collection_of, ids, texts
 
 
 @pytest.mark.parametrize(
@@ -66,3 +70,24 @@ def test_one_word_has_no_wording(tmp_path: Path, fake: FakeEncoder) -> None:
     answer = ask(collection, fake, "red", explain=True)
     assert "wording" not in answer.hits[0].places
     assert answer.hits[0].score == pytest.approx(1)
+
+
+def test_rounds_read_a_text_once(tmp_path: Path, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = make_document("t:long", " ".join(f"red apple w{at} ." for at in range(150)), id="long")
+    collection = collection_of(
+        tmp_path, fake, long, make_document("t:o", "red apple pie", id="other"), chunking=Chunking(6, 0)
+    )
+    read: list[int] = []
+    columns = Store.columns
+
+    def counted(self: Store, row_ids: Sequence[int], names: Sequence[str]) -> list[list[Any]]:
+        read.extend(row_ids if "text" in names else ())
+        return columns(self, row_ids, names)
+
+    monkeypatch.setattr(Store, "columns", counted)
+    selection = Selection(duplicates="keep", group_by="document")
+    answer = ask(collection, fake, "red apple", k=5, fusion=Fusion(depth=1), selection=selection, explain=True)
+    assert answer.explanation is not None
+    assert answer.explanation.rounds > 1
+    assert read
+    assert len(read) == len(set(read))

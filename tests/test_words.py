@@ -54,8 +54,21 @@ def test_a_phrase_has_to_be_there_word_by_word(tmp_path: Path, fake: FakeEncoder
     assert ids(ask(collection, fake, '"fox quick" red', mode=mode)) == ["wrong"]
     assert ids(ask(collection, fake, '"green fox" "red quick"', mode=mode)) == ["right"]
     assert set(ids(ask(collection, fake, '"green fox"', mode=mode))) == {"right", "wrong"}
-    assert ids(ask(collection, fake, '"fox green"', mode=mode)) == []
     assert set(ids(ask(collection, fake, "quick green fox", mode=mode))) >= {"right", "wrong"}
+
+
+@pytest.mark.parametrize("mode", ["lexical", "hybrid"])
+def test_a_phrase_that_is_nowhere_is_searched_by_its_words_and_that_is_said(
+    tmp_path: Path, fake: FakeEncoder, mode: str
+) -> None:
+    collection = texts(tmp_path, fake, **ORDERS)
+    loose, free = (ask(collection, fake, query, mode=mode) for query in ('"fox green"', " fox green "))
+    assert loose.query == '"fox green"'
+    assert ids(loose) == ids(free) != []
+    assert loose.warnings[-1] == (
+        'No passage that may be found has "fox green" word by word: the words were searched for without quotes.'
+    )
+    assert not any("quotes" in each for each in ask(collection, fake, '"green fox"', mode=mode).warnings)
 
 
 def test_a_phrase_and_a_filter(tmp_path: Path, fake: FakeEncoder) -> None:

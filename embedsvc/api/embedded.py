@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from embedsvc.api.options import NewDocument, checked
+from embedsvc.api.options import CollectionOptions, NewDocument, checked
 from embedsvc.api.paths import named_paths
 from embedsvc.api.steps import Steps, T, Work
 from embedsvc.collection import collection_names, delete_collection
-from embedsvc.config import Settings
+from embedsvc.config import Settings, load_settings
 from embedsvc.describe import read_document
 from embedsvc.encoders import Encoders
 from embedsvc.encoding.tokens import load_counter
@@ -107,8 +107,11 @@ class Embedded:
         return Report(name, (*clashing, *outcomes))
 
     def _made(self, name: str) -> Opened:
-        self._collections.steadily(name, lambda: self._collections.make(name, self._fixed))
+        self._make(name, self._fixed)
         return self._collections.open(name)
+
+    def _make(self, name: str, fixed: dict[str, Any]) -> None:
+        self._collections.steadily(name, lambda: self._collections.make(name, fixed))
 
     def get(self, name: str, id: str) -> Steps[WholeText]:
         return self._call(name, lambda opened: read_document(opened.collection.store(), id))
@@ -129,6 +132,11 @@ class Embedded:
 
     def names(self) -> Steps[list[str]]:
         return _work(lambda: collection_names(self._settings.data_dir))
+
+    def create(self, name: str, options: CollectionOptions) -> Steps[None]:
+        settings = load_settings(options)
+        fixed = self._fixed | {option: getattr(settings, option) for option in options}
+        return _work(lambda: self._make(name, fixed))
 
     def remove(self, name: str) -> Steps[None]:
         return _work(lambda: self._remove(name))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Awaitable, Callable
 from dataclasses import fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
 from embedsvc.api.collections import AsyncCollection, Collection, Runs, RunsAsync
+from embedsvc.api.options import CollectionOptions, check_names
 from embedsvc.api.place import Place
 from embedsvc.api.steps import Request, run, run_async
 from embedsvc.config import Settings, load_settings
-from embedsvc.errors import UsageError
 from embedsvc.names import check_name
 
 if TYPE_CHECKING:
@@ -34,6 +33,17 @@ class Library:
             UsageError: no collection can be called that.
         """
         return Collection(check_name(name), self._place, self._run)
+
+    def create(self, name: str, **options: Unpack[CollectionOptions]) -> Collection:
+        """The collection of that name, made without a document where there is none; where there is one, it must have
+        been made with these ``options``.
+
+        Raises:
+            UsageError: no collection can be called that, or an option has a wrong name or value.
+            Conflict, ContractMismatch: it is there with others. ModelError: no such model.
+        """
+        self._run(self._place.create(check_name(name), _checked(options)))
+        return self.open(name)
 
     def names(self) -> list[str]:
         """Names of the collections that there are, sorted."""
@@ -61,6 +71,11 @@ class AsyncLibrary:
     def open(self, name: str) -> AsyncCollection:
         """:meth:`Library.open`."""
         return AsyncCollection(check_name(name), self._place, self._run)
+
+    async def create(self, name: str, **options: Unpack[CollectionOptions]) -> AsyncCollection:
+        """:meth:`Library.create`."""
+        await self._run(self._place.create(check_name(name), _checked(options)))
+        return self.open(name)
 
     async def names(self) -> list[str]:
         """:meth:`Library.names`."""
@@ -130,13 +145,13 @@ def connect_async(url: str, *, api_key: str | None = None, timeout: float = 30.0
     return AsyncLibrary(Remote(url, retries), partial(run_async, send=transport.send), transport.close)
 
 
+def _checked(options: CollectionOptions) -> CollectionOptions:
+    check_names(options, list(CollectionOptions.__annotations__), "option")
+    return options
+
+
 def _embedded(given: dict[str, Any]) -> Embedded:
-    known = [field.name for field in fields(Settings)]
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
-            raise UsageError(f"There is no setting {name}. {hint}")
+    check_names(given, [field.name for field in fields(Settings)], "setting")
     settings = load_settings(given)
     # From here on, whatever the working directory becomes.
     settings = replace(settings, data_dir=settings.data_dir.absolute())

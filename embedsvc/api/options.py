@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, Required, TypedDict
 
+from embedsvc.config import Dtype
 from embedsvc.errors import UsageError
 from embedsvc.outcomes import CLASHES, Outcome
-from embedsvc.records import Document, Metadata, ready_document
+from embedsvc.records import Context, Document, Language, Metadata, ready_document
 from embedsvc.search.hits import Mode
 
 
@@ -64,6 +66,25 @@ class SearchOptions(TypedDict, total=False):
     """Also tell what each stage of the search did."""
 
 
+class CollectionOptions(TypedDict, total=False):
+    """What a collection keeps for good. What is left out follows the settings here, or those of the service."""
+
+    model: str
+    """Model id, or a folder; of a service, one on its machine."""
+    dtype: Dtype
+    """Arithmetic of the encoder."""
+    chunk_tokens: int
+    """Tokens per passage."""
+    overlap: int
+    """Tokens that neighbouring passages share, at most."""
+    finer_tokens: int
+    """Tokens of the sub-windows that longer passages are also matched by; 0: none."""
+    chunk_context: Context
+    """What is encoded in front of each passage: its document's title, the headings over it, both or nothing."""
+    language: Language
+    """Of the text, for stems and stop words of lexical search."""
+
+
 class NewDocument(TypedDict, total=False):
     """A document to be added. Without ``id`` it comes from ``uri``, without both from the text."""
 
@@ -72,6 +93,16 @@ class NewDocument(TypedDict, total=False):
     uri: str
     title: str
     metadata: Metadata
+
+
+def check_names(given: Iterable[str], known: Collection[str], kind: str) -> None:
+    """Raises UsageError where one that is ``given`` is not ``known``: with what may have been meant. ``kind``: what
+    they name."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+            raise UsageError(f"There is no {kind} {name}. {hint}")
 
 
 _KINDS: Mapping[str, type] = {"text": str, "id": str, "uri": str, "title": str, "metadata": Mapping}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from embedsvc.api.steps import Steps
 
 if TYPE_CHECKING:
-    from embedsvc.api.options import NewDocument
+    from embedsvc.api.options import CollectionOptions, NewDocument
     from embedsvc.outcomes import Report
     from embedsvc.records import StoredDocument, WholeText
     from embedsvc.search.asking import Asked
@@ -38,5 +38,7 @@ class Place(Protocol):
     def describe(self, name: str) -> Steps[dict[str, Any]]: ...
 
     def names(self) -> Steps[list[str]]: ...
+
+    def create(self, name: str, options: CollectionOptions) -> Steps[None]: ...
 
     def remove(self, name: str) -> Steps[None]: ...

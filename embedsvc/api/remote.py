@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from embedsvc import __version__
-from embedsvc.api.options import NewDocument, checked
+from embedsvc.api.options import CollectionOptions, NewDocument, checked
 from embedsvc.api.paths import named_paths
 from embedsvc.api.steps import Pause, Request, Response, Steps, Work
 from embedsvc.errors import JobFailed, Overloaded, ReadError, Unreachable, UsageError, VersionMismatch
@@ -100,6 +100,9 @@ class Remote:
     def names(self) -> Steps[list[str]]:
         value = yield from self._ask(Request("GET", "/v1/collections"))
         return [each["name"] for each in value["collections"]]
+
+    def create(self, name: str, options: CollectionOptions) -> Steps[None]:
+        yield from self._ask(Request("PUT", _of(name), _json(options, "The options")))
 
     def remove(self, name: str) -> Steps[None]:
         yield from self._ask(Request("DELETE", _of(name)))
@@ -211,10 +214,14 @@ def body_of(asked: Asked) -> bytes:
         UsageError: a value that JSON does not have.
     """
     value = {name: getattr(asked, name) for name in _DEFAULTS if getattr(asked, name) != _DEFAULTS[name]}
+    return _json(value, "The search")
+
+
+def _json(value: Mapping[str, Any], called: str) -> bytes:
     try:
         return json.dumps(value, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
-        raise UsageError(f"The search cannot be sent: {error}.") from None
+        raise UsageError(f"{called} cannot be sent: {error}.") from None
 
 
 # -- what is put in ------------------------------------------------------------------------------------------------

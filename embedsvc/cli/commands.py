@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from embedsvc.cli import documents, maintenance, models
-from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, parsed_boosts, settings_of
+from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, parsed_boosts, refuse_where, settings_of
 from embedsvc.config import Settings
 from embedsvc.errors import UsageError
 
@@ -213,6 +213,8 @@ def search(
     ] = None,
     fusion: Annotated[str | None, typer.Option(help="Mode hybrid: convex or rrf. Default: the collection's.")] = None,
     weight: Annotated[float | None, typer.Option(help="Mode hybrid: of meaning, 0 to 1; words have the rest.")] = None,
+    normalisation: Annotated[str | None, typer.Option(help="Of convex: max, minmax or zscore.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Mode hybrid: candidates that each side brings, at least.")] = None,
     duplicates: Annotated[
         str, typer.Option(help="Passages that say the same (exact), or nearly (near), are one hit; or keep.")
     ] = "exact",
@@ -233,13 +235,12 @@ def search(
     from embedsvc.encoding import encoder_for
     from embedsvc.encoding.tokens import load_counter
     from embedsvc.errors import UsageError
+    from embedsvc.records import Fusion
     from embedsvc.search import Evidence, Query, Rerank, Selection, check_query, search
 
     settings = settings_of(data_dir=data_dir, on_overflow=on_overflow)
     if rerank is None and (rerank_depth is not None or time_budget is not None):
         raise UsageError("--rerank-depth and --time-budget are about reranking: give --rerank too.")
-    if mode != "hybrid" and (fusion is not None or weight is not None):
-        raise UsageError(f"--fusion and --weight are of mode hybrid; the mode is {mode}.")
     reranker = None
     if rerank is not None:
         from embedsvc.encoding.cross_encoder import load_cross_encoder
@@ -248,6 +249,8 @@ def search(
         reranker = Rerank(cross_encoder, rerank_depth, time_budget)
     count = None if tokenizer is None else load_counter(tokenizer)
     wanted = Evidence(expand, context, order, count, highlight, min_confidence)  # type: ignore[arg-type]
+    changed: dict[str, Any] = {"method": fusion, "weight": weight, "normalisation": normalisation, "depth": depth}
+    changed = {key: value for key, value in changed.items() if value is not None}
     asked = Query(
         query,
         None,
@@ -258,6 +261,7 @@ def search(
         settings.on_overflow,
         merge,
         explain,
+        Fusion(**changed) if changed else None,
         evidence=wanted,
         rerank=reranker,
         selection=Selection(duplicates, diversity, group_by, per_group, parsed_boosts(boost or ())),  # type: ignore[arg-type]
@@ -265,8 +269,8 @@ def search(
     )
     check_query(asked)
     collection = Collection.open(name, settings)
-    changed = {key: value for key, value in {"method": fusion, "weight": weight}.items() if value is not None}
-    asked = replace(asked, fusion=replace(collection.store().fusion, **changed))  # type: ignore[arg-type]
+    if changed:
+        asked = replace(asked, fusion=replace(collection.store().fusion, **changed))
     answer = search(collection.snapshot(), encoder_for(collection.contract, settings), asked)
     output.answer(answer, json)
 
@@ -299,7 +303,9 @@ def evaluate(
     mode: Annotated[list[str] | None, typer.Option(help="hybrid (default), dense or lexical; may be repeated.")] = None,
     k: Annotated[list[int] | None, typer.Option("-k", help="Recall at these (10 and 100); may be repeated.")] = None,
     split: Annotated[str, typer.Option(help="Which qrels.")] = "test",
-    sentences: Annotated[int, typer.Option(help="Without SOURCE: how many sentences to ask for.", min=1)] = 200,
+    sentences: Annotated[
+        int | None, typer.Option(help="Without SOURCE: how many sentences to ask for. Default: 200", min=1)
+    ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="With -c: fit the collection's confidence to the questions and keep it.")
     ] = False,
@@ -326,9 +332,11 @@ def evaluate(
         str | None,
         typer.Option(metavar="MODEL", help="With --tune: also how many a cross-encoder is to read: a folder."),
     ] = None,
-    save: Annotated[bool, typer.Option("--save", help="With --tune: keep it where it is proved to be better.")] = False,
+    save: Annotated[bool, typer.Option("--save", help="With --tune: keep what is proved to be better.")] = False,
     data_dir: DataDir = None,
-    max_tokens: Annotated[int, typer.Option(help="Whole documents: tokens that the vector sees.")] = 256,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Whole documents: tokens that the vector sees. Default: 256")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model id or folder.")] = None,
     runtime: Runtime = None,
     dtype: Dtype = None,
@@ -348,34 +356,46 @@ def evaluate(
         chunk_context=chunk_context,
         language=language,
     )
+    cutting = {
+        "--chunk-tokens": chunk_tokens,
+        "--overlap": overlap,
+        "--finer-tokens": finer_tokens,
+        "--chunk-context": chunk_context,
+    }
+    making = {"--model": model, "--language": language, "--max-tokens": max_tokens, "--passages": passages or None}
+    measuring = {
+        "--collection": name,
+        "--mode": mode,
+        "-k": k,
+        "--calibrate": calibrate or None,
+        "--save-run": save_run,
+        "--against": against,
+        "--gate": gate,
+    }
+    refuse_where(
+        (tune is not None, measuring, "is about measuring, --tune NAME about choosing: do one after the other."),
+        (tune is not None, making | cutting, "is about a new collection, --tune NAME about one that is there."),
+        (name is not None, making | cutting, "is about a new collection; that of --collection is measured as it is."),
+        (not passages, cutting, "is about documents that are cut into passages: give --passages too."),
+        (passages, {"--max-tokens": max_tokens}, "is about whole documents: leave out --passages."),
+        (
+            name is None or source is not None,
+            {"--sentences": sentences},
+            "takes sentences out of a collection: give --collection, and no SOURCE.",
+        ),
+        (source is None, {"--calibrate": calibrate or None}, "is fitted to questions with their answers: name a CSV."),
+        (tune is None, {"--save": save or None}, "keeps what --tune NAME finds; a run is kept by --save-run FILE."),
+        (tune is None, {"--rerank": rerank}, "is tuned: give --tune NAME too."),
+    )
     if tune is not None:
         if source is None:
             raise UsageError("--tune chooses by a BEIR folder: name one.")
-        others = {
-            "--collection": name,
-            "--mode": mode,
-            "-k": k,
-            "--calibrate": calibrate,
-            "--passages": passages,
-            "--save-run": save_run,
-            "--against": against,
-            "--gate": gate,
-        }
-        if given := [option for option, value in others.items() if value]:
-            raise UsageError(f"{given[0]} is about measuring, --tune NAME about choosing: do one after the other.")
         _tune(tune, source, split, settings, rerank, save, json)
         return
-    if save:
-        raise UsageError("--save keeps what --tune NAME finds; a run is kept by --save-run FILE.")
-    if rerank is not None:
-        raise UsageError("--rerank is tuned: give --tune NAME too.")
-    if passages and name is not None:
-        raise UsageError(
-            "--passages cuts a new collection; that of --collection is measured as it is. Give one of them."
-        )
-    asked = evaluating.Asked(source, name, mode or ["hybrid"], k or (10, 100), split, sentences, calibrate)
+    asked = evaluating.Asked(source, name, mode or ["hybrid"], k or (10, 100), split, sentences or 200, calibrate)
     report = evaluating.Report(save_run, against, gate or (), json)
-    raise typer.Exit(evaluating.run(asked, report, settings, passages=passages, max_tokens=max_tokens))
+    whole = 256 if max_tokens is None else max_tokens
+    raise typer.Exit(evaluating.run(asked, report, settings, passages=passages, max_tokens=whole))
 
 
 def _tune(name: str, folder: Path, split: str, settings: Settings, rerank: str | None, save: bool, json: bool) -> None:
@@ -392,11 +412,10 @@ def _tune(name: str, folder: Path, split: str, settings: Settings, rerank: str |
         cross_encoder = load_cross_encoder(replace(settings, model=rerank, dtype="fp32"))
     encoder = encoder_for(collection.contract, settings)
     found = tune(collection.snapshot(), encoder, folder, split, cross_encoder)
-    kept = save and found.proved
+    kept = found.proved if save else {}
     if kept:
         with collection.writer() as writer:
-            depth = found.rerank_depth or writer.store.tuned.rerank_depth
-            writer.tune(replace(writer.store.tuned, fusion=found.best, rerank_depth=depth))
+            writer.tune(replace(writer.store.tuned, **kept))
     output.tuning(found, kept, json)
 
 

@@ -17,6 +17,7 @@ from embedsvc.evaluate import (
     Evaluation,
     Scored,
     calibrate,
+    check_cutoffs,
     check_gates,
     compare,
     evaluate,
@@ -56,6 +57,7 @@ def run(asked: Asked, report: Report, settings: Settings, *, passages: bool, max
     """The exit code: 1 where a gate fails."""
     for mode in asked.modes:
         check_query(Query("-", mode=mode))
+    check_cutoffs(asked.ks)
     check_gates(report.gates, is_compared=report.against is not None)
     if len(asked.modes) > 1 and (report.save or report.against or report.gates or asked.calibrate):
         raise UsageError("A run that is kept, compared, gated or calibrated by is one: give one --mode.")

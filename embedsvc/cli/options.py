@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 Runtime = Annotated[str | None, typer.Option(help="auto, onnx, openvino or torch.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, int8, int8-g64, fp32, fp16 or bf16.")]
 Mode = Annotated[str, typer.Option(help="hybrid, dense or lexical.")]
+
+
+def refuse_where(*rules: tuple[bool, Mapping[str, Any], str]) -> None:
+    """Refuses, of each rule that holds, the first of its options that was given: whose value is not None, nor empty.
+
+    Raises:
+        UsageError: its name, and what the rule says of it.
+    """
+    from embedsvc.errors import UsageError
+
+    for holds, options, why in rules:
+        if holds and (given := [option for option, value in options.items() if value not in (None, [])]):
+            raise UsageError(f"{given[0]} {why}")
 
 
 def parsed_boosts(given: Sequence[str]) -> tuple[Boost, ...]:

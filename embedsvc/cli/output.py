@@ -5,10 +5,10 @@ from __future__ import annotations
 import json as _json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from embedsvc.errors import UsageError
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
     from embedsvc.checks import Check
     from embedsvc.encoding.choices import Calibration
-    from embedsvc.evaluate.tuning import Tuning
+    from embedsvc.evaluate.tuning import Choice, Tuning
     from embedsvc.records import Fusion
     from embedsvc.search import Answer, Hit
     from embedsvc.storage import StoredPassage
     from embedsvc.vectors import Goal, Plan
+
+_Value = TypeVar("_Value")
 
 _SHOWN_CHARACTERS = 400
 _SHOWN_COPIES = 3
@@ -156,26 +158,36 @@ def evaluation(value: dict[str, Any], json: bool) -> None:
         print(f"gate failed: {each}")
 
 
-def tuning(found: Tuning, kept: bool, json: bool) -> None:
+def tuning(found: Tuning, kept: Iterable[str], json: bool) -> None:
+    """``kept``: the names of what is the collection's from now on."""
+    kept = sorted(kept)
     if json:
         _print_json({**found.to_dict(), "kept": kept})
         return
-    low, high = found.interval
-    _pairs(
-        {
-            "now": _fusion(found.current),
-            "best": f"{_fusion(found.best)}, chosen on {found.queries[0]} queries",
-            **({} if found.rerank_depth is None else {"rerank depth": _depths(found)}),
-            **({"judged, not there": found.documents_missing} if found.documents_missing else {}),
-            "nDCG@10": f"{found.ndcg:.4f} now, {found.tuned:.4f} then, on {found.queries[1]} other queries",
-            "gain": f"{found.tuned - found.ndcg:+.4f}, 95 %: {low:+.4f} to {high:+.4f}, p = {found.p_value:.3f}",
-            "kept": "yes" if kept else "no" if found.proved else "no: the gain is not proved",
-        }
-    )
+    chosen_on, proved_on = found.queries
+    shown: dict[str, Any] = {"queries": f"{chosen_on} to choose by, {proved_on} others to prove it"}
+    if found.documents_missing:
+        shown["judged, not there"] = found.documents_missing
+    shown["fusion"] = _choice(found.fusion, _fusion, "fusion" in kept)
+    if found.rerank_depth is not None:
+        shown["rerank depth"] = _choice(found.rerank_depth, _depth, "rerank_depth" in kept)
+    _pairs(shown)
 
 
-def _depths(found: Tuning) -> str:
-    return f"{found.current_rerank_depth} now, best {found.rerank_depth or '0: do not rerank'}"
+def _choice(choice: Choice[_Value], told: Callable[[_Value], str], is_kept: bool) -> dict[str, str]:
+    low, high = choice.interval
+    gain = f"{choice.after - choice.before:+.4f}, 95 %: {low:+.4f} to {high:+.4f}, p = {choice.p_value:.3f}"
+    return {
+        "now": told(choice.current),
+        "best": told(choice.best),
+        "nDCG@10": f"{choice.before:.4f} now, {choice.after:.4f} then",
+        "gain": gain,
+        "kept": "yes" if is_kept else "no" if choice.proved else "no: the gain is not proved",
+    }
+
+
+def _depth(depth: int) -> str:
+    return f"{depth:,}" if depth else "0: do not rerank"
 
 
 def _fusion(fusion: Fusion) -> str:

@@ -1,6 +1,6 @@
 """How well a collection answers: by a BEIR folder, by one's own questions, or by sentences of its own passages."""
 
-from embedsvc.evaluate.beir import Evaluation, Folder, corpus_id, evaluate, judge, measure, read_folder
+from embedsvc.evaluate.beir import Evaluation, Folder, check_cutoffs, corpus_id, evaluate, judge, measure, read_folder
 from embedsvc.evaluate.calibrating import calibrate
 from embedsvc.evaluate.comparing import Comparison, Saved, check_gates, compare, failed_gates, read_saved, write_saved
 from embedsvc.evaluate.questions import Expected, Question, Scored, answer_spans, questions_from, score
@@ -16,6 +16,7 @@ __all__ = [
     "Scored",
     "answer_spans",
     "calibrate",
+    "check_cutoffs",
     "check_gates",
     "compare",
     "corpus_id",

@@ -33,7 +33,7 @@ Qrels = Mapping[str, Mapping[str, int]]
 Run = dict[str, dict[str, float]]
 """Query id → document id → score."""
 
-_ALL = Selection(duplicates="keep")
+EACH_DOCUMENT = Selection(duplicates="keep")
 """Judged is each document by itself, also where two say the same."""
 
 
@@ -100,6 +100,12 @@ class _Ingested:
     empty: int
 
 
+def check_cutoffs(ks: Sequence[int]) -> None:
+    """Raise UsageError for what ``recall@k`` cannot be told of."""
+    if not ks or not all(1 <= k <= MAX_K for k in ks):
+        raise UsageError(f"k is {', '.join(map(str, ks)) or 'not given'}; choose cut-offs from 1 to {MAX_K}.")
+
+
 def evaluate(
     folder: Path,
     settings: Settings,
@@ -122,8 +128,7 @@ def evaluate(
         NotFound: the folder or one of its files is missing.
         UsageError: a malformed line (file and line are named), nothing judged, or an argument out of range.
     """
-    if not ks or not all(1 <= k <= MAX_K for k in ks):
-        raise UsageError(f"k is {', '.join(map(str, ks)) or 'not given'}; choose cut-offs from 1 to {MAX_K}.")
+    check_cutoffs(ks)
     beir = read_folder(folder, split)
     encoder = load_encoder(settings)
     if not passages and max_tokens > encoder.max_length:
@@ -272,7 +277,7 @@ def ranked(
     """
     k = depth
     while True:
-        query = Query(text, k=k, mode=mode, on_overflow="truncate", selection=_ALL)
+        query = Query(text, k=k, mode=mode, on_overflow="truncate", selection=EACH_DOCUMENT)
         answer = search(snapshot, encoder, query)
         best: dict[str, float] = {}
         for hit in answer.hits:

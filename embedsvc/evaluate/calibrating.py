@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from embedsvc.encoding import Encoder
 from embedsvc.errors import UsageError
+from embedsvc.evaluate.beir import EACH_DOCUMENT
 from embedsvc.evaluate.questions import Question
 from embedsvc.records import Calibration
 from embedsvc.search import Hit, Mode, Query, search
@@ -82,7 +83,7 @@ def _ask(snapshot: Snapshot, encoder: Encoder, question: Question, mode: Mode) -
     quoted = ", ".join("'" + id.replace("'", "''") + "'" for id in documents)
 
     def hits_of(filter: str | None) -> Sequence[Hit]:
-        query = Query(question.text, k=_HITS, mode=mode, filter=filter, on_overflow="truncate")
+        query = Query(question.text, k=_HITS, mode=mode, filter=filter, on_overflow="truncate", selection=EACH_DOCUMENT)
         return search(snapshot, encoder, query).hits
 
     present, absent = hits_of(None), hits_of(f"document_id NOT IN ({quoted})")

@@ -13,14 +13,14 @@ import re
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from embedsvc.encoding import Encoder
 from embedsvc.errors import NotFound, UsageError
-from embedsvc.evaluate.beir import Run, measure, measure_each, ranked, read_folder
+from embedsvc.evaluate.beir import EACH_DOCUMENT, Run, measure, measure_each, ranked, read_folder
 from embedsvc.search import Hit, Mode, Query, search
 from embedsvc.storage import Store
 from embedsvc.storage.store import Known
@@ -171,12 +171,10 @@ def answer_spans(
     quoting = [each for each in questions if any(expected.span or expected.quoted for expected in each.expected)]
     if not quoting:
         return {}
+    query = Query(mode=mode, on_overflow="truncate", narrow=narrow, selection=EACH_DOCUMENT)
     found = {
         k: [
-            overlap(
-                each.expected,
-                search(snapshot, encoder, Query(each.text, k=k, mode=mode, on_overflow="truncate", narrow=narrow)).hits,
-            )
+            overlap(each.expected, search(snapshot, encoder, replace(query, text=each.text, k=k)).hits)
             for each in quoting
         ]
         for k in (5, 10)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,9 @@ from embedsvc.records import Fusion, Normalisation
 from embedsvc.search.candidates import candidates
 from embedsvc.search.fusion import fused
 from embedsvc.search.reranking import relevance
-from embedsvc.search.run import RERANK_DEPTH, Floats, Query, Rerank, RowIds, Run, check_reranker
+from embedsvc.search.run import Floats, Query, Rerank, RowIds, Run, check_reranker, rerank_depth
+from embedsvc.search.terms import pairs_in, query_pairs
+from embedsvc.search.wording import DEPTH, reworded, shares_of
 from embedsvc.upkeep import Snapshot
 
 _FEWEST = 20
@@ -34,42 +36,62 @@ _RERANK_DEPTHS = (0, 10, 20, 50, 100)
 _NORMALISATIONS: tuple[Normalisation, ...] = ("max", "minmax", "zscore")
 _CUT = 10
 
+_Value = TypeVar("_Value")
+Pairs = frozenset[tuple[str, str]]
+"""Of stems that follow one another."""
+
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
-    """``best`` did best on ``queries[0]`` queries. On the ``queries[1]`` others, which had no part in the choice, it
-    has nDCG@10 of ``tuned`` where ``current`` has ``ndcg``. ``interval``: of the gain, 95 %, by bootstrap over queries;
-    ``p_value``: by a paired randomisation test, two-sided. ``proved``: the whole interval is above 0.
-    ``rerank_depth``: the best, where a cross-encoder was given; both values are then of reranked hits, now at
-    ``current_rerank_depth``. ``documents_missing``: that the folder judges and its corpus does not have; they lower all
-    values alike.
+class Choice(Generic[_Value]):
+    """``best`` did best on some queries. On others, which had no part in the choice, it has nDCG@10 of ``after`` where
+    ``current`` has ``before``. ``interval``: of the gain, 95 %, by bootstrap over queries; ``p_value``: by a paired
+    randomisation test, two-sided. ``proved``: the whole interval is above 0.
     """
 
-    current: Fusion
-    best: Fusion
-    queries: tuple[int, int]
-    ndcg: float
-    tuned: float
+    current: _Value
+    best: _Value
+    before: float
+    after: float
     interval: tuple[float, float]
     p_value: float
-    current_rerank_depth: int | None = None
-    rerank_depth: int | None = None
-    documents_missing: int = 0
 
     @property
     def proved(self) -> bool:
         return self.interval[0] > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object of ``embedsvc eval --tune --json``, but for what became of it."""
         return {**asdict(self), "proved": self.proved}
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """``fusion``: without reranking. ``rerank_depth``: of hits fused by what is best by then, where a cross-encoder was
+    given; 0: it does not pay. ``queries``: how many they were chosen on, and proved on. ``documents_missing``: that the
+    folder judges and its corpus does not have; they lower all values alike.
+    """
+
+    fusion: Choice[Fusion]
+    rerank_depth: Choice[int] | None
+    queries: tuple[int, int]
+    documents_missing: int
+
+    @property
+    def proved(self) -> dict[str, Any]:
+        """What is proved to be better than now, by its name in :class:`.records.Tuned`."""
+        choices = {"fusion": self.fusion, "rerank_depth": self.rerank_depth}
+        return {name: choice.best for name, choice in choices.items() if choice is not None and choice.proved}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``embedsvc eval --tune --json``, but for what became of it."""
+        depth = None if self.rerank_depth is None else self.rerank_depth.to_dict()
+        return {**asdict(self), "fusion": self.fusion.to_dict(), "rerank_depth": depth}
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     """A query's candidates: scores on both sides (n,), ranks on both (n,), gain of each one's document (n,), which
     document that is (n,), and the gains of an ideal answer. ``row_ids`` (n,); ``reranked`` (n,): by the cross-encoder,
-    NaN where it was not asked."""
+    NaN where it was not asked. ``pairs`` of the query's words, and those that each of them is ``having`` (n,)."""
 
     dense: Floats
     lexical: Floats
@@ -80,14 +102,16 @@ class _Found:
     text: str
     row_ids: RowIds
     reranked: Floats
+    pairs: Pairs
+    having: tuple[Pairs, ...]
 
 
 def tune(
     snapshot: Snapshot, encoder: Encoder, folder: Path, split: str, cross_encoder: CrossEncoder | None = None
 ) -> Tuning:
-    """Tries all fusions of a grid on a collection that holds the corpus of the BEIR ``folder``, and then, with the best
-    one, how many hits the ``cross_encoder`` should read, which reads each of them once; changes nothing. The half that
-    proves is not looked at before all is chosen.
+    """Tries all fusions of a grid on a collection that holds the corpus of the BEIR ``folder``; and then, with the best
+    one if that is proved, else the current one, how many hits the ``cross_encoder`` should read. Changes nothing. Each
+    is proved by itself, on the half that had no part in choosing it.
 
     A query is of the first or the second half by its id, so that the same data give the same halves.
 
@@ -107,29 +131,37 @@ def tune(
         raise UsageError(f"{snapshot.name!r} holds too little of {folder}: nothing can be measured.")
     chosen_on, held_out = halves
     current = snapshot.store.fusion
-    before_depth = after_depth = 0
     # The current one first: another is taken only where it is better, not where it is as good.
     best = max((current, *_grid()), key=lambda fusion: _ndcgs(chosen_on, fusion).mean())
+    fusion = _proof(current, best, _ndcgs(held_out, current), _ndcgs(held_out, best))
+    depth = None
     if cross_encoder is not None:
-        reader = Rerank(cross_encoder)
-        before_depth = snapshot.store.tuned.rerank_depth or RERANK_DEPTH
-        chosen_on = [_read(snapshot, reader, query, [(best, _RERANK_DEPTHS[-1])]) for query in chosen_on]
-        # Of depths that are as good, the least.
-        after_depth = max(_RERANK_DEPTHS, key=lambda depth: (_ndcgs(chosen_on, best, depth).mean(), -depth))
-        both = [(best, after_depth), (current, before_depth)]
-        held_out = [_read(snapshot, reader, query, both) for query in held_out]
-    before, after = _ndcgs(held_out, current, before_depth), _ndcgs(held_out, best, after_depth)
-    return Tuning(
+        now = rerank_depth(_CUT, snapshot.store.tuned)
+        depth = _depth(snapshot, Rerank(cross_encoder), halves, best if fusion.proved else current, now)
+    missing = {id for judged in beir.qrels.values() for id in judged} - beir.document_ids
+    return Tuning(fusion, depth, (len(chosen_on), len(held_out)), len(missing))
+
+
+def _depth(
+    snapshot: Snapshot, reader: Rerank, halves: tuple[list[_Found], list[_Found]], fusion: Fusion, current: int
+) -> Choice[int]:
+    """How many hits, fused by ``fusion``, the ``reader`` should read. It reads each of them once."""
+    chosen_on = [_read(snapshot, reader, query, fusion, _RERANK_DEPTHS) for query in halves[0]]
+    # Of depths that are as good, the least.
+    best = max(_RERANK_DEPTHS, key=lambda depth: (_ndcgs(chosen_on, fusion, depth).mean(), -depth))
+    held_out = [_read(snapshot, reader, query, fusion, (current, best)) for query in halves[1]]
+    return _proof(current, best, _ndcgs(held_out, fusion, current), _ndcgs(held_out, fusion, best))
+
+
+def _proof(current: _Value, best: _Value, before: Doubles, after: Doubles) -> Choice[_Value]:
+    gains = after - before
+    return Choice(
         current,
         best,
-        (len(chosen_on), len(held_out)),
         float(before.mean()),
         float(after.mean()),
-        bootstrap_interval(after - before),
-        randomisation_test(after - before),
-        None if cross_encoder is None else before_depth,
-        None if cross_encoder is None else after_depth,
-        len({id for judged in beir.qrels.values() for id in judged} - beir.document_ids),
+        bootstrap_interval(gains),
+        randomisation_test(gains),
     )
 
 
@@ -143,10 +175,9 @@ def _found(snapshot: Snapshot, encoder: Encoder, beir: Folder, id: str, text: st
     run = candidates(Run(snapshot, encoder, query, max(*_DEPTHS, snapshot.store.fusion.depth)))
     assert run.dense is not None
     assert run.lexical is not None
-    named = [
-        corpus_id(passage.document_id, passage.uri, beir.document_ids)
-        for passage in snapshot.store.take(run.row_ids.tolist())
-    ]
+    passages = snapshot.store.take(run.row_ids.tolist())
+    named = [corpus_id(passage.document_id, passage.uri, beir.document_ids) for passage in passages]
+    pairs = query_pairs(text)
     judged = beir.qrels[id]
     return _Found(
         run.dense,
@@ -158,13 +189,14 @@ def _found(snapshot: Snapshot, encoder: Encoder, beir: Folder, id: str, text: st
         text,
         run.row_ids,
         np.full(len(run.row_ids), np.nan, np.float32),
+        pairs,
+        tuple(pairs_in(passage.text, pairs) for passage in passages) if pairs else (),
     )
 
 
-def _read(snapshot: Snapshot, reader: Rerank, query: _Found, wanted: Sequence[tuple[Fusion, int]]) -> _Found:
-    """``query`` with the cross-encoder's scores of the first hits, so many for each fusion."""
-    first = [_order(query, fusion, depth)[:depth] for fusion, depth in wanted]
-    read = np.unique(np.concatenate(first))
+def _read(snapshot: Snapshot, reader: Rerank, query: _Found, fusion: Fusion, depths: Sequence[int]) -> _Found:
+    """``query`` with the cross-encoder's scores of what is among its first hits at any of the ``depths``."""
+    read = np.unique(np.concatenate([_order(query, fusion, depth)[:depth] for depth in depths]))
     if not len(read):
         return query
     texts = [passage.text for passage in snapshot.store.take(query.row_ids[read].tolist())]
@@ -188,11 +220,17 @@ def _ndcgs(queries: Sequence[_Found], fusion: Fusion, rerank_depth: int = 0) -> 
 
 
 def _order(query: _Found, fusion: Fusion, rerank_depth: int) -> RowIds:
-    """Places of the candidates in the order of their fused scores: of those that the sides bring, which is more where
-    more are to be read."""
+    """Places of the candidates in the order in which a search has them, fused and by their wording: of those that the
+    sides bring, which is more where more are to be read."""
     depth = max(fusion.depth, rerank_depth)
     brought = np.flatnonzero((query.ranks[0] < depth) | ((query.ranks[1] < depth) & (query.lexical > 0)))
-    return brought[np.argsort(-fused(query.dense[brought], query.lexical[brought], fusion), kind="stable")]
+    scores = fused(query.dense[brought], query.lexical[brought], fusion)
+    order = np.argsort(-scores, kind="stable")
+    if query.pairs and fusion.method == "convex":  # as the stage `wording`, with texts read once for all fusions
+        best = shares_of([query.having[place] for place in brought[order[:DEPTH]]], query.pairs)
+        scores = reworded(scores[order], best, fusion)
+        order = order[np.lexsort((order, -scores))]
+    return brought[order]
 
 
 def _ndcg(query: _Found, fusion: Fusion, rerank_depth: int) -> float:

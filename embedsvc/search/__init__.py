@@ -1,5 +1,5 @@
-"""The way out: query → encoder → candidates → fuse → rerank → boost → cut → fold → diversify → group → merge → cite →
-confide → highlight → gather → answer.
+"""The way out: query → encoder → candidates → fuse → wording → rerank → boost → cut → fold → diversify → group → merge
+or narrow → cite → confide → highlight → gather → answer.
 
 The names below are loaded when first used: who only reads an answer needs no store and no index for it.
 """

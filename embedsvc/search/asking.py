@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from embedsvc.errors import UsageError
+from embedsvc.records import Fusion
 from embedsvc.search.hits import Answer, Mode
 
 if TYPE_CHECKING:
@@ -74,10 +75,9 @@ def queries_of(
     if asked.rerank is None and (asked.rerank_depth is not None or asked.time_budget_ms is not None):
         raise UsageError("rerank_depth and time_budget_ms are about reranking: send rerank too.")
     mode = asked.mode or ("hybrid" if asked.vector is None else "dense")
-    if asked.fusion is not None and mode != "hybrid":
-        raise UsageError("fusion is of mode hybrid: leave it out, or ask in that mode.")
     texts = [asked.query] if asked.query is not None else asked.queries if asked.queries is not None else [""]
     boosts = tuple(boost_of(each) for each in asked.boosts)
+    fusion = None if asked.fusion is None else _fused(Fusion(), asked.fusion)
     queries = [
         Query(
             text=text,
@@ -90,6 +90,7 @@ def queries_of(
             merge=asked.merge,
             narrow=asked.narrow,
             explain=asked.explain,
+            fusion=fusion,
             evidence=Evidence(
                 asked.expand,
                 asked.max_context_tokens,
@@ -112,5 +113,13 @@ def answers_to(asked: Asked, queries: Sequence[Query], snapshot: Snapshot, encod
     """The answers to ``queries``, which are what is ``asked``, all over one ``snapshot``; raises as :func:`search`."""
     from embedsvc.search.pipeline import search
 
-    fusion = replace(snapshot.store.fusion, **(asked.fusion or {}))
+    fusion = None if asked.fusion is None else _fused(snapshot.store.fusion, asked.fusion)
     return [search(snapshot, encoder, replace(query, fusion=fusion)) for query in queries]
+
+
+def _fused(fusion: Fusion, changed: Mapping[str, Any]) -> Fusion:
+    """Raises UsageError: there is nothing of one of these names to change."""
+    known = [field.name for field in fields(Fusion)]
+    if unknown := [name for name in changed if name not in known]:
+        raise UsageError(f"fusion has no {unknown[0]!r}; there are {', '.join(known)}.")
+    return replace(fusion, **changed)

@@ -10,10 +10,12 @@ from embedsvc.search.run import Run, ranked
 
 
 def cut(run: Run) -> Run:
-    """The candidates from ``min_score`` on. What was not asked for yet scores no higher, so there is no more to ask
-    for where some are left out."""
-    least = run.query.min_score
+    """The candidates from ``min_score`` on. Where some are left out there is no more to ask for, if what was not asked
+    for yet scores no higher."""
+    query, least = run.query, run.query.min_score
     assert least is not None, "the stage is not wanted"
+    # Boosted and fused it may score higher. Reranked it is not read any more, and scores 0.
+    falling = not query.selection.boosts and (query.mode != "hybrid" or run.rerank is not None)
     kept = np.flatnonzero(run.scores >= least)
-    more = run.more and len(kept) == len(run.scores)
+    more = run.more and not (falling and len(kept) < len(run.scores))
     return replace(ranked(run, kept, run.scores[kept]), more=more)

@@ -13,6 +13,7 @@ from embedsvc.search.expanding import expand, stretches_of
 from embedsvc.search.highlighting import Floats, highlight
 from embedsvc.search.packing import CountTokens, pack
 from embedsvc.search.run import Run
+from embedsvc.storage.words import says_something
 
 _MOST_TOKENS = 100_000
 """Of the collection's, that expanded hits have together where no max_context_tokens is given: a document may have
@@ -40,14 +41,16 @@ def confide(run: Run) -> Run:
                 "embedsvc eval QUESTIONS.csv -c NAME --calibrate; or give min_score."
             )
         return run
-    found = confidences(query.text, run.hits, calibration)
+    # What all texts have says of none that it answers.
+    telling = says_something(query.text, store.chunking.language)
+    found = confidences(query.text, run.hits, calibration) if telling else [None] * len(run.hits)
     best = max((confidence for confidence in found if confidence is not None), default=0.0)
     kept = [at for at, confidence in enumerate(found) if least is None or (confidence or 0.0) >= least]
     return replace(
         run,
         hits=tuple(replace(run.hits[at], confidence=found[at]) for at in kept),
         spans=run.spans if len(kept) == len(found) else tuple(run.spans[at] for at in kept),
-        answerable=best >= calibration.answers_from,
+        answerable=best >= calibration.answers_from if telling else None,
     )
 
 

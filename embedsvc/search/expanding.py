@@ -61,8 +61,9 @@ def expand(store: Store, hits: Sequence[Hit], how: Expand | None, most_tokens: f
     found = []
     for each, run, text in zip(merged, runs, texts, strict=True):
         each = replace(each, text=text[each.start - run[0].start : each.end - run[0].start])
-        if each.start == run[0].start:  # else it begins where its hit does, amid a passage
-            each = replace(each, page=run[0].page, heading=run[0].heading)
+        # Else it begins where its hit does, amid a passage.
+        if first := next((place for place in run if place.start == each.start), None):
+            each = replace(each, page=first.page, heading=first.heading)
         found.append(each)
     return found
 

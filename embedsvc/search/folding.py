@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from embedsvc.duplicates import ALIKE, similarity
-from embedsvc.search.run import Run, ranked
+from embedsvc.duplicates import alike
+from embedsvc.search.hits import Extent, overlap
+from embedsvc.search.run import Run, ranked, with_texts
 
 _SCREEN = 0.8
-"""Cosine below which two passages are not compared letter by letter."""
+"""Cosine below which two passages are not compared."""
 _COMPARED = 500
 """Of the best candidates, that are compared with one another."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    document_id: str
-    start: int
-    end: int
-
-    def overlaps(self, other: _Place) -> bool:
-        return self.document_id == other.document_id and self.start < other.end and other.start < self.end
 
 
 def fold(run: Run) -> Run:
@@ -34,22 +25,22 @@ def fold(run: Run) -> Run:
     if not groups:
         return run
     rows = [int(run.row_ids[at]) for group in groups for at in group]
-    columns = run.snapshot.store.columns(rows, ["document_id", "start", "end"])
-    places = dict(zip(rows, (_Place(*each) for each in zip(*columns, strict=True)), strict=True))
+    columns = run.snapshot.store.columns(rows, Extent._fields)
+    extents = dict(zip(rows, map(Extent._make, zip(*columns, strict=True)), strict=True))
     copies: dict[int, list[int]] = defaultdict(list)
     folded = []
     for group in groups:
         kept: list[int] = []
         for at in group:
             row = int(run.row_ids[at])
-            if kept and not any(places[row].overlaps(places[other]) for other in kept):
+            if kept and not any(overlap(extents[row], extents[other]) for other in kept):
                 copies[kept[0]].append(row)
                 folded.append(at)
             else:
                 kept.append(row)
     order = np.delete(np.arange(len(run.row_ids)), folded)
     told = {row: tuple(others) for row, others in copies.items()}
-    return replace(ranked(run, order, run.scores[order]), copies=told)
+    return replace(ranked(run, order, run.scores[order]), copies=told, unfolded=run)
 
 
 def _alike(run: Run) -> Sequence[Sequence[int]]:
@@ -59,28 +50,31 @@ def _alike(run: Run) -> Sequence[Sequence[int]]:
     for at, (start, end) in enumerate(zip(*store.columns(rows, ["start", "end"]), strict=True) if rows else ()):
         by_length[end - start].append(at)
     # Only of those as long as another the text is read.
-    several = sorted(at for group in by_length.values() if len(group) > 1 for at in group)
-    texts = dict(zip(several, store.columns([rows[at] for at in several], ["text"])[0] if several else (), strict=True))
+    several = {rows[at] for group in by_length.values() if len(group) > 1 for at in group}
+    texts = with_texts(run, sorted(several)).texts
     by_text: dict[str | int, list[int]] = defaultdict(list)
-    for at in range(len(rows)):
-        by_text[texts.get(at, at)].append(at)
+    for at, row in enumerate(rows):
+        by_text[texts[row] if row in several else at].append(at)
     same = list(by_text.values())
     return same if run.query.selection.duplicates == "exact" else _nearly(run, same)
 
 
 def _nearly(run: Run, same: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
     """The groups joined, each to the first that its text is like: no chain of small changes makes two texts one. What
-    vectors tell apart is not compared."""
+    vectors tell apart is not compared, and no text is read twice, however many others are close to it."""
     first = [group[0] for group in same[:_COMPARED]]
     if not first:
         return same
     store, rows = run.snapshot.store, run.row_ids[first].tolist()
     vectors, texts = store.own_vectors(rows), store.columns(rows, ["text"])[0]
     close = vectors @ vectors.T >= _SCREEN
+    read = np.flatnonzero(close.sum(axis=1) > 1)
+    like_one_another = np.zeros_like(close)
+    like_one_another[np.ix_(read, read)] = alike([texts[at] for at in read])
+    like_one_another &= close
     joined: dict[int, list[int]] = {}
-    for at, text in enumerate(texts):
-        before = (each for each in close[at, :at].nonzero()[0].tolist() if each in joined)
-        like = next((each for each in before if similarity(texts[each], text) >= ALIKE), None)
+    for at in range(len(first)):
+        like = next((each for each in like_one_another[at, :at].nonzero()[0].tolist() if each in joined), None)
         if like is None:
             joined[at] = list(same[at])
         else:

@@ -15,7 +15,8 @@ def fuse(run: Run) -> Run:
     """The candidates of both sides in the order of their fused scores; equal ones in that of their rows."""
     assert run.dense is not None
     assert run.lexical is not None
-    scores = fused(run.dense, run.lexical, run.query.fusion or Fusion())
+    assert run.query.fusion is not None, "the query is settled"
+    scores = fused(run.dense, run.lexical, run.query.fusion)
     order = np.lexsort((run.row_ids, -scores))
     return ranked(run, order, scores[order])
 

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 from embedsvc.records import Metadata
 from embedsvc.search.terms import Span
 
 Mode = Literal["hybrid", "dense", "lexical"]
+
+
+class Placed(Protocol):
+    """What stands in a document from the character ``start`` to ``end``."""
+
+    @property
+    def document_id(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+class Extent(NamedTuple):
+    """Where something stands, and no more; the names are those of the store's columns."""
+
+    document_id: str
+    start: int
+    end: int
+
+
+def overlap(one: Placed, other: Placed) -> bool:
+    """Whether the two share a character of a document."""
+    return one.document_id == other.document_id and one.start < other.end and other.start < one.end
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +81,13 @@ class Citation:
 class Hit:
     """A finished answer: its text is ``text`` of the document from ``start`` to ``end``, to the letter.
 
-    Hits never share text, unless ``merge`` is off. A passage that overlaps a better one answers as part of its hit, so
-    a hit spans at most a passage and those that overlap it; all else (``id``, ``scores``, ``page``, ``heading`` …) is
-    that passage's own. Narrowed hits are parts of passages: a part's score, page and heading are its own, ``id`` and
-    ``scores`` those of the best passage that has some of it, which may have several parts. ``places``: its place in
-    every ranking of the explanation, where one was asked for. ``confidence``: the probability that it answers, where
-    that is known (see :mod:`.confidence`). ``duplicates``: other passages that say what its own one says, the first 100
-    of those found.
+    Hits never share text, unless ``merge`` is off. A passage that overlaps a better one answers as part of its hit,
+    so a hit spans at most a passage and those that overlap it; ``page`` and ``heading`` are those that it begins
+    under, all else (``id``, ``scores`` …) is that passage's own. Narrowed hits are parts of passages: a part's score,
+    page and heading are its own, ``id`` and ``scores`` those of the best passage that has some of it, which may have
+    several parts. ``places``: its place in every ranking of the explanation, where one was asked for. ``confidence``:
+    the probability that it answers, where that is known (see :mod:`.confidence`). ``duplicates``: other passages that
+    say what its own one, or one that is joined to it, says, the first 100 of those found.
     """
 
     id: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from embedsvc.search.hits import overlap
 from embedsvc.search.run import Run, Span
 from embedsvc.storage import StoredPassage
 
@@ -22,11 +23,12 @@ def merge(run: Run) -> Run:
         upto = min(count, max(int(query.k * SPARE) + 1, 2 * taken))
         for rank, passage in enumerate(run.snapshot.store.take(run.row_ids[taken:upto].tolist()), start=taken):
             start, end = _left_over(passage, spans) if query.merge else (passage.start, passage.end)
-            if start == end or (query.merge and _join(passage, start, end, spans)):
+            copies = run.copies.get(passage.row_id, ())
+            if (query.merge and _join(passage, start, end, copies, spans)) or start == end:
                 continue
             if len(spans) == query.k:
                 break
-            spans.append(_trimmed(rank, passage, start, end))
+            spans.append(replace(_trimmed(rank, passage, start, end), copies=copies))
         taken = upto
     return replace(run, spans=tuple(spans))
 
@@ -38,17 +40,21 @@ def _trimmed(rank: int, passage: StoredPassage, start: int, end: int) -> Span:
     return Span(rank, passage, start, start + len(text), text)
 
 
-def _join(passage: StoredPassage, start: int, end: int, spans: list[Span]) -> bool:
-    """Whether a span took ``passage``'s part from ``start`` to ``end``: one whose best passage it overlaps."""
+def _join(passage: StoredPassage, start: int, end: int, copies: tuple[int, ...], spans: list[Span]) -> bool:
+    """Whether a span took ``passage``'s part from ``start`` to ``end``: one whose best passage it overlaps; or, of a
+    part that is empty, one that has some of it. With it the span takes its ``copies``."""
     text = passage.text[start - passage.start : end - passage.start]
     for at, span in enumerate(spans):
-        if _overlap(passage, span.best):
-            if end == span.start:
-                spans[at] = replace(span, start=start, text=text + span.text)
-                return True
-            if start == span.end:
-                spans[at] = replace(span, end=end, text=span.text + text)
-                return True
+        if start == end and overlap(passage, span):
+            wider = span
+        elif start < end == span.start and overlap(passage, span.best):
+            wider = replace(span, start=start, text=text + span.text, first=passage)
+        elif span.end == start < end and overlap(passage, span.best):
+            wider = replace(span, end=end, text=span.text + text)
+        else:
+            continue
+        spans[at] = replace(wider, copies=span.copies + copies)
+        return True
     return False
 
 
@@ -64,7 +70,3 @@ def _left_over(passage: StoredPassage, spans: Sequence[Span]) -> tuple[int, int]
     start, end = longest
     blank = passage.text[start - passage.start : end - passage.start].isspace()
     return (start, start) if blank else longest
-
-
-def _overlap(one: StoredPassage, other: StoredPassage) -> bool:
-    return one.document_id == other.document_id and one.start < other.end and other.start < one.end

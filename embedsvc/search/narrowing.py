@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from embedsvc.search.hits import overlap
 from embedsvc.search.run import Part, Run, Span
 from embedsvc.search.terms import query_terms, sentence_spans, term_spans
-from embedsvc.storage import StoredPassage, Turn
+from embedsvc.storage import StoredPassage, turn_at
 
 Ints = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
@@ -206,10 +207,9 @@ def _spans(run: Run, stretches: Sequence[_Stretch], windows: Sequence[_Window]) 
         low, high = stretch.spans[first][0], stretch.spans[last - 1][1]
         rank = int(stretch.ranks[first:last].min())
         start = stretch.start + low
-        place = Turn(passage.start, passage.page, passage.heading)
-        for turn in turns or ():
-            if turn.start <= start:
-                place = turn
+        place = turn_at(passage, turns, start)
         best = next(each for number, each in stretch.passages if number == rank)
         part = Part(-loss, place.page, place.heading)
-        yield Span(rank, best, start, stretch.start + high, stretch.text[low:high], part)
+        span = Span(rank, best, start, stretch.start + high, stretch.text[low:high], part)
+        had = (each for _, each in sorted(stretch.passages, key=lambda each: each[0]) if overlap(each, span))
+        yield replace(span, copies=tuple(row for each in had for row in run.copies.get(each.row_id, ())))

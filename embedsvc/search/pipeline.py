@@ -26,7 +26,7 @@ from embedsvc.search.merging import SPARE, merge
 from embedsvc.search.narrowing import CONSIDERED, narrow
 from embedsvc.search.reranking import rerank
 from embedsvc.search.run import Query, Run, check_query, settled
-from embedsvc.search.warning import warnings_of
+from embedsvc.search.warning import not_found, warnings_of
 from embedsvc.search.wording import by_wording
 from embedsvc.upkeep import Snapshot
 
@@ -68,6 +68,8 @@ AFTERWARDS = (
 """Once, when there are hits enough."""
 _DEEP, _DEEP_PER_HIT = 100, 3
 """Candidates, at least and for each hit wanted, that there is something to choose from."""
+_ENOUGH, _MOST = 400, 10_000
+"""Candidates of each side: from so many on a round that adds no hit is the last; so many are never exceeded."""
 
 
 def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
@@ -85,20 +87,18 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
     check_query(query)
     query = settled(replace(query, text=without_surrogates(query.text)), snapshot.store.tuned)
     stages = [stage for stage in STAGES if stage.wanted(query)]
-    run = Run(snapshot, encoder, query, _limit(query))
-    rounds = []
-    while True:
-        rounds.append(_through(stages, run))
-        done = rounds[-1][-1].run
-        if len(done.hits) == query.k or not done.more:
-            break
-        # So many were joined or left out that too few are left.
-        run = replace(run, limit=4 * run.limit, vector=done.vector, tokens_cut=done.tokens_cut)
-    afterwards = _through([stage for stage in AFTERWARDS if stage.wanted(query)], done)
-    done = afterwards[-1].run if afterwards else done
+    asked, phrases = query, [] if query.mode == "dense" else snapshot.store.phrases(query.text)
+    rounds = _rounds(stages, Run(snapshot, encoder, query, _limit(query)))
+    loosened = bool(phrases) and not rounds[-1][-1].run.hits
+    if loosened:
+        query = replace(query, text=query.text.replace('"', " "))
+        rounds = _rounds(stages, Run(snapshot, encoder, query, _limit(query)))
+    found = rounds[-1][-1].run
+    afterwards = _through([stage for stage in AFTERWARDS if stage.wanted(query)], found)
+    done = afterwards[-1].run if afterwards else found
     took = round((time.perf_counter() - started) * 1000, 3)
     answer = Answer(
-        query.text,
+        asked.text,
         snapshot.name,
         snapshot.version,
         query.mode,
@@ -108,9 +108,31 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
         done.answerable,
         done.context,
         done.late,
-        warnings_of(done),
+        (*warnings_of(found), *([not_found(phrases)] if loosened else ())),
     )
     return explained(answer, rounds, afterwards) if query.explain else answer
+
+
+def _rounds(stages: Sequence[Stage], run: Run) -> list[list[Traced]]:
+    """The stages, again with more candidates as long as so many are joined or left out that too few are left."""
+    rounds: list[list[Traced]] = []
+    before = None
+    while True:
+        rounds.append(_through(stages, run))
+        done = rounds[-1][-1].run
+        in_vain = run.limit >= _ENOUGH and len(done.hits) == before
+        if len(done.hits) == run.query.k or not done.more or in_vain or run.limit >= _MOST:
+            return rounds
+        before = len(done.hits)
+        run = replace(
+            run,
+            limit=min(4 * run.limit, _MOST),
+            vector=done.vector,
+            tokens_cut=done.tokens_cut,
+            late=done.late,
+            texts=done.texts,
+            reranked=done.reranked,
+        )
 
 
 def _limit(query: Query) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsvc.encoding.cross_encoder import CrossEncoder, probabilities
-from embedsvc.search.run import Floats, Rerank, Run, ranked
+from embedsvc.search.run import Floats, Rerank, Run, ranked, with_texts
 
 _OVERLAP = 8
 """Windows of a long passage share one in so many tokens, so that no sentence is only seen cut."""
@@ -20,25 +20,28 @@ _OVERLAP = 8
 def rerank(run: Run) -> Run:
     """The first candidates in the order of their reranked scores, the sigmoid of the logit: of a passage that is longer
     than the window the best of its parts. The others come after them with score 0. Where the time is not enough, the
-    order is left as it was, and ``late`` says so.
+    order is left as it was, and ``late`` says so. What an earlier round read counts, and is not read
+    again.
 
     Raises:
         QueryTooLong: the query alone fills the window. ModelError: the model failed.
     """
     wanted = run.query.rerank
     assert wanted is not None, "the stage is not wanted"
-    passages = run.snapshot.store.take(run.row_ids[: wanted.depth].tolist())
-    if not passages:
+    assert wanted.depth is not None, "the query is settled"
+    rows = run.row_ids.tolist()
+    if run.late or not rows or not wanted.depth:  # tuned to 0: it does not pay
         return run
-    best = relevance(wanted, run.query.text, [passage.text for passage in passages], run.started)
-    if best is None:
-        return replace(run, late=True)
-    all_scores = np.zeros(len(run.row_ids), np.float32)
-    all_scores[: len(best)] = best
-    order = np.concatenate([np.argsort(-best, kind="stable"), np.arange(len(best), len(run.row_ids))])
-    sides: Floats = np.full(len(run.row_ids), np.nan, np.float32)
-    sides[: len(best)] = best
-    return ranked(replace(run, rerank=sides), order, all_scores[order])
+    if unread := [row for row in rows if row not in run.reranked][: wanted.depth - len(run.reranked)]:
+        run = with_texts(run, unread)
+        best = relevance(wanted, run.query.text, [run.texts[row] for row in unread], run.started)
+        if best is None:
+            return replace(run, late=True)
+        run = replace(run, reranked={**run.reranked, **dict(zip(unread, best.tolist(), strict=True))})
+    sides: Floats = np.array([run.reranked.get(row, np.nan) for row in rows], np.float32)
+    scores: Floats = np.nan_to_num(sides, nan=0.0)
+    order = np.lexsort((-scores, np.isnan(sides)))
+    return ranked(replace(run, rerank=sides), order, scores[order])
 
 
 def relevance(wanted: Rerank, query: str, texts: Sequence[str], started: float) -> Floats | None:

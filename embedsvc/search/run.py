@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
@@ -26,6 +26,8 @@ RowIds = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 MAX_K = 1000
+MAX_CONTEXT_TOKENS = 200_000
+"""Of one answer: counting them holds up other requests, a second for each 100,000."""
 RERANK_DEPTH = 50
 """Or as many as hits are wanted, where that is more."""
 
@@ -53,8 +55,8 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Rerank:
-    """``depth``: how many of the best candidates are read; None: as many as the collection was tuned to, else 50, and
-    ``k`` where that is more. ``budget_ms``: milliseconds after which the search goes on
+    """``depth``: how many of the best candidates are read; None: as many as the collection was tuned to, none where it
+    was tuned to 0, else 50; and ``k`` where that is more. ``budget_ms``: milliseconds after which the search goes on
     in the order that it has, counted from its beginning; None: it waits."""
 
     encoder: CrossEncoder
@@ -99,7 +101,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A hit in the making: ``best``, the candidate at ``rank`` (from 0), with what was joined to it; or a ``part``."""
+    """A hit in the making: ``best``, the candidate at ``rank`` (from 0), with what was joined to it; or a ``part``.
+    ``first``: the passage that it begins in, where that is another. ``copies``: row ids of other passages that say the
+    same as one that the span has some of."""
 
     rank: int
     best: StoredPassage
@@ -107,6 +111,12 @@ class Span:
     end: int
     text: str
     part: Part | None = None
+    copies: tuple[int, ...] = ()
+    first: StoredPassage | None = None
+
+    @property
+    def document_id(self) -> str:
+        return self.best.document_id
 
 
 def _no_rows() -> RowIds:
@@ -123,10 +133,12 @@ class Run:
 
     ``limit``: candidates that each side is asked for; ``more``: whether it may have others. ``vector`` (dimension,) is
     the query's, once it is known; ``tokens_cut`` and ``words_cut`` were too many for it, and for the lexical side. The
-    candidates are ``row_ids`` (n,), best first, with their ``scores`` (n,) by the
-    stage that ranked them last; ``dense``, ``lexical`` and ``rerank`` (n,) are those of each side, None where it was
-    not asked. ``copies``: by row id of a candidate those of others that say the same and are candidates no more, in
-    their order. ``started``: by time.perf_counter; ``late``: reranking would have taken longer than it may.
+    candidates are ``row_ids`` (n,), best first, with their ``scores`` (n,) by the stage that ranked them last;
+    ``dense``, ``lexical`` and ``rerank`` (n,) are those of each side, None where it was not asked. ``copies``: by row
+    id of a candidate those of others that say the same and are candidates no more, in their order; ``unfolded``: the
+    run in which they still were. ``started``: by time.perf_counter; ``late``: reranking would have taken longer than it
+    may. ``texts`` and ``reranked``: what was read so far, by row id, and what a cross-encoder gave; rounds hand them
+    on.
     """
 
     snapshot: Snapshot
@@ -143,20 +155,29 @@ class Run:
     lexical: Floats | None = None
     rerank: Floats | None = None
     copies: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    unfolded: Run | None = None
     spans: tuple[Span, ...] = ()
     hits: tuple[Hit, ...] = ()
     answerable: bool | None = None
     context: Context | None = None
     started: float = field(default_factory=time.perf_counter)
     late: bool = False
+    texts: Mapping[int, str] = field(default_factory=dict)
+    reranked: Mapping[int, float] = field(default_factory=dict)
 
 
 def settled(query: Query, tuned: Tuned) -> Query:
     """``query`` with what it leaves to a collection, as that was ``tuned``."""
     rerank = query.rerank
     if rerank is not None and rerank.depth is None:
-        rerank = replace(rerank, depth=max(query.k, tuned.rerank_depth or RERANK_DEPTH))
+        rerank = replace(rerank, depth=rerank_depth(query.k, tuned))
     return replace(query, fusion=query.fusion or tuned.fusion or Fusion(), rerank=rerank)
+
+
+def rerank_depth(k: int, tuned: Tuned) -> int:
+    """How many hits a cross-encoder reads for ``k`` that are wanted, where the query does not say; 0: it was found not
+    to pay."""
+    return 0 if tuned.rerank_depth == 0 else max(k, tuned.rerank_depth or RERANK_DEPTH)
 
 
 def check_query(query: Query) -> None:
@@ -174,6 +195,10 @@ def check_query(query: Query) -> None:
             raise UsageError("The query is empty. Ask with at least one word.")
     elif query.mode != "dense" or query.text:
         raise UsageError("A query vector is searched in mode dense, without a query text.")
+    if query.fusion is not None and query.mode != "hybrid":
+        raise UsageError(
+            f"fusion is of mode hybrid, not {query.mode}: leave it and its weight out, or ask in that mode."
+        )
     if query.narrow is not False:
         _check_narrow(query)
     if query.rerank is not None:
@@ -216,8 +241,8 @@ def _check_evidence(query: Query) -> None:
     wanted = query.evidence
     if wanted.expand is not None and wanted.expand not in get_args(Expand):
         raise UsageError(f"expand is {wanted.expand!r}; choose {', '.join(get_args(Expand))}.")
-    if wanted.max_context_tokens is not None and wanted.max_context_tokens < 1:
-        raise UsageError(f"max_context_tokens is {wanted.max_context_tokens}; a context has at least one.")
+    if wanted.max_context_tokens is not None and not 1 <= wanted.max_context_tokens <= MAX_CONTEXT_TOKENS:
+        raise UsageError(f"max_context_tokens is {wanted.max_context_tokens:,}; ask for 1 to {MAX_CONTEXT_TOKENS:,}.")
     if wanted.order is not None and wanted.order not in get_args(Order):
         raise UsageError(f"order is {wanted.order!r}; choose {', '.join(get_args(Order))}.")
     if (wanted.order is not None or wanted.count_tokens is not None) and not wanted.has_context:
@@ -257,3 +282,12 @@ def ranked(run: Run, order: npt.NDArray[np.intp], scores: Floats) -> Run:
         lexical=moved(run.lexical),
         rerank=moved(run.rerank),
     )
+
+
+def with_texts(run: Run, row_ids: Sequence[int]) -> Run:
+    """``run`` that has the texts of these passages; those that it has already are not read again."""
+    unread = [row for row in row_ids if row not in run.texts]
+    if not unread:
+        return run
+    (texts,) = run.snapshot.store.columns(unread, ["text"])
+    return replace(run, texts={**run.texts, **dict(zip(unread, texts, strict=True))})

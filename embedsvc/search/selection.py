@@ -74,7 +74,10 @@ def boost_of(given: Mapping[str, Any]) -> Boost:
             for name, value, wanted in zip(names, values, types, strict=True):
                 if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else str):
                     raise UsageError(f"{name} of a boost is {value!r}; it must be a {_TOLD[wanted]}.")
-            return kind(*values)
+            try:
+                return kind(*(wanted(value) for value, wanted in zip(values, types, strict=True)))
+            except OverflowError:
+                raise UsageError("A number of a boost has more than 308 digits; choose a smaller one.") from None
     raise UsageError(
         f"A boost has {', '.join(sorted(given)) or 'nothing'}; it has either field, half_life_days and weight, or "
         "filter and factor."

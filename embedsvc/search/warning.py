@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from embedsvc.search.languages import foreign, named
 from embedsvc.search.run import Run
 from embedsvc.search.terms import is_only_punctuation
@@ -14,7 +16,25 @@ _UNKNOWN = 1 / 3
 
 
 def warnings_of(run: Run) -> tuple[str, ...]:
-    """One sentence or two about each thing, for people; ``run`` has been through the stages."""
+    """One sentence or two about each thing, for people; ``run`` has been through the stages, for the last time."""
+    return (*_about_words(run), *_about_depth(run))
+
+
+def not_found(phrases: Sequence[str]) -> str:
+    """What is said where no passage has the quoted ``phrases`` of a query."""
+    quoted = " and ".join(f'"{phrase}"' for phrase in phrases)
+    return f"No passage that may be found has {quoted} word by word: the words were searched for without quotes."
+
+
+def _about_depth(run: Run) -> Iterator[str]:
+    if run.more and len(run.hits) < run.query.k:
+        yield (
+            f"{len(run.hits):,} of {run.query.k:,} hits were found among the {run.limit:,} best candidates, and the "
+            "search went no further: there may be more. Look for them with a filter, or ask for less to be left out."
+        )
+
+
+def _about_words(run: Run) -> Sequence[str]:
     query = run.query
     if query.vector is not None:
         return ()
@@ -25,6 +45,11 @@ def warnings_of(run: Run) -> tuple[str, ...]:
         found.append(f"The query is too long for the model: its last {run.tokens_cut:,} tokens were left out.")
     if run.words_cut:
         found.append(f"The query has too many words: its last {run.words_cut:,} were not looked up.")
+    if query.rerank is not None and query.rerank.depth == 0:
+        found.append(
+            "Nothing was reranked: tuning found that it does not pay in this collection. Give rerank_depth if it is to "
+            "be done all the same."
+        )
     if query.mode != "lexical" and (about := _not_understood(run)):
         found.append(about)
     language = run.snapshot.store.chunking.language
@@ -34,7 +59,7 @@ def warnings_of(run: Run) -> tuple[str, ...]:
         found.append(
             f"All words of the query are too common to be looked up ({language}). {instead} add a telling word."
         )
-    return tuple(found)
+    return found
 
 
 def _not_understood(run: Run) -> str | None:

@@ -82,7 +82,8 @@ class SearchRequest(_Request):
         description="Put the best in order by this served cross-encoder. Scores are its own, 0 to 1.",
     )
     rerank_depth: int | None = Field(
-        None, description="How many of the best it reads; at least `k`. Default: as tuned, else 50."
+        None,
+        description="How many of the best it reads; at least `k`. Default: as tuned (0: none, and a warning), else 50.",
     )
     time_budget_ms: float | None = Field(
         None,
@@ -100,7 +101,9 @@ class SearchRequest(_Request):
         "in numbered sources.",
     )
     max_context_tokens: int | None = Field(
-        None, description="Also give a `context`, of at most so many tokens. Hits come first, what is around them next."
+        None,
+        description="Also give a `context`, of at most so many tokens (200,000 at most). Hits come first, what is "
+        "around them next.",
     )
     order: Literal["best-first", "document"] | None = Field(
         None, description="Of the context's sources: best first (default), or as they stand in their documents."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import logging
 import os
@@ -20,6 +21,7 @@ from uvicorn.supervisors import Multiprocess
 from embedsvc.config import Settings
 from embedsvc.errors import Conflict, UsageError
 from embedsvc.service.app import DRAIN_SECONDS, create_app
+from embedsvc.vectors.background import leave
 
 log = logging.getLogger("embedsvc.service")
 
@@ -96,6 +98,8 @@ def _quiet_end() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
     log.info("stopped")
+    # The model may be still loading, for instance. What has to be kept is on the disk by now.
+    atexit.register(leave, 0)
 
 
 def _put_into_environment(settings: Settings) -> None:

@@ -15,6 +15,7 @@ from embedsvc.storage.store import (
     Turn,
     WholeDocument,
     passage_table,
+    turn_at,
 )
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "passage_table",
     "read_exported",
     "told_of_waiting",
+    "turn_at",
     "write_lock",
 ]

@@ -41,6 +41,8 @@ _IDENTITY = "embedsvc.identity"
 KEYS = ("embedsvc.format", "embedsvc.contract", "embedsvc.chunking")
 TUNED = "embedsvc.tuned"
 """Key of what the collection was found to be searched best by, where that was kept."""
+_FUSION = "embedsvc.fusion"
+"""Key of the fusion alone, in tables tuned before there was more to keep."""
 _MANY_FRAGMENTS = 64
 _TAIL_SHARE = 0.1
 """Fragments are folded together once all but the largest hold this share of the rows. Reading 16 passages took 4.7 ms
@@ -135,6 +137,15 @@ class Turn(NamedTuple):
     start: int
     page: int | None
     heading: str | None
+
+
+def turn_at(passage: StoredPassage, turns: Sequence[Turn] | None, start: int) -> Turn:
+    """The page and heading that hold at the character ``start`` of a ``passage`` with these ``turns``."""
+    place = Turn(passage.start, passage.page, passage.heading)
+    for turn in turns or ():
+        if turn.start <= start:
+            place = turn
+    return place
 
 
 @dataclass(frozen=True, slots=True)
@@ -1121,8 +1132,11 @@ class Store:
 
 
 def _tuned_of(dataset: lance.LanceDataset) -> Tuned:
-    kept = (dataset.schema.metadata or {}).get(TUNED.encode())
-    return Tuned() if kept is None else Tuned.from_dict(json.loads(kept))
+    metadata = dataset.schema.metadata or {}
+    if (kept := metadata.get(TUNED.encode())) is not None:
+        return Tuned.from_dict(json.loads(kept))
+    fusion = metadata.get(_FUSION.encode())
+    return Tuned() if fusion is None else Tuned(Fusion(**json.loads(fusion)))
 
 
 def _manifest_version(name: str) -> int:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
+from typing import NoReturn
 
 from embedsvc.vectors.faiss_module import gently
 
@@ -73,14 +74,29 @@ def ending() -> bool:
     return _ending.is_set()
 
 
-@atexit.register
-def _end() -> None:
+def leave(code: int) -> NoReturn:
+    """Ends the process once its background work had a moment to end."""
+    _give_up()
+    _exit(code)
+
+
+def _give_up() -> bool:
+    """Lets what runs in the background end, for a moment; whether all of it did."""
     _ending.set()
     until = time.monotonic() + _PARTING_SECONDS
     ended = [each.end(max(0.0, until - time.monotonic())) for each in _started]
-    if not all(ended):
-        # A thread that comes back from Lance while the interpreter is taken down would abort the process.
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1 if getattr(sys, "last_value", None) else 0)
+    return all(ended)
+
+
+@atexit.register
+def _end() -> None:
+    if not _give_up():
+        _exit(1 if getattr(sys, "last_value", None) else 0)
+
+
+def _exit(code: int) -> NoReturn:
+    """Without taking the interpreter down: a thread that came back from Lance or onnxruntime meanwhile would abort."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
