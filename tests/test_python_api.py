@@ -283,8 +283,13 @@ def test_a_collection_is_made_with_what_it_keeps(library: Any, docs: Any) -> Non
         library.create("c", chunk_tokens=128)
     with pytest.raises(errors.UsageError, match="Did you mean chunk_tokens"):
         library.create("d", chunk_token=5)
-    for wrong in ({"chunk_tokens": "many"}, {"language": "klingon"}, {"chunk_tokens": 2}, {"overlap": -1}):
-        with pytest.raises(errors.UsageError, match=next(iter(wrong))):
+    for wrong, told in (
+        ({"chunk_tokens": "many"}, "chunk_tokens"),
+        ({"language": "klingon"}, "language"),
+        ({"chunk_tokens": 2}, "window of 2 tokens"),
+        ({"overlap": -1}, "overlap"),
+    ):
+        with pytest.raises(errors.UsageError, match=told):
             library.create("d", **wrong)
     assert library.names() == ["c"]
 
