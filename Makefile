@@ -21,8 +21,11 @@ PEER   := .venv-infinity
 demo: $(READY)
 	$(BIN)/embedsvc demo
 
+# Two at a time, by files: fixtures of a module are made once. In the order of names, so that no long file comes last.
+WORKERS ?= 2
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .

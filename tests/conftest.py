@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,13 +50,11 @@ def encoder() -> Encoder:
 
 
 @pytest.fixture
-def exports_in_process() -> Iterator[None]:
-    with torch_in_process():
-        yield
+def exports_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_in_process(monkeypatch)  # the test's own: another's patches would be undone in the wrong order
 
 
-@contextmanager
-def torch_in_process() -> Iterator[None]:
+def torch_in_process(patched: pytest.MonkeyPatch) -> None:
     """Exports and reference vectors are made in this process: importing torch in another takes longer than all else."""
     from embedsvc.encoding import contract, export
 
@@ -69,10 +65,8 @@ def torch_in_process() -> Iterator[None]:
             warnings.simplefilter("ignore")  # as the program itself does
             return json.dumps(work[module](json.loads(argument)))
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(exports, "run_module", run_module)
-        patched.setattr(contract, "run_module", run_module)
-        yield
+    patched.setattr(exports, "run_module", run_module)
+    patched.setattr(contract, "run_module", run_module)
 
 
 @pytest.fixture

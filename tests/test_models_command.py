@@ -45,7 +45,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Calibr
     """A tiny model that was measured, in a cache of its own."""
     root = tmp_path_factory.mktemp("measured")
     settings = Settings(model=str(make_bert(root / "tiny")), cache_dir=root / "cache", threads=2)
-    with torch_in_process():
+    with pytest.MonkeyPatch.context() as patched:
+        torch_in_process(patched)
         return settings, calibrate(settings)
 
 
