@@ -110,6 +110,9 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
+    api_keys: str = ""
+    """Keys, separated by commas, of which every request to the service has to bring one (``Authorization: Bearer KEY``)
+    but for probes, the page itself and the documentation of the API. Empty: whoever reaches the service may ask."""
     models: str = ""
     """More models that the service embeds with when a request names them: ids or folders, separated by commas. Each is
     loaded on first use."""

@@ -13,7 +13,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 
 from embedsvc import __version__
-from embedsvc.config import Settings, load_settings
+from embedsvc.config import Settings, listed, load_settings
 from embedsvc.encoders import Encoders
 from embedsvc.logs import set_up_logging
 from embedsvc.opened import Collections
@@ -105,11 +105,11 @@ def create_app(settings: Settings) -> FastAPI:
         swagger_ui_parameters={"validatorUrl": None},
     )
     app.state.embedsvc = state
-    app.add_middleware(Front, max_body=settings.max_body_mb * 1_000_000)
+    app.add_middleware(Front, max_body=settings.max_body_mb * 1_000_000, keys=listed(settings.api_keys))
     problems.install(app)
     for routes in (search, documents, collections, maintenance, overview, embeddings, rerank, tei, health):
         app.include_router(routes.router)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _openapi(app, keyed=bool(settings.api_keys))  # type: ignore[method-assign]
     return app
 
 
@@ -121,7 +121,7 @@ def app_from_environment() -> FastAPI:
     return create_app(settings)
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
+def _openapi(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
     if not app.openapi_schema:
         document = get_openapi(
             title=app.title,
@@ -145,5 +145,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                     shape.pop("application/json", None)
         for name in ("HTTPValidationError", "ValidationError"):
             components.pop(name, None)
+        if keyed:
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"key": []}]
         app.openapi_schema = document
     return app.openapi_schema

@@ -1,4 +1,4 @@
-"""Around every request: an id, the body limit, one log line, and a last resort for what nobody foresaw."""
+"""Around every request: an id, the key, the body limit, one log line, and a last resort for what nobody foresaw."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Sequence
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embedsvc import __version__
+from embedsvc.service.access import refusal
 from embedsvc.service.problems import BodyTooLarge, problem
 
 log = logging.getLogger("embedsvc.service")
@@ -21,11 +23,12 @@ _STOPPING = "The service is stopping and cannot finish this request any more. As
 
 
 class Front:
-    """ASGI middleware; see the module. ``max_body`` in bytes."""
+    """ASGI middleware; see the module. ``max_body`` in bytes; ``keys``: see :mod:`embedsvc.service.access`."""
 
-    def __init__(self, app: ASGIApp, max_body: int) -> None:
+    def __init__(self, app: ASGIApp, max_body: int, keys: Sequence[str] = ()) -> None:
         self._app = app
         self._max_body = max_body
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,9 +56,14 @@ class Front:
 
         path = scope["path"]
         try:
-            if _declared_length(scope) > self._max_body:
-                refusal = problem(path, 413, "Request body too large", too_large, headers={"connection": "close"})
-                await refusal(scope, receive, noted)
+            if why := refusal(scope, self._keys):
+                # The body is not read: who has no key may not make the service take in megabytes.
+                headers = {"www-authenticate": "Bearer", "connection": "close"}
+                refused = problem(path, 401, "Access denied", why, code="invalid_api_key", headers=headers)
+                await refused(scope, receive, noted)
+            elif _declared_length(scope) > self._max_body:
+                headers = {"connection": "close"}
+                await problem(path, 413, "Request body too large", too_large, headers=headers)(scope, receive, noted)
             else:
                 await self._app(scope, counted, noted)
         except ClientDisconnect:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import ipaddress
 import logging
 import os
 import signal
@@ -37,6 +38,8 @@ def serve(settings: Settings) -> None:
     with _listening(settings.host, settings.port) as listener, _quiet_end():
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         log.info("listening on http://%s:%d, API documentation at /docs", host, listener.getsockname()[1])
+        if not settings.api_keys and not _is_this_machine(listener):
+            log.warning("whoever reaches this address may ask, write and delete: set EMBEDSVC_API_KEYS")
         if settings.workers == 1:
             uvicorn.Server(_config(create_app(settings))).run([listener])
         else:
@@ -80,6 +83,10 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
             raise UsageError(f"{host}, port {port} cannot be listened on: {error.strerror or error}.") from None
         listener.set_inheritable(True)
         yield listener
+
+
+def _is_this_machine(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 @contextmanager
