@@ -16,7 +16,7 @@ READY  := $(VENV)/.ready-$(FAISS)
 # infinity_emb in an environment of its own, for the comparison
 PEER   := .venv-infinity
 
-.PHONY: demo test check bench bench-encode bench-index bench-quality bench-ingest crash-test fault-test fuzz clean
+.PHONY: demo test check docs bench bench-encode bench-index bench-quality bench-ingest crash-test fault-test fuzz clean
 
 demo: $(READY)
 	$(BIN)/embedsvc demo
@@ -32,6 +32,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.examples docs/python.md | $(BIN)/mypy /dev/stdin
+
+# The page of all commands and flags; a test compares it.
+docs: $(READY)
+	$(BIN)/typer embedsvc.cli.commands utils docs --name embedsvc --title 'Command line' --output docs/cli.md
 
 bench: $(READY)
 	$(BIN)/python benchmarks/all.py

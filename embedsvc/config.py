@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
 import types
@@ -198,28 +199,45 @@ def _convert(name: str, value: object, origin: str) -> Any:
     return converted.expanduser() if isinstance(converted, Path) else converted
 
 
-def load_settings(flags: Mapping[str, object] | None = None, *, directory: Path | None = None) -> Settings:
-    """Settings from ``flags`` (None values mean "not given"), the environment and ``directory/embedsvc.toml``.
+def settings_given(
+    flags: Mapping[str, object] | None = None, *, directory: Path | None = None
+) -> dict[str, tuple[Any, str]]:
+    """The settings that are not left at their defaults, by name: the value, and the flag, variable or file that gave
+    it. ``flags``: None values mean "not given"; of the files, the one in ``directory`` (default: the working one).
 
     Raises:
-        UsageError: an unknown key in the file, a value that does not fit its setting, a data directory that is a file.
+        UsageError: an unknown key in the file, or a value that does not fit its setting.
     """
-    names = {field.name for field in fields(Settings)}
-    values: dict[str, Any] = {}
+    names = [field.name for field in fields(Settings)]
+    given: dict[str, tuple[Any, str]] = {}
     file = (directory or Path.cwd()) / CONFIG_FILE
     if file.is_file():
         try:
             table = tomllib.loads(file.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{file}: not valid TOML: {error}.") from None
-        if unknown := sorted(table.keys() - names):
-            raise UsageError(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(names))}.")
-        values |= {name: _convert(name, value, str(file)) for name, value in table.items()}
+        if unknown := sorted(table.keys() - set(names)):
+            near = difflib.get_close_matches(unknown[0], names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(names))}."
+            raise UsageError(f"{file}: unknown setting {unknown[0]!r}; {hint}")
+        given |= {name: (_convert(name, value, str(file)), str(file)) for name, value in table.items()}
     for name in names:
         if (variable := f"EMBEDSVC_{name.upper()}") in os.environ:
-            values[name] = _convert(name, os.environ[variable], variable)
-    values |= {name: _convert(name, value, "flag") for name, value in (flags or {}).items() if value is not None}
-    settings = Settings(**values)
+            given[name] = (_convert(name, os.environ[variable], variable), variable)
+    for name, value in (flags or {}).items():
+        if value is not None:
+            given[name] = (_convert(name, value, "flag"), "flag")
+    return given
+
+
+def load_settings(flags: Mapping[str, object] | None = None, *, directory: Path | None = None) -> Settings:
+    """Settings from ``flags``, the environment and ``directory/embedsvc.toml``; see :func:`settings_given`.
+
+    Raises:
+        UsageError: as there; or the data directory is a file.
+    """
+    given = settings_given(flags, directory=directory)
+    settings = Settings(**{name: value for name, (value, _) in given.items()})
     if settings.data_dir.exists() and not settings.data_dir.is_dir():
         raise UsageError(f"The data directory {settings.data_dir} is a file, not a folder. Choose another place.")
     return settings

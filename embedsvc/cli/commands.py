@@ -9,8 +9,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from embedsvc.cli import documents, maintenance, models
-from embedsvc.cli.options import DataDir, Dtype, Json, Mode, Name, Runtime, parsed_boosts, refuse_where, settings_of
+from embedsvc.cli import configuration, documents, maintenance, models
+from embedsvc.cli.options import (
+    DataDir,
+    Dtype,
+    Json,
+    Mode,
+    Name,
+    Runtime,
+    Which,
+    parsed_boosts,
+    refuse_where,
+    settings_of,
+)
 from embedsvc.config import Settings
 from embedsvc.errors import UsageError
 
@@ -24,13 +35,12 @@ class _Root(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-_PLAN = "index-plan"
+_PLAN = "index plan"
 
 app = typer.Typer(
     cls=_Root,
     help="Semantic search over your own documents, with exact citations.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -41,6 +51,7 @@ maintenance.add_to(collections)
 app.add_typer(collections, name="collections")
 app.add_typer(documents.app, name="documents")
 app.add_typer(models.app, name="models")
+app.add_typer(configuration.app, name="config")
 
 
 @app.callback(invoke_without_command=True)
@@ -151,7 +162,7 @@ def index(
     raise typer.Exit(1 if failed else 0)
 
 
-@app.command(_PLAN, hidden=True)
+@app.command(_PLAN)
 def index_plan(
     passages: Annotated[str, typer.Option(help="How many: 180000, 250k, 10M.")],
     dimension: Annotated[int, typer.Option(help="Of the vectors; all-MiniLM-L6-v2 has 384.", min=1)] = 384,
@@ -481,7 +492,7 @@ def list_collections(data_dir: DataDir = None, json: Json = False) -> None:
 
 
 @collections.command()
-def show(name: str, data_dir: DataDir = None, json: Json = False) -> None:
+def show(name: Which, data_dir: DataDir = None, json: Json = False) -> None:
     """Counts, contract, chunking and vector index of one collection."""
     from embedsvc.cli import output
     from embedsvc.collection import Collection
@@ -492,7 +503,7 @@ def show(name: str, data_dir: DataDir = None, json: Json = False) -> None:
 
 @collections.command()
 def delete(
-    name: str,
+    name: Which,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     data_dir: DataDir = None,
     json: Json = False,
@@ -510,7 +521,7 @@ def delete(
 
 
 @collections.command("export")
-def export_collection(name: str, file: Path, data_dir: DataDir = None, json: Json = False) -> None:
+def export_collection(name: Which, file: Path, data_dir: DataDir = None, json: Json = False) -> None:
     """Write a collection to one Parquet FILE."""
     from embedsvc.cli import output
     from embedsvc.collection import Collection

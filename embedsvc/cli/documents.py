@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from embedsvc.cli.options import DataDir, Json, settings_of
+from embedsvc.cli.options import DataDir, Json, Which, settings_of
 
 app = typer.Typer(help="Delete single documents of a collection.", no_args_is_help=True)
 
@@ -18,7 +18,7 @@ def _group() -> None:
 
 @app.command()
 def delete(
-    name: Annotated[str, typer.Argument(help="The collection.")],
+    name: Which,
     documents: Annotated[
         list[str], typer.Argument(metavar="URI|ID...", help="As in hits and reports; of a file: all that is in it.")
     ],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedsvc.cli.options import DataDir, Dtype, Json, Runtime, settings_of
+from embedsvc.cli.options import DataDir, Dtype, Json, Runtime, Which, settings_of
 
 if TYPE_CHECKING:
     from embedsvc.migrate import Measured
@@ -30,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
         app.command(name)(command)
 
 
-def verify(name: str, data_dir: DataDir = None, json: Json = False) -> None:
+def verify(name: Which, data_dir: DataDir = None, json: Json = False) -> None:
     """Check all of a collection: every passage, vector and byte of the index. Exit code 3: something is damaged."""
     from embedsvc.checks import check_collection
     from embedsvc.cli import output
@@ -44,7 +44,7 @@ def verify(name: str, data_dir: DataDir = None, json: Json = False) -> None:
 
 
 def repair(
-    name: str,
+    name: Which,
     to_version: Annotated[
         int | None, typer.Option(help="Where the newest version cannot be read: the one to go back to.")
     ] = None,
@@ -62,7 +62,7 @@ def repair(
     output.message("\n".join(lines), value, json)
 
 
-def compact(name: str, data_dir: DataDir = None, json: Json = False) -> None:
+def compact(name: Which, data_dir: DataDir = None, json: Json = False) -> None:
     """Give back the space of what was deleted, and leave none of it on the disk but in snapshots."""
     from embedsvc.cli import output
     from embedsvc.collection import Collection
@@ -80,7 +80,7 @@ def compact(name: str, data_dir: DataDir = None, json: Json = False) -> None:
 
 
 def duplicates(
-    name: str,
+    name: Which,
     threshold: Annotated[
         float, typer.Option(help="Share of what either says that both say; 1: the same but for case and white space.")
     ] = 0.8,
@@ -103,7 +103,7 @@ def duplicates(
 
 
 def alike(
-    name: str,
+    name: Which,
     threshold: Annotated[float, typer.Option(help="Cosine from which on two passages count as alike.")] = 0.95,
     data_dir: DataDir = None,
     json: Json = False,
@@ -121,7 +121,7 @@ def alike(
 
 
 def clusters(
-    name: str,
+    name: Which,
     count: Annotated[int | None, typer.Option("-n", help="How many. Default: by the passages, 20 at most.")] = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -142,7 +142,7 @@ def clusters(
 
 
 def classify(
-    name: str,
+    name: Which,
     label: Annotated[
         list[str], typer.Option(metavar="LABEL[=DESCRIPTION]", help="A label and what it stands for; give several.")
     ],
@@ -170,7 +170,7 @@ def classify(
 
 
 def snapshot(
-    name: str,
+    name: Which,
     label: Annotated[str | None, typer.Option(help="What to call it. Default: v and the version.")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete the snapshot of that label instead.")] = False,
     data_dir: DataDir = None,
@@ -195,7 +195,7 @@ def snapshot(
 
 
 def snapshots(
-    name: str,
+    name: Which,
     every: Annotated[bool, typer.Option("--all", help="Also versions that go within the hour.")] = False,
     data_dir: DataDir = None,
     json: Json = False,
@@ -216,7 +216,7 @@ def snapshots(
 
 
 def restore(
-    name: str,
+    name: Which,
     version: Annotated[int | None, typer.Option(help="The version to go back to.")] = None,
     label: Annotated[str | None, typer.Option(help="The snapshot to go back to.")] = None,
     data_dir: DataDir = None,
@@ -237,7 +237,7 @@ def restore(
 
 
 def migrate(
-    name: str,
+    name: Which,
     model: Annotated[str | None, typer.Option(help="Model id or folder to move to. Default: the same.")] = None,
     dtype: Dtype = None,
     runtime: Runtime = None,

@@ -14,7 +14,19 @@ if TYPE_CHECKING:
 DataDir = Annotated[
     Path | None, typer.Option(help="Where collections live. Default: EMBEDSVC_DATA_DIR, else ./indexes")
 ]
-Name = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+
+
+def _names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For the shell: the collections that there are."""
+    from embedsvc.collection import collection_names
+    from embedsvc.config import load_settings
+
+    names = collection_names(load_settings({"data_dir": ctx.params.get("data_dir")}).data_dir)
+    return [name for name in names if name.startswith(incomplete)]
+
+
+Name = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.", autocompletion=_names)]
+Which = Annotated[str, typer.Argument(metavar="NAME", help="The collection.", autocompletion=_names)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 Runtime = Annotated[str | None, typer.Option(help="auto, onnx, openvino or torch.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, int8, int8-g64, fp32, fp16 or bf16.")]

@@ -244,6 +244,31 @@ def collection(value: dict[str, Any], json: bool) -> None:
 _COUNT = re.compile(r"(\d[\d,_]*(?:\.\d+)?)\s*([kM]?)")
 
 
+def settings(rows: Sequence[dict[str, Any]], json: bool) -> None:
+    """``rows``: ``name``, ``value`` and ``from`` of each setting."""
+    if json:
+        _print_json({"settings": [{**row, "value": _told(row["value"])} for row in rows]})
+        return
+    from rich.table import Table
+
+    table = Table("setting", "value", "from", box=None, pad_edge=False)
+    for row in rows:
+        value = (
+            _json.dumps(row["value"])
+            if isinstance(row["value"], bool)
+            else ""
+            if row["value"] is None
+            else str(row["value"])
+        )
+        style = "dim" if row["from"] == "default" else None
+        table.add_row(row["name"], printable(value), printable(row["from"]), style=style)
+    _console().print(table)
+
+
+def _told(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
 def parsed_count(text: str) -> int:
     """A number of things as people write it: ``180000``, ``180,000``, ``250k``, ``1.5M``.
 
