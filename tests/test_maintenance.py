@@ -86,7 +86,7 @@ def wrong(settings: Settings) -> list[str]:
 
 def served(settings: Settings) -> Collections:
     """As a server holds its collections, without encoders."""
-    return Collections(settings, cast("Encoders", SimpleNamespace(of=lambda contract: None, touch=id)))
+    return Collections(settings, cast("Encoders", SimpleNamespace(of=lambda contract: None, touch=id, on_unload=[])))
 
 
 # -- verify ----------------------------------------------------------------------------------------------------------
