@@ -13,14 +13,13 @@ import pytest
 
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
-from embedsvc.errors import UsageError
+from embedsvc.errors import QueryTooLong, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, make_document
 from embedsvc.search import Answer, Query, Rerank, Selection, search
 from embedsvc.search.reranking import relevance
 from tests.fakes import FakeEncoder
-
 
 KEPT = Selection(duplicates="keep")
 """Folding reads texts too."""
@@ -154,6 +153,16 @@ def test_time_that_reading_takes_is_of_the_budget(
     assert all(hit.scores.rerank is None for hit in answer.hits)
     assert len(prepared if slow == "tokenizer" else read) < 200
     assert all(future.cancelled() or future.done() for future in reranker.given_up)
+
+
+def test_a_query_that_fills_the_window_is_refused_before_any_passage_is_read(
+    collection: Collection, fake: FakeEncoder
+) -> None:
+    reranker: Any = FakeReranker(max_length=20)
+    reranker.prepare = None
+    query = Query("red " * 18, mode="dense", rerank=Rerank(reranker))
+    with pytest.raises(QueryTooLong, match="21 tokens, and reranker, which is to rerank, takes 20"):
+        search(collection.snapshot(), fake, query)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [1, 3, 120])

@@ -12,6 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from embedsvc.encoding.cross_encoder import CrossEncoder, Logits, probabilities
+from embedsvc.errors import QueryTooLong
 from embedsvc.search.run import Floats, Rerank, Run, ranked, with_texts
 
 _OVERLAP = 8
@@ -85,7 +86,8 @@ def _best(wanted: Rerank, query: str, texts: Iterable[str], started: float) -> I
         return best
 
     try:
-        for portion in _portions(texts):
+        # The less room beside the query, the more often that is tokenised for each passage.
+        for portion in _portions(texts, _PORTION * room // encoder.model.max_length):
             _time_left(wanted, started)
             windows = _windows(encoder.tokenizer, room, portion)
             pairs = [(query, window) for each in windows for window in each]
@@ -115,11 +117,12 @@ def _time_left(wanted: Rerank, started: float) -> float | None:
     return left
 
 
-def _portions(texts: Iterable[str]) -> Iterator[list[str]]:
+def _portions(texts: Iterable[str], most: int) -> Iterator[list[str]]:
+    """``texts`` in order, ``most`` characters or one at a time."""
     portion: list[str] = []
     characters = 0
     for text in texts:
-        if portion and characters + len(text) > _PORTION:
+        if portion and characters + len(text) > most:
             yield portion
             portion, characters = [], 0
         portion.append(text)
@@ -129,10 +132,21 @@ def _portions(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _room(encoder: CrossEncoder, query: str) -> int:
-    """Tokens of a passage that fit in the model's window beside the query."""
+    """Tokens of a passage that fit in the model's window beside the query.
+
+    Raises:
+        QueryTooLong: there are none.
+    """
     tokenizer = encoder.tokenizer
     taken = len(tokenizer.encode(query, add_special_tokens=False).ids) + tokenizer.num_special_tokens_to_add(True)
-    return max(1, encoder.model.max_length - taken)
+    room = encoder.model.max_length - taken
+    if room < 1:
+        raise QueryTooLong(
+            f"The query has {taken:,} tokens, and {encoder.model.name}, which is to rerank, takes "
+            f"{encoder.model.max_length} of query and passage together.",
+            None,
+        )
+    return room
 
 
 def _windows(tokenizer: Tokenizer, room: int, texts: Sequence[str]) -> list[list[str]]:
