@@ -66,9 +66,10 @@ def asked(
     k: int = 1,
     mode: str = "dense",
     filter: str | None = None,
+    min_score: float | None = None,
     **wanted: Any,
 ) -> Answer:
-    query = Query(text, k=k, mode=mode, filter=filter, evidence=Evidence(**wanted))  # type: ignore[arg-type]
+    query = Query(text, k=k, mode=mode, filter=filter, min_score=min_score, evidence=Evidence(**wanted))  # type: ignore[arg-type]
     return search(collection.snapshot(), fake, query)
 
 
@@ -256,6 +257,14 @@ def test_sentences_that_cost_too_much_are_chosen_by_words(
     assert [hit.highlight and hit.highlight.by for hit in hits] == ["vector", "vector", "terms", "terms"]
 
 
+def test_a_possessive_is_no_word_to_point_at(tmp_path: Path, fake: FakeEncoder) -> None:
+    text = "The captain's red hat. An s is a letter, it's said."
+    collection = collection_of(tmp_path, fake, make_document("t:x", text))
+    (hit,) = asked(collection, fake, "captain's red’s", highlight=True).hits
+    assert hit.highlight is not None
+    assert [text[slice(*span)] for span in hit.highlight.terms] == ["captain", "red"]
+
+
 def test_words_are_found_in_their_forms() -> None:
     text = "Restarting İt restarts; the restarted RESTART, not the star of art_restart x."
     found = [text[start:end] for (start, end), _ in term_spans(text, query_terms("How do I restart it?"))]
@@ -310,6 +319,9 @@ def test_the_most_likely_hit_tells_whether_there_is_an_answer(rainbow: Collectio
     assert [hit.text for hit in kept.hits] == [LINES[2]]
     none = asked(rainbow, fake, "seven", min_confidence=0.5)
     assert (none.hits, none.answerable) == ((), False)
+    for wanted in ({"min_confidence": 0.999}, {"min_score": 1.1}):
+        none = asked(rainbow, fake, "red", **wanted)
+        assert (none.hits, none.answerable) == ((), False), "what is not given answers nothing"
     assert asked(rainbow, fake, "red", mode="lexical").answerable is None
 
 

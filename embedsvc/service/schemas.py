@@ -508,8 +508,8 @@ class Answer(BaseModel):
     mode: str
     took_ms: float
     answerable: bool | None = Field(
-        description="Whether the collection seems to hold the answer; null where that is not known (mode `lexical`, a "
-        "`vector`, a model without calibration)."
+        description="Whether the best of the hits seems to be the answer; false where there is none, null where that "
+        "is not known (mode `lexical`, a `vector`, a model without calibration, a query of stop words)."
     )
     warnings: list[str] = Field(
         description="What of the query was not understood or not looked at, in sentences: a language that the model "
