@@ -50,10 +50,15 @@ def collection_of(folder: Path, fake: FakeEncoder, *documents: Document, overlap
     return collection
 
 
-@pytest.fixture
-def rainbow(tmp_path: Path, fake: FakeEncoder) -> Collection:
+@pytest.fixture(scope="module")
+def rainbow(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    """For reading."""
+    return rainbow_in(tmp_path_factory.mktemp("rainbow"), FakeEncoder())
+
+
+def rainbow_in(folder: Path, fake: FakeEncoder) -> Collection:
     made = collection_of(
-        tmp_path, fake, make_document("t:colours.txt", TEXT, id="colours", title="Colours", headings=SECTIONS)
+        folder, fake, make_document("t:colours.txt", TEXT, id="colours", title="Colours", headings=SECTIONS)
     )
     assert made.store().count() == len(LINES)
     return made
@@ -307,7 +312,8 @@ def test_words_lie_in_the_text(text: str, query: str) -> None:
 # -- confidence ------------------------------------------------------------------------------------------------------
 
 
-def test_the_most_likely_hit_tells_whether_there_is_an_answer(rainbow: Collection, fake: FakeEncoder) -> None:
+def test_the_most_likely_hit_tells_whether_there_is_an_answer(tmp_path: Path, fake: FakeEncoder) -> None:
+    rainbow = rainbow_in(tmp_path, fake)
     assert asked(rainbow, fake, "red").answerable is None, "no calibration of this model"
     with rainbow.writer() as writer:
         writer.tune(Tuned(calibration=Calibration(cosine=6, words=4, near=0, bias=-5)))

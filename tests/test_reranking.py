@@ -56,8 +56,9 @@ class FakeReranker:
         return SimpleNamespace(future=future)
 
 
-@pytest.fixture
-def collection(tmp_path: Path, fake: FakeEncoder) -> Collection:
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    tmp_path, fake = tmp_path_factory.mktemp("collection"), FakeEncoder()
     made = Collection.create("c", fake.contract, Chunking(64, 0), Settings(data_dir=tmp_path, durability="os"))
     texts = {
         "a": "red red red",
@@ -160,8 +161,8 @@ def test_a_query_that_fills_the_window_is_refused_before_any_passage_is_read(
 ) -> None:
     reranker: Any = FakeReranker(max_length=20)
     reranker.prepare = None
-    query = Query("red " * 18, mode="dense", rerank=Rerank(reranker))
-    with pytest.raises(QueryTooLong, match="21 tokens, and reranker, which is to rerank, takes 20"):
+    query = Query("red " * 30, mode="dense", rerank=Rerank(reranker))
+    with pytest.raises(QueryTooLong, match="reranker, which is to rerank, takes 20 of query and passage"):
         search(collection.snapshot(), fake, query)  # type: ignore[arg-type]
 
 
