@@ -125,7 +125,7 @@ def index(
     from embedsvc.allocator import give_back_memory
     from embedsvc.cli import indexing
     from embedsvc.ingest import FIXED
-    from embedsvc.readers import FieldChoice, Selection, check_patterns, path_or_url
+    from embedsvc.readers import FieldChoice, PathPatterns, check_patterns, path_or_url
 
     give_back_memory()
     settings = settings_of(
@@ -148,7 +148,7 @@ def index(
         tuple(text_field or ()), title_field, id_field, None if metadata_field is None else tuple(metadata_field)
     )
     asked = {key for key, value in locals().items() if key in FIXED and value is not None}
-    selection = Selection(tuple(exclude or ()), tuple(include or ()))
+    selection = PathPatterns(tuple(exclude or ()), tuple(include or ()))
     check_patterns((*selection.exclude, *selection.include))
     order = indexing.Order(
         name, [path_or_url(path) for path in paths], settings, fields, asked, selection, report, json

@@ -24,7 +24,7 @@ from embedsvc.errors import NotFound, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.outcomes import Outcome
 from embedsvc.readers import FieldChoice
-from embedsvc.records import Chunking, Context, Document, make_document
+from embedsvc.records import ChunkContext, Chunking, Document, make_document
 from embedsvc.search import MAX_K, Hit, Mode, Query, Selection, search
 from embedsvc.upkeep import Snapshot
 
@@ -59,7 +59,7 @@ class Evaluation:
     passages: int | None
     max_tokens: int
     finer_tokens: int
-    chunk_context: Context
+    chunk_context: ChunkContext
     documents_cut: int
     documents_empty: int
     queries_cut: int
