@@ -389,11 +389,7 @@ def evaluate(
         **narrowing,
     }
     refuse_where(
-        (
-            tune is not None,
-            measuring,
-            "is about measuring, --tune NAME about choosing: do one after the other.",
-        ),
+        (tune is not None, measuring, "is about measuring, --tune NAME about choosing: do one after the other."),
         (tune is not None, making | cutting, "is about a new collection, --tune NAME about one that is there."),
         (name is not None, making | cutting, "is about a new collection; that of --collection is measured as it is."),
         (not passages, cutting, "is about documents that are cut into passages: give --passages too."),
