@@ -40,7 +40,7 @@ from embedsvc.ingest import chunking_for, ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.readers.markdown import read_markdown
 from embedsvc.readers.restructured import read_restructured
-from embedsvc.records import Context, Document, Source, make_document
+from embedsvc.records import ChunkContext, Document, Source, make_document
 from embedsvc.search import Mode
 from embedsvc.search.terms import query_terms, sentence_spans
 
@@ -146,7 +146,7 @@ def measured(of: Set) -> Iterator[tuple[Figure, dict[str, float]]]:
     encoder = load_encoder(settings)
     modes: tuple[Mode, ...] = ("dense", "hybrid")
     before: dict[str, dict[str, float]] = {}
-    contexts: Iterable[Context] = get_args(Context)
+    contexts: Iterable[ChunkContext] = get_args(ChunkContext)
     if of.name.startswith("scifact"):  # there are no headings
         contexts = ("none", "title")
     for context in contexts:

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from embedsvc.context import context_of
 from embedsvc.errors import UsageError
-from embedsvc.records import Chunking, Context, Document, Passage
+from embedsvc.records import ChunkContext, Chunking, Document, Passage
 
 Ints = npt.NDArray[np.int32]
 
@@ -147,7 +147,7 @@ class _Context:
 class _Contexts:
     """The contexts of a document's windows, of at most ``most`` tokens; each is tokenised once."""
 
-    def __init__(self, document: Document, tokenizer: Tokenizer, shown: Context, most: int) -> None:
+    def __init__(self, document: Document, tokenizer: Tokenizer, shown: ChunkContext, most: int) -> None:
         self._document, self._tokenizer, self._shown, self._most = document, tokenizer, shown, most
         self._ids: dict[str, tuple[int, ...]] = {"": ()}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from embedsvc.errors import UsageError
-from embedsvc.records import Context, Language
+from embedsvc.records import ChunkContext, Language
 
 CONFIG_FILE = "embedsvc.toml"
 
@@ -22,7 +22,7 @@ Dtype = Literal["fp32", "int8", "int8-g64", "fp16", "bf16"]
 """Arithmetic of an encoder. ``int8`` is onnxruntime's, ``int8-g64`` (a scale for every 64 activations) OpenVINO's: they
 differ as int8 from fp32, so a collection says which it has."""
 
-Duplicates = Literal["report", "drop", "ignore"]
+OnDuplicate = Literal["report", "drop", "ignore"]
 
 
 def _user_cache() -> Path:
@@ -60,13 +60,13 @@ class Settings:
     finer_tokens: int = 0
     """Tokens of the sub-windows that a longer passage is also represented by in new collections, counted as
     ``chunk_tokens`` are: it scores as the best of its vectors. 0: none, each passage has one vector."""
-    chunk_context: Context = "title"
+    chunk_context: ChunkContext = "title"
     """What is put in front of each passage's text when it is encoded, in new collections: ``title`` of the document,
     ``headings`` over the passage, both or nothing. It counts among ``chunk_tokens``, and is not part of the passage."""
     language: Language = "english"
     """Of the text in new collections: how words are reduced to stems, and which say nothing, on the lexical side.
     ``other``: neither; words as ICU's dictionaries part them, for languages without spaces too."""
-    duplicates: Duplicates = "report"
+    duplicates: OnDuplicate = "report"
     """New and changed documents that say what another one of the collection says, or nearly: tell which it is, leave
     them out (``drop``), or do not look (``ignore``)."""
     max_file_mb: int = 100

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from embedsvc.records import HEADING_PARTED_BY, Context
+from embedsvc.records import HEADING_PARTED_BY, ChunkContext
 
 _BESIDE_NAME = re.compile("[:#?]")
 """Between a name and a scheme without slashes (``stdin:a.txt``), a record's number, what a page was asked with."""
@@ -16,7 +16,7 @@ _BEGINNING = 100
 and the line above may come first."""
 
 
-def context_of(text: str, *, uri: str, title: str, heading: str | None, shown: Context) -> str:
+def context_of(text: str, *, uri: str, title: str, heading: str | None, shown: ChunkContext) -> str:
     """The title and the headings over ``text``, topmost first, as far as they are ``shown``: ``"Guide > Install"``.
 
     Left out is what would say nothing: a title that is only the file's name, so that a file may be renamed without

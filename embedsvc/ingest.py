@@ -20,7 +20,7 @@ from embedsvc import __version__
 from embedsvc.aside import Aside, Laid
 from embedsvc.chunking import Chunks, chunk, finer_capacity
 from embedsvc.collection import Collection, Writer, collection_names
-from embedsvc.config import Duplicates, Settings, usable_cores
+from embedsvc.config import OnDuplicate, Settings, usable_cores
 from embedsvc.duplicates import Signatures, sign
 from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for, load_encoder
 from embedsvc.errors import Conflict, ReadError, StorageFailure, UsageError
@@ -32,8 +32,8 @@ from embedsvc.readers import (
     ALL,
     FieldChoice,
     FoundFile,
+    PathPatterns,
     Rejected,
-    Selection,
     absolute,
     discover,
     discover_again,
@@ -215,7 +215,7 @@ def ingest_paths(
     fields: FieldChoice,
     max_file_mb: int,
     exact: bool = False,
-    selection: Selection = ALL,
+    selection: PathPatterns = ALL,
 ) -> Iterator[Outcome]:
     """Brings ``collection`` in step with the files under ``paths``, which may also be URLs; yields one Outcome per
     input once it is durable.
@@ -252,7 +252,7 @@ def ingest_changed(
     *,
     fields: FieldChoice,
     max_file_mb: int,
-    selection: Selection = ALL,
+    selection: PathPatterns = ALL,
 ) -> Iterator[Outcome]:
     """As :func:`ingest_paths` of ``tops`` with ``exact``, where only what is at or below ``changed`` can have changed:
     nothing else is looked at. All paths from the root (:func:`~embedsvc.readers.absolute`)."""
@@ -268,7 +268,7 @@ def ingest_items(
     fields: FieldChoice,
     *,
     fold: bool = True,
-    duplicates: Duplicates | None = None,
+    duplicates: OnDuplicate | None = None,
     ahead: Sequence[Source | Document | Rejected] | None = None,
 ) -> Iterator[Outcome]:
     """As :func:`ingest_paths` for inputs that are in memory: uploads and ready-made documents. ``fold``: as in
@@ -307,7 +307,7 @@ def _ingest(
     within: Sequence[str],
     max_file_mb: int,
     fold: bool,
-    duplicates: Duplicates | None = None,
+    duplicates: OnDuplicate | None = None,
 ) -> Iterator[Outcome]:
     check_contract(encoder, collection.contract)
     commit_tokens = max(1, collection.settings.commit_tokens)
@@ -384,7 +384,7 @@ def _limits(settings: Settings, max_file_mb: int) -> Limits:
 class _Likeness:
     """Tells which documents say what another one says that is stored, or came before. For the reading thread."""
 
-    def __init__(self, duplicates: Duplicates, open_signatures: Callable[[], Signatures]) -> None:
+    def __init__(self, duplicates: OnDuplicate, open_signatures: Callable[[], Signatures]) -> None:
         self.drops = duplicates == "drop"
         self._ignores = duplicates == "ignore"
         self._open = open_signatures

@@ -227,7 +227,7 @@ Language = Literal[
 ]  # fmt: skip
 """Languages whose words have stems and stop words. ``other``: none are known."""
 
-Context = Literal["none", "title", "headings", "title+headings"]
+ChunkContext = Literal["none", "title", "headings", "title+headings"]
 """What is said of a passage's place when it is encoded: its document's title, the headings that it stands under."""
 
 
@@ -249,7 +249,7 @@ class Chunking:
     whole: bool = False
     finer: int = 0
     language: Language = "english"
-    context: Context = "none"
+    context: ChunkContext = "none"
 
 
 FusionMethod = Literal["convex", "rrf"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from embedsvc.errors import ContractMismatch, DamagedCollection, EmbedsvcError, NotFound, ReadError, UsageError
 from embedsvc.outcomes import Outcome
-from embedsvc.readers import ALL, IGNORE_FILE, Selection, absolute, reach
+from embedsvc.readers import ALL, IGNORE_FILE, PathPatterns, absolute, reach
 from embedsvc.tally import Tally
 
 Run = Callable[[Sequence[Path] | None], Iterator[Outcome]]
@@ -54,7 +54,7 @@ class RunFailed:
 
 
 def watch(
-    paths: Sequence[str | Path], run: Run, selection: Selection = ALL
+    paths: Sequence[str | Path], run: Run, selection: PathPatterns = ALL
 ) -> Generator[Outcome | RunEnded | RunFailed, None, None]:
     """Runs over everything, then over what changes, without end. An error of one run is told, and it is tried again.
 
@@ -106,7 +106,7 @@ def _attempt(run: Run, paths: Sequence[Path] | None, retry: float) -> Iterator[O
         yield RunEnded(tally, tally.seconds, paths is None)
 
 
-def _meant(path: Path, tops: Sequence[Path], selection: Selection) -> Iterator[Path]:
+def _meant(path: Path, tops: Sequence[Path], selection: PathPatterns) -> Iterator[Path]:
     """What is to be looked at because of a change of ``path``; nothing where no walk would come to it."""
     if path.name == IGNORE_FILE:
         path = path.parent

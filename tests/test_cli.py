@@ -749,6 +749,7 @@ def test_what_is_called_plan_is_indexed(run: Run, tmp_path: Path, monkeypatch: p
     [
         (("search", "x", "--weight", 1.5), "weight is 1.5"),
         (("search", "x", "--weight", 0.5, "--mode", "dense"), "fusion is of mode hybrid, not dense"),
+        (("search", "x", "--fusion", "rrf", "--normalisation", "max"), "rrf fuses ranks"),
         (("search", "x", "--depth", 50, "--mode", "lexical"), "fusion is of mode hybrid, not lexical"),
         (("search", "x", "--depth", 0), "depth is 0"),
         (("search", "x", "--normalisation", "most"), "'most'; choose max, minmax, zscore"),

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 
 from embedsvc.chunking import chunk, encoded_windows
 from embedsvc.context import context_of, is_file_name
-from embedsvc.records import Chunking, Context, Document, Heading, make_document
+from embedsvc.records import ChunkContext, Chunking, Document, Heading, make_document
 
 RESERVED = 2
-BOTH: Context = "title+headings"
+BOTH: ChunkContext = "title+headings"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def of(text: str, **about: Any) -> str:
         ("title+headings", "The Guide > Install > On Linux"),
     ],
 )
-def test_the_title_and_the_path_of_headings_as_far_as_they_are_asked_for(shown: Context, said: str) -> None:
+def test_the_title_and_the_path_of_headings_as_far_as_they_are_asked_for(shown: ChunkContext, said: str) -> None:
     assert of("Run this.", title="The Guide", heading="Install > On Linux", shown=shown) == said
 
 
@@ -115,11 +115,11 @@ def documents(draw: st.DrawFn) -> Document:
     window=st.integers(8, 60),
     overlap=st.integers(0, 30),
     finer=st.integers(0, 20),
-    context=st.sampled_from(get_args(Context)),
+    context=st.sampled_from(get_args(ChunkContext)),
     whole=st.booleans(),
 )
 def test_what_is_embedded_fits_and_the_text_of_a_passage_is_whole(
-    bert: Tokenizer, document: Document, window: int, overlap: int, finer: int, context: Context, whole: bool
+    bert: Tokenizer, document: Document, window: int, overlap: int, finer: int, context: ChunkContext, whole: bool
 ) -> None:
     overlap, finer = min(overlap, window - RESERVED - 1), finer if finer > RESERVED else 0
     chunking = Chunking(window, overlap, finer=finer, context=context, whole=whole)

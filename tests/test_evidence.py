@@ -50,10 +50,15 @@ def collection_of(folder: Path, fake: FakeEncoder, *documents: Document, overlap
     return collection
 
 
-@pytest.fixture
-def rainbow(tmp_path: Path, fake: FakeEncoder) -> Collection:
+@pytest.fixture(scope="module")
+def rainbow(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    """For reading."""
+    return rainbow_in(tmp_path_factory.mktemp("rainbow"), FakeEncoder())
+
+
+def rainbow_in(folder: Path, fake: FakeEncoder) -> Collection:
     made = collection_of(
-        tmp_path, fake, make_document("t:colours.txt", TEXT, id="colours", title="Colours", headings=SECTIONS)
+        folder, fake, make_document("t:colours.txt", TEXT, id="colours", title="Colours", headings=SECTIONS)
     )
     assert made.store().count() == len(LINES)
     return made
@@ -66,9 +71,10 @@ def asked(
     k: int = 1,
     mode: str = "dense",
     filter: str | None = None,
+    min_score: float | None = None,
     **wanted: Any,
 ) -> Answer:
-    query = Query(text, k=k, mode=mode, filter=filter, evidence=Evidence(**wanted))  # type: ignore[arg-type]
+    query = Query(text, k=k, mode=mode, filter=filter, min_score=min_score, evidence=Evidence(**wanted))  # type: ignore[arg-type]
     return search(collection.snapshot(), fake, query)
 
 
@@ -256,6 +262,14 @@ def test_sentences_that_cost_too_much_are_chosen_by_words(
     assert [hit.highlight and hit.highlight.by for hit in hits] == ["vector", "vector", "terms", "terms"]
 
 
+def test_a_possessive_is_no_word_to_point_at(tmp_path: Path, fake: FakeEncoder) -> None:
+    text = "The captain's red hat. An s is a letter, it's said."
+    collection = collection_of(tmp_path, fake, make_document("t:x", text))
+    (hit,) = asked(collection, fake, "captain's red’s", highlight=True).hits
+    assert hit.highlight is not None
+    assert [text[slice(*span)] for span in hit.highlight.terms] == ["captain", "red"]
+
+
 def test_words_are_found_in_their_forms() -> None:
     text = "Restarting İt restarts; the restarted RESTART, not the star of art_restart x."
     found = [text[start:end] for (start, end), _ in term_spans(text, query_terms("How do I restart it?"))]
@@ -298,7 +312,8 @@ def test_words_lie_in_the_text(text: str, query: str) -> None:
 # -- confidence ------------------------------------------------------------------------------------------------------
 
 
-def test_the_most_likely_hit_tells_whether_there_is_an_answer(rainbow: Collection, fake: FakeEncoder) -> None:
+def test_the_most_likely_hit_tells_whether_there_is_an_answer(tmp_path: Path, fake: FakeEncoder) -> None:
+    rainbow = rainbow_in(tmp_path, fake)
     assert asked(rainbow, fake, "red").answerable is None, "no calibration of this model"
     with rainbow.writer() as writer:
         writer.tune(Tuned(calibration=Calibration(cosine=6, words=4, near=0, bias=-5)))
@@ -310,6 +325,9 @@ def test_the_most_likely_hit_tells_whether_there_is_an_answer(rainbow: Collectio
     assert [hit.text for hit in kept.hits] == [LINES[2]]
     none = asked(rainbow, fake, "seven", min_confidence=0.5)
     assert (none.hits, none.answerable) == ((), False)
+    for wanted in ({"min_confidence": 0.999}, {"min_score": 1.1}):
+        none = asked(rainbow, fake, "red", **wanted)
+        assert (none.hits, none.answerable) == ((), False), "what is not given answers nothing"
     assert asked(rainbow, fake, "red", mode="lexical").answerable is None
 
 

@@ -181,6 +181,9 @@ def test_any_text_can_be_asked_for(
         ("tokens = 'a", None, ""),
         ("tokens >", None, "something is missing after this"),
         ("", None, "exactly one condition"),
+        ("tokens 3", None, "this is not expected here"),
+        ("uri = 'a", None, "is not closed"),
+        ("uri IN (SELECT uri FROM 5)", None, "Expected table name"),
         ("tokens > 1; DROP TABLE x", None, "exactly one condition"),
         ("DROP TABLE x", None, "not a condition"),
         ("SELECT 1", None, "not a condition"),
@@ -204,6 +207,7 @@ def test_a_bad_filter_is_refused_pointing_at_the_spot(store: Store, sql: str, sp
             ask(sql)
         lines = str(raised.value).splitlines()
         assert lines[0].startswith("Bad filter: ")
+        assert "token" not in lines[0].lower().replace("tokens", ""), "these are the parser's own"
         assert says in lines[0]
         assert lines[1] == f"  {sql}"
         assert lines[2].strip() == "^"

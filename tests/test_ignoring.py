@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from embedsvc.errors import ReadError
-from embedsvc.readers import FoundFile, Rejected, Selection, discover, discover_again
+from embedsvc.readers import FoundFile, PathPatterns, Rejected, discover, discover_again
 from embedsvc.readers.ignoring import rules_of, rules_of_file
 from tests.conftest import write_tree
 
@@ -75,7 +75,7 @@ def test_no_pattern_takes_long() -> None:
 
 
 def names(top: Path, *tops: Path, again: tuple[Path, ...] = (), **selection: tuple[str, ...]) -> list[str]:
-    chosen = Selection(**selection)
+    chosen = PathPatterns(**selection)
     found = (
         discover_again(again, (top, *tops), max_file_bytes=9999, selection=chosen)
         if again
@@ -114,9 +114,9 @@ def test_ignore_files_hold_in_their_folder_and_the_inner_one_wins(tree: Path) ->
 def test_files_that_the_caller_writes_himself_are_never_taken(tree: Path) -> None:
     status = (tree / "a.log").stat()
     never = frozenset({(status.st_dev, status.st_ino)})
-    found = [*discover([tree], max_file_bytes=9, selection=Selection(never=never))]
+    found = [*discover([tree], max_file_bytes=9, selection=PathPatterns(never=never))]
     assert len(found) == 6
-    again = discover_again([tree / "a.log"], [tree], max_file_bytes=9, selection=Selection(never=never))
+    again = discover_again([tree / "a.log"], [tree], max_file_bytes=9, selection=PathPatterns(never=never))
     assert list(again) == []
 
 
@@ -128,7 +128,7 @@ def test_of_a_file_that_is_named_itself_the_patterns_see_the_name(tree: Path) ->
 def test_what_is_excluded_is_not_opened(tree: Path) -> None:
     os.mkfifo(tree / "build" / "fifo")
     assert all(
-        isinstance(each, FoundFile) for each in discover([tree], max_file_bytes=99, selection=Selection(("build",)))
+        isinstance(each, FoundFile) for each in discover([tree], max_file_bytes=99, selection=PathPatterns(("build",)))
     )
     assert any(isinstance(each, Rejected) for each in discover([tree], max_file_bytes=99))
 

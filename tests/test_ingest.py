@@ -36,7 +36,7 @@ from embedsvc.errors import (
     UsageError,
 )
 from embedsvc.ingest import Outcome, ingest_changed, ingest_items, ingest_paths, open_or_create
-from embedsvc.readers import FieldChoice, Rejected, Selection, discover
+from embedsvc.readers import FieldChoice, PathPatterns, Rejected, discover
 from embedsvc.readers.sandbox import Sandbox
 from embedsvc.records import Chunking, Document, Heading, Source, make_document
 from embedsvc.storage import Store
@@ -459,7 +459,7 @@ def test_exact_removes_what_is_left_out_by_now(here: Settings, fake: FakeEncoder
     collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
 
     def again(exact: bool, *patterns: str) -> dict[str, str]:
-        selection = Selection(exclude=patterns)
+        selection = PathPatterns(exclude=patterns)
         outcomes = ingest_paths(
             collection,
             fake,

@@ -576,6 +576,8 @@ def test_the_commands(library: Path, run: Run) -> None:  # noqa: F811
     assert found["snapshots"] == ["first"]
     assert do("repair", "library")["done"] == []
     assert do("restore", "library", "--label", "first")["restored"] == kept["version"]
+    told = run("collections", "restore", "library", "--label", "first", "--data-dir", library)
+    assert told.out.startswith(f"Version {kept['version']} is what the collection is already")
     assert do("verify", "library")["ok"]
     assert do("snapshot", "library", "--label", "first", "--delete") == {"name": "library", "deleted": "first"}
     assert run("collections", "verify", "libary", "--data-dir", library).code == 2

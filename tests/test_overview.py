@@ -98,7 +98,11 @@ def test_the_commands(run: Run, library: Path) -> None:  # noqa: F811
     labels = {each["uri"].rpartition("/")[2]: each["label"] for each in found.json["passages"]}
     assert labels["astronomy.txt"] == "space"
     assert labels["papers.jsonl#p1"] == "health"
-    assert sum(found.json["counts"].values()) == len(found.json["passages"])
+    assert sum(found.json["counts"].values()) == len(found.json["passages"]) == found.json["total"]
+    some = run("collections", "classify", "library", "--data-dir", library, "--limit", "1", "--offset", "1",
+               "--label", "health=medicine and food", "--label", "space=planets and stars")  # fmt: skip
+    assert some.out.count(".txt") + some.out.count(".md") + some.out.count(".jsonl") == 1
+    assert f"1 of {found.json['total']} passages are shown" in some.out
     told = run("collections", "clusters", "library", "-n", "2", "--data-dir", library)
     assert told.code == 0, told.err
     assert run("collections", "alike", "library", "--data-dir", library, "--json").json["groups"] == []

@@ -19,6 +19,7 @@ from embedsvc.evaluate import (
     compare,
     failed_gates,
     held_out,
+    measures_of,
     questions_from,
     read_saved,
     score,
@@ -39,12 +40,17 @@ TEXTS = {
 }
 
 
-@pytest.fixture
-def colours(tmp_path: Path, fake: FakeEncoder) -> Collection:
-    settings = Settings(data_dir=tmp_path / "data", durability="os")
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    """For reading."""
+    return colours_in(tmp_path_factory.mktemp("colours"), FakeEncoder())
+
+
+def colours_in(folder: Path, fake: Any) -> Collection:
+    settings = Settings(data_dir=folder / "data", durability="os")
     collection = Collection.create("colours", fake.contract, Chunking(64, 8), settings)
     documents = [make_document(uri, text, title=f"On {uri[-6:]}") for uri, text in TEXTS.items()]
-    for outcome in ingest_items(collection, fake, documents, FieldChoice()):  # type: ignore[arg-type]
+    for outcome in ingest_items(collection, fake, documents, FieldChoice()):
         assert outcome.status == "indexed"
     return collection
 
@@ -99,6 +105,24 @@ def test_figures_follow_from_what_is_expected(colours: Collection, fake: Any, tm
     assert found.each == {"red": 1, "green": 0, "blue": 1, "white": 0}
 
 
+def test_all_quotes_that_a_hit_has_are_found(colours: Collection, fake: Any, tmp_path: Path) -> None:
+    questions = questions_of(
+        colours,
+        tmp_path,
+        "question,quote\nred,Red things are red.\nred,A fire engine is red.\nred,engine is\n",
+    )
+    found = score(colours.snapshot(), fake, questions, dataset="colours", mode="lexical")
+    assert found.measures["recall@10"] == found.measures["ndcg@10"] == 1
+
+
+def test_parts_of_passages_are_measured_too(colours: Collection, fake: Any, tmp_path: Path) -> None:
+    questions = questions_of(colours, tmp_path, "question,quote\nred,A fire engine is red.\n")
+    for narrow in (False, True):
+        found = score(colours.snapshot(), fake, questions, dataset="colours", narrow=narrow)
+        assert found.to_dict()["narrow"] is narrow
+        assert found.measures["recall@10"] == 1
+
+
 def test_a_beir_folder_is_asked_of_a_collection(colours: Collection, fake: Any, tmp_path: Path) -> None:
     beir = write_folder(
         tmp_path / "beir",
@@ -130,7 +154,8 @@ def test_bad_files_of_questions(colours: Collection, tmp_path: Path, text: str, 
         questions_from(file, colours.store())
 
 
-def test_a_name_that_several_documents_have(colours: Collection, fake: Any, tmp_path: Path) -> None:
+def test_a_name_that_several_documents_have(fake: Any, tmp_path: Path) -> None:
+    colours = colours_in(tmp_path, fake)
     for _ in ingest_items(colours, fake, [make_document("file:///docs/more/red.md", "Red again.")], FieldChoice()):
         pass
     with pytest.raises(UsageError, match=r"line 2: 2 documents are called 'red.md'"):
@@ -206,6 +231,10 @@ def test_a_calibration_tells_answers_from_what_is_like_them(tmp_path: Path, fake
         calibrate(collection.snapshot(), fake, questions[:19])
     with pytest.raises(UsageError, match="hybrid or dense"):
         calibrate(collection.snapshot(), fake, questions, "lexical")
+    lines = "".join(f"Where is the red thing?{' ' * at}?,{at}.md\n" for at in range(40))
+    alike = questions_of(collection, tmp_path, f"question,document\n{lines}")
+    with pytest.raises(UsageError, match="hardly better than a coin"):
+        calibrate(collection.snapshot(), fake, alike[:20])
 
 
 def test_a_document_is_an_answer_also_where_another_says_the_same(tmp_path: Path, fake: Any) -> None:
@@ -228,7 +257,8 @@ def test_a_document_is_an_answer_also_where_another_says_the_same(tmp_path: Path
     assert found.measures["answer_recall@5"] == 1
     only_second = [Question(each.id, each.text, each.expected[1:]) for each in questions]
     assert score(collection.snapshot(), fake, only_second, dataset="copies").measures["answer_recall@5"] == 1
-    assert calibrate(collection.snapshot(), fake, only_second).queries == 20
+    with pytest.raises(UsageError, match="hardly better than a coin"):  # fitted; but what is left out is still answered
+        calibrate(collection.snapshot(), fake, only_second)
 
 
 # -- runs compared -----------------------------------------------------------------------------------------------------
@@ -265,10 +295,16 @@ def test_gates_on_measures() -> None:
     ]
     with pytest.raises(UsageError, match="mrr@10 was not measured; ndcg@10 were"):
         failed_gates(["mrr@10>=0.5"], saved(a=1), None)
-    with pytest.raises(UsageError, match="is no gate"):
-        check_gates(["ndcg@10=0.5"], is_compared=True)
+    measures = measures_of((10,), with_quotes=False)
+    for gate in ("ndcg@10=0.5", "ndcg@10>=0.7.1", "bogus"):
+        with pytest.raises(UsageError, match="is no gate"):
+            check_gates([gate], measures, is_compared=True)
+    for gate in ("bogus>=0.5", "recall@100>=0.5", "answer_recall@5>=0.5"):
+        with pytest.raises(UsageError, match="is not measured here; ndcg@10, recall@10, mrr@10 are"):
+            check_gates([gate], measures, is_compared=True)
+    check_gates(["answer_recall@5>=.5", "no-worse"], measures_of((10,), with_quotes=True), is_compared=True)
     with pytest.raises(UsageError, match="--against"):
-        check_gates(["no-worse"], is_compared=False)
+        check_gates(["no-worse"], measures, is_compared=False)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"each": {}}'])
@@ -288,7 +324,12 @@ def test_runs_without_a_common_query() -> None:
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_measures_keeps_compares_and_gates(run: Run, library: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_measures_keeps_compares_and_gates(
+    run: Run,  # noqa: F811
+    library: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     file = tmp_path / "questions.csv"
     file.write_text("question,document\nrestart after power failure,power.md\nheart,p2\n")
     common = ("eval", file, "-c", "library", "--data-dir", library, "--json")
@@ -300,3 +341,11 @@ def test_the_command_measures_keeps_compares_and_gates(run: Run, library: Path, 
     value = second.json
     assert (value["against"]["queries"], value["against"]["losers"]) == (2, [])
     assert value["gates_failed"] == ["recall@10 is 1.0000, not 1.1 or more"]
+    monkeypatch.setattr("embedsvc.cli.evaluating.encoder_for", None)  # what is refused is refused before any work
+    for options, message in (
+        (("--gate", "bogus>=0.5"), "bogus is not measured here"),
+        (("--split", "dev"), "leave it out"),
+        (("--narrow", "--calibrate"), "--calibrate at whole ones"),
+    ):
+        refused = run(*common, *options)
+        assert (refused.code, message in refused.err.replace("\n", " ")) == (2, True), refused.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,16 @@ import pytest
 
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
-from embedsvc.errors import UsageError
+from embedsvc.errors import QueryTooLong, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, make_document
 from embedsvc.search import Answer, Query, Rerank, Selection, search
+from embedsvc.search.reranking import relevance
 from tests.fakes import FakeEncoder
+
+KEPT = Selection(duplicates="keep")
+"""Folding reads texts too."""
 
 
 class Never(Future[Any]):
@@ -51,8 +56,9 @@ class FakeReranker:
         return SimpleNamespace(future=future)
 
 
-@pytest.fixture
-def collection(tmp_path: Path, fake: FakeEncoder) -> Collection:
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    tmp_path, fake = tmp_path_factory.mktemp("collection"), FakeEncoder()
     made = Collection.create("c", fake.contract, Chunking(64, 0), Settings(data_dir=tmp_path, durability="os"))
     texts = {
         "a": "red red red",
@@ -111,6 +117,64 @@ def test_the_order_from_before_where_time_runs_out(collection: Collection, fake:
     answer = reranked(collection, fake, reranker, budget_ms=1e6)
     assert answer.rerank_late
     assert reranker.given_up[-1].cancelled(), "nobody waits for it any more"
+
+
+@pytest.mark.parametrize("slow", ["tokenizer", "store"])
+def test_time_that_reading_takes_is_of_the_budget(
+    tmp_path: Path, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    """Looked at before each portion, not only when all are read."""
+    made = Collection.create("c", fake.contract, Chunking(64, 0), Settings(data_dir=tmp_path, durability="os"))
+    text = " ".join(f"red w{at} " + "blue " * 40 for at in range(400))
+    for _ in ingest_items(made, fake, [make_document("t:a", text, id="a")], FieldChoice(), duplicates="ignore"):  # type: ignore[arg-type]
+        pass
+    late, real = 0.0, time.perf_counter
+    monkeypatch.setattr("embedsvc.search.reranking.time.perf_counter", lambda: real() + late)
+    reranker: Any = FakeReranker()
+    snapshot = made.snapshot()
+    prepare, columns, prepared, read = reranker.prepare, type(snapshot.store).columns, [], []
+
+    def slowly_prepare(pairs: list[tuple[str, str]], *, on_overflow: str) -> Any:
+        nonlocal late
+        late += 1e6 * (slow == "tokenizer")
+        prepared.extend(pairs)
+        return prepare(pairs, on_overflow=on_overflow)
+
+    def slowly_read(store: Any, rows: list[int], names: list[str]) -> Any:
+        nonlocal late
+        late += 1e6 * (slow == "store")
+        read.extend(rows)
+        return columns(store, rows, names)
+
+    reranker.prepare = slowly_prepare
+    monkeypatch.setattr(type(snapshot.store), "columns", slowly_read)
+    query = Query("red", k=4, mode="dense", rerank=Rerank(reranker, 300, 1e6), selection=KEPT)
+    answer = search(snapshot, fake, query)  # type: ignore[arg-type]
+    assert answer.rerank_late
+    assert all(hit.scores.rerank is None for hit in answer.hits)
+    assert len(prepared if slow == "tokenizer" else read) < 200
+    assert all(future.cancelled() or future.done() for future in reranker.given_up)
+
+
+def test_a_query_that_fills_the_window_is_refused_before_any_passage_is_read(
+    collection: Collection, fake: FakeEncoder
+) -> None:
+    reranker: Any = FakeReranker(max_length=20)
+    reranker.prepare = None
+    query = Query("red " * 30, mode="dense", rerank=Rerank(reranker))
+    with pytest.raises(QueryTooLong, match="reranker, which is to rerank, takes 20 of query and passage"):
+        search(collection.snapshot(), fake, query)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [1, 3, 120])
+def test_portions_give_each_passage_its_own_score(
+    collection: Collection, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr("embedsvc.search.reranking._PORTION", 200)
+    texts = ["blue " * (at % 7) + "red " * (at % 30) + "green" for at in range(count)]
+    best = relevance(Rerank(FakeReranker(max_length=20)), "red", iter(texts), 0.0)  # type: ignore[arg-type]
+    assert best is not None
+    assert best.tolist() == pytest.approx([1 / (1 + np.exp(1 - at % 7)) for at in range(count)])
 
 
 @pytest.mark.parametrize(

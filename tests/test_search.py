@@ -17,7 +17,7 @@ from embedsvc.errors import BadFilter, QueryTooLong, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, Fusion, make_document
-from embedsvc.search import Answer, Evidence, Query, Selection, check_query, fusion, search
+from embedsvc.search import Answer, Evidence, Query, Selection, check_query, fusion, fusion_of, search
 from embedsvc.search.fusion import convex_combination
 from tests.fakes import FakeEncoder
 
@@ -57,6 +57,16 @@ def test_fusion_by_hand() -> None:
     dense, lexical = np.array([0.8, 0.4, 0.2], np.float32), np.array([0, 10, 5], np.float32)
     assert convex_combination(dense, lexical).tolist() == pytest.approx([0.5, 0.25 + 0.5, 0.125 + 0.25])
     assert convex_combination(dense, lexical, 0.75).tolist() == pytest.approx([0.75, 0.375 + 0.25, 0.1875 + 0.125])
+
+
+def test_ranks_have_no_normalisation() -> None:
+    tuned = Fusion("convex", 0.3, "zscore", 50)
+    assert fusion_of(tuned, {"method": "rrf"}) == Fusion("rrf", 0.3, "zscore", 50)
+    assert fusion_of(tuned, {"normalisation": "max"}) == Fusion("convex", 0.3, "max", 50)
+    with pytest.raises(UsageError, match="ask for method convex"):
+        fusion_of(tuned, {"method": "rrf", "normalisation": "max"})
+    with pytest.raises(UsageError, match="rrf, which this collection was tuned to"):
+        fusion_of(Fusion("rrf"), {"normalisation": "minmax"})
 
 
 def test_fusion_takes_what_is_missing_or_negative_as_nothing() -> None:

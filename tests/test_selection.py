@@ -61,8 +61,9 @@ def falls(answer: Answer) -> bool:
 # -- duplicates ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def copied(tmp_path: Path, fake: FakeEncoder) -> Collection:
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    tmp_path, fake = tmp_path_factory.mktemp("copied"), FakeEncoder()
     copies = [document(f"copy{at:02}", "red red blue") for at in range(40)]
     others = [document(f"other{at}", "red " + "green " * (at + 2)) for at in range(5)]
     return collection_of(tmp_path, fake, *copies, *others)
@@ -159,9 +160,10 @@ def test_a_text_is_read_once_however_many_are_close_to_it(
     assert sorted(read) == sorted(texts)
 
 
-@pytest.fixture
-def beside(tmp_path: Path, fake: FakeEncoder) -> Collection:
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Collection:
     """Of document a, the second passage, which overlaps the best one, says what b says; c comes after both."""
+    tmp_path, fake = tmp_path_factory.mktemp("beside"), FakeEncoder()
     long = document("a", "red red red red red red w1 w2 w3 w4 red red w5 w6 blue")
     alone = collection_of(tmp_path / "alone", fake, long, window=12, overlap=5)
     best, second, *_ = asked(alone, fake, rest={"merge": False}).hits
@@ -210,8 +212,9 @@ def test_neighbours_with_the_same_text_are_joined_not_folded(tmp_path: Path, fak
 # -- hits that differ --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def colours(tmp_path: Path, fake: FakeEncoder) -> Collection:
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    tmp_path, fake = tmp_path_factory.mktemp("colours"), FakeEncoder()
     return collection_of(
         tmp_path,
         fake,
@@ -353,8 +356,9 @@ def days_ago(days: float) -> str:
     return (datetime.now(UTC) - timedelta(days=days)).isoformat()
 
 
-@pytest.fixture
-def dated(tmp_path: Path, fake: FakeEncoder) -> Collection:
+@pytest.fixture(scope="module")
+def dated(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    tmp_path, fake = tmp_path_factory.mktemp("dated"), FakeEncoder()
     return collection_of(
         tmp_path,
         fake,

@@ -248,6 +248,8 @@ def test_a_request_fuses_as_it_says(http: httpx.Client) -> None:
     rrf = search(http, query="restart after power failure", fusion={"method": "rrf", "weight": 0.3}, k=1).json()
     assert rrf["hits"][0]["score"] == pytest.approx(1)  # the first on both sides
     is_problem(search(http, query="restart", fusion={"weight": 1.5}), 400, "weight is 1.5")
+    both = {"method": "rrf", "normalisation": "zscore"}
+    is_problem(search(http, query="restart", fusion=both), 400, "rrf fuses ranks")
     is_problem(search(http, query="restart", mode="lexical", fusion={"weight": 0.5}), 400, "fusion is of mode hybrid")
     is_problem(search(http, query="restart", rerank="no-such"), 404, "No reranker is served here")
 
@@ -1338,4 +1340,5 @@ def test_texts_are_compared(http: httpx.Client) -> None:
     own = http.post("/v1/similarity", json={"texts": ["a cat", "a bus"]}).json()["similarities"]
     assert [own[0][0], own[1][1]] == pytest.approx([1, 1], abs=1e-4)
     assert own[0][1] == pytest.approx(own[1][0])
+    assert all(-1 <= cosine <= 1 for row in own for cosine in row), "also where unit vectors are rounded"
     is_problem(http.post("/v1/similarity", json={"texts": []}), 422, "texts")

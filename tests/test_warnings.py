@@ -109,6 +109,26 @@ def test_stop_words_are_searched_by_meaning_and_it_is_said(tmp_path: Path, fake:
     assert ask(collection, fake, "nowhere", mode="lexical").warnings == (), "a telling word that is not there"
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("🙂 🚀", "The query has no word that could be looked up: signs"),
+        ("the 🙂", "All words of the query are too common to be looked up (english)."),
+        (
+            "電源が落ちた後にサービスを再起動する方法",
+            "The query has no spaces between its words",
+        ),
+        ("サービス", None),
+    ],
+)
+def test_what_is_not_looked_up_for_another_reason(
+    tmp_path: Path, fake: FakeEncoder, text: str, told: str | None
+) -> None:
+    warnings = ask(texts(tmp_path, fake, a="red", b="blue"), fake, text, mode="lexical").warnings
+    assert len(warnings) == (told is not None)
+    assert told is None or warnings[0].startswith(told)
+
+
 def test_of_many_words_the_first_are_looked_up_and_it_is_said(
     tmp_path: Path, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from embedsvc.collection import Collection
 from embedsvc.config import Settings
 from embedsvc.errors import Conflict, ContractMismatch, NotFound, StorageFailure
 from embedsvc.ingest import Outcome, ingest_changed, ingest_paths
-from embedsvc.readers import FieldChoice, Selection
+from embedsvc.readers import FieldChoice, PathPatterns
 from embedsvc.records import Chunking
 from embedsvc.watch import RunEnded, RunFailed, watch
 from tests.conftest import write_tree
@@ -34,7 +34,9 @@ LONGEST = 60.0
 class Watching:
     """A watch on a thread of its own, into a collection of a fake encoder."""
 
-    def __init__(self, tops: Sequence[Path], collection: Collection, fake: FakeEncoder, selection: Selection) -> None:
+    def __init__(
+        self, tops: Sequence[Path], collection: Collection, fake: FakeEncoder, selection: PathPatterns
+    ) -> None:
         self.collection, self.fake, self.tops, self.selection = collection, fake, tops, selection
         self.events: list[Outcome | RunEnded | RunFailed | BaseException] = []
         self.runs: list[Sequence[Path] | None] = []
@@ -103,7 +105,7 @@ def start(here: Settings, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch) ->
 
     def start(*tops: Path, **selection: tuple[str, ...]) -> Watching:
         collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
-        started.append(Watching(tops, collection, fake, Selection(**selection)))
+        started.append(Watching(tops, collection, fake, PathPatterns(**selection)))
         return started[-1]
 
     yield start

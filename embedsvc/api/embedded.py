@@ -21,7 +21,7 @@ from embedsvc.ingest import FIXED, ingest_items, ingest_paths
 from embedsvc.maintenance import delete_document
 from embedsvc.opened import Collections, Opened
 from embedsvc.outcomes import Report
-from embedsvc.readers import FieldChoice, Selection, check_patterns, discover
+from embedsvc.readers import FieldChoice, PathPatterns, check_patterns, discover
 from embedsvc.readers.discovery import is_url
 from embedsvc.records import StoredDocument, WholeText
 from embedsvc.search.asking import Asked, answers_to, queries_of
@@ -82,9 +82,9 @@ class Embedded:
     def index(
         self, name: str, paths: Sequence[str | Path], exclude: Sequence[str], include: Sequence[str]
     ) -> Steps[Report]:
-        return _work(lambda: self._index(name, paths, Selection(tuple(exclude), tuple(include))))
+        return _work(lambda: self._index(name, paths, PathPatterns(tuple(exclude), tuple(include))))
 
-    def _index(self, name: str, paths: Sequence[str | Path], selection: Selection) -> Report:
+    def _index(self, name: str, paths: Sequence[str | Path], selection: PathPatterns) -> Report:
         named = named_paths(paths)
         check_patterns((*selection.exclude, *selection.include))
         limit = self._settings.max_file_mb

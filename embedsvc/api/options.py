@@ -10,7 +10,7 @@ from typing import Any, Literal, Required, TypedDict
 from embedsvc.config import Dtype
 from embedsvc.errors import UsageError
 from embedsvc.outcomes import CLASHES, Outcome
-from embedsvc.records import Context, Document, Language, Metadata, ready_document
+from embedsvc.records import ChunkContext, Document, Language, Metadata, ready_document
 from embedsvc.search.hits import Mode
 
 
@@ -79,7 +79,7 @@ class CollectionOptions(TypedDict, total=False):
     """Tokens that neighbouring passages share, at most."""
     finer_tokens: int
     """Tokens of the sub-windows that longer passages are also matched by; 0: none."""
-    chunk_context: Context
+    chunk_context: ChunkContext
     """What is encoded in front of each passage: its document's title, the headings over it, both or nothing."""
     language: Language
     """Of the text, for stems and stop words of lexical search."""

@@ -20,7 +20,7 @@ from embedsvc.api.steps import Pause, Request, Response, Steps, Work
 from embedsvc.errors import JobFailed, Overloaded, ReadError, Unreachable, UsageError, VersionMismatch
 from embedsvc.outcomes import Outcome, Report, outcome_of
 from embedsvc.readers.discovery import FoundFile, absolute, discover, is_url
-from embedsvc.readers.ignoring import Selection, check_patterns
+from embedsvc.readers.ignoring import PathPatterns, check_patterns
 from embedsvc.records import PassageSpan, StoredDocument, WholeText
 from embedsvc.search.asking import Asked
 from embedsvc.search.hits import Answer
@@ -60,7 +60,7 @@ class Remote:
         if urls := [path for path in named if is_url(path)]:
             raise UsageError(f"A service is sent files only: fetch {urls[0]} yourself, or index it where the data are.")
         check_patterns((*exclude, *include))
-        batches = _batches(named, Selection(tuple(exclude), tuple(include)))
+        batches = _batches(named, PathPatterns(tuple(exclude), tuple(include)))
         outcomes: list[Outcome] = []
         while (batch := (yield Work(lambda: next(batches, None)))) is not None:
             files, rejected = batch
@@ -229,7 +229,7 @@ def _json(value: Mapping[str, Any], called: str) -> bytes:
 _Files = list[tuple[str, bytes]]
 
 
-def _batches(named: Sequence[str], selection: Selection) -> Iterator[tuple[_Files, list[Outcome]]]:
+def _batches(named: Sequence[str], selection: PathPatterns) -> Iterator[tuple[_Files, list[Outcome]]]:
     """The files under ``named``, by the names that they are cited by, as many as are sent at once; and what becomes of
     those that cannot be."""
     tops = [absolute(path) for path in named]

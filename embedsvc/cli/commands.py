@@ -125,7 +125,7 @@ def index(
     from embedsvc.allocator import give_back_memory
     from embedsvc.cli import indexing
     from embedsvc.ingest import FIXED
-    from embedsvc.readers import FieldChoice, Selection, check_patterns, path_or_url
+    from embedsvc.readers import FieldChoice, PathPatterns, check_patterns, path_or_url
 
     give_back_memory()
     settings = settings_of(
@@ -148,7 +148,7 @@ def index(
         tuple(text_field or ()), title_field, id_field, None if metadata_field is None else tuple(metadata_field)
     )
     asked = {key for key, value in locals().items() if key in FIXED and value is not None}
-    selection = Selection(tuple(exclude or ()), tuple(include or ()))
+    selection = PathPatterns(tuple(exclude or ()), tuple(include or ()))
     check_patterns((*selection.exclude, *selection.include))
     order = indexing.Order(
         name, [path_or_url(path) for path in paths], settings, fields, asked, selection, report, json
@@ -247,7 +247,7 @@ def search(
     from embedsvc.encoding.tokens import load_counter
     from embedsvc.errors import UsageError
     from embedsvc.records import Fusion
-    from embedsvc.search import Evidence, Query, Rerank, Selection, check_query, search
+    from embedsvc.search import Evidence, Query, Rerank, Selection, check_query, fusion_of, search
 
     settings = settings_of(data_dir=data_dir, on_overflow=on_overflow)
     if rerank is None and (rerank_depth is not None or time_budget is not None):
@@ -272,7 +272,7 @@ def search(
         settings.on_overflow,
         merge,
         explain,
-        Fusion(**changed) if changed else None,
+        fusion_of(Fusion(), changed) if changed else None,
         evidence=wanted,
         rerank=reranker,
         selection=Selection(duplicates, diversity, group_by, per_group, parsed_boosts(boost or ())),  # type: ignore[arg-type]
@@ -281,7 +281,7 @@ def search(
     check_query(asked)
     collection = Collection.open(name, settings)
     if changed:
-        asked = replace(asked, fusion=replace(collection.store().fusion, **changed))
+        asked = replace(asked, fusion=fusion_of(collection.store().fusion, changed))
     answer = search(collection.snapshot(), encoder_for(collection.contract, settings), asked)
     output.answer(answer, json)
 
@@ -313,7 +313,10 @@ def evaluate(
     ] = None,
     mode: Annotated[list[str] | None, typer.Option(help="hybrid (default), dense or lexical; may be repeated.")] = None,
     k: Annotated[list[int] | None, typer.Option("-k", help="Recall at these (10 and 100); may be repeated.")] = None,
-    split: Annotated[str, typer.Option(help="Which qrels.")] = "test",
+    split: Annotated[str | None, typer.Option(help="Which qrels of a BEIR folder. Default: test")] = None,
+    narrow: Annotated[
+        bool, typer.Option("--narrow", help="With -c: hits are the best parts of passages, as by search --narrow.")
+    ] = False,
     sentences: Annotated[
         int | None, typer.Option(help="Without SOURCE: how many sentences to ask for. Default: 200", min=1)
     ] = None,
@@ -373,6 +376,7 @@ def evaluate(
         "--finer-tokens": finer_tokens,
         "--chunk-context": chunk_context,
     }
+    narrowing = {"--narrow": narrow or None}
     making = {"--model": model, "--language": language, "--max-tokens": max_tokens, "--passages": passages or None}
     measuring = {
         "--collection": name,
@@ -382,6 +386,7 @@ def evaluate(
         "--save-run": save_run,
         "--against": against,
         "--gate": gate,
+        **narrowing,
     }
     refuse_where(
         (tune is not None, measuring, "is about measuring, --tune NAME about choosing: do one after the other."),
@@ -394,6 +399,9 @@ def evaluate(
             {"--sentences": sentences},
             "takes sentences out of a collection: give --collection, and no SOURCE.",
         ),
+        (source is None or source.is_file(), {"--split": split}, "is of a BEIR folder's qrels: leave it out."),
+        (name is None, narrowing, "is about the passages of a collection: name it by --collection."),
+        (calibrate, narrowing, "looks at parts of passages, --calibrate at whole ones: do one after the other."),
         (source is None, {"--calibrate": calibrate or None}, "is fitted to questions with their answers: name a CSV."),
         (tune is None, {"--save": save or None}, "keeps what --tune NAME finds; a run is kept by --save-run FILE."),
         (tune is None, {"--rerank": rerank}, "is tuned: give --tune NAME too."),
@@ -401,9 +409,11 @@ def evaluate(
     if tune is not None:
         if source is None:
             raise UsageError("--tune chooses by a BEIR folder: name one.")
-        _tune(tune, source, split, settings, rerank, save, json)
+        _tune(tune, source, split or "test", settings, rerank, save, json)
         return
-    asked = evaluating.Asked(source, name, mode or ["hybrid"], k or (10, 100), split, sentences or 200, calibrate)
+    asked = evaluating.Asked(
+        source, name, mode or ["hybrid"], k or (10, 100), split or "test", narrow, sentences or 200, calibrate
+    )
     report = evaluating.Report(save_run, against, gate or (), json)
     whole = 256 if max_tokens is None else max_tokens
     raise typer.Exit(evaluating.run(asked, report, settings, passages=passages, max_tokens=whole))

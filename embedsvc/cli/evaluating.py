@@ -23,6 +23,7 @@ from embedsvc.evaluate import (
     evaluate,
     failed_gates,
     held_out,
+    measures_of,
     questions_from,
     read_saved,
     score,
@@ -41,6 +42,7 @@ class Asked:
     modes: Sequence[Any]
     ks: Sequence[int]
     split: str
+    narrow: bool
     sentences: int
     calibrate: bool
 
@@ -58,7 +60,9 @@ def run(asked: Asked, report: Report, settings: Settings, *, passages: bool, max
     for mode in asked.modes:
         check_query(Query("-", mode=mode))
     check_cutoffs(asked.ks)
-    check_gates(report.gates, is_compared=report.against is not None)
+    # What answers are quoted is known when the questions are read; a folder has none.
+    quotes = asked.name is not None and asked.source is not None and not asked.source.is_dir()
+    check_gates(report.gates, measures_of(asked.ks, with_quotes=quotes), is_compared=report.against is not None)
     if len(asked.modes) > 1 and (report.save or report.against or report.gates or asked.calibrate):
         raise UsageError("A run that is kept, compared, gated or calibrated by is one: give one --mode.")
     before = None if report.against is None else read_saved(report.against)
@@ -112,7 +116,7 @@ def _of_collection(asked: Asked, name: str, settings: Settings) -> Iterator[tupl
             snapshot = collection.snapshot()
             questions = questions_from(asked.source, snapshot.store, split=asked.split)
         for mode in asked.modes:
-            found = score(snapshot, encoder, questions, dataset=dataset, mode=mode, ks=asked.ks)
+            found = score(snapshot, encoder, questions, dataset=dataset, mode=mode, ks=asked.ks, narrow=asked.narrow)
             calibration = None
             if asked.calibrate:
                 calibration = calibrate(snapshot, encoder, questions, mode)

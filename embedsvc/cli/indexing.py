@@ -18,7 +18,7 @@ from embedsvc.config import Settings
 from embedsvc.errors import FileTooLarge, UsageError
 from embedsvc.ingest import ingest_items, ingest_paths, open_or_create
 from embedsvc.outcomes import Outcome, Status, outcome_dict
-from embedsvc.readers import FieldChoice, FoundFile, Rejected, Selection, absolute, discover, path_or_url
+from embedsvc.readers import FieldChoice, FoundFile, PathPatterns, Rejected, absolute, discover, path_or_url
 from embedsvc.readers.discovery import is_url
 from embedsvc.records import Source
 from embedsvc.tally import Tally, settled
@@ -38,7 +38,7 @@ class Order:
     settings: Settings
     fields: FieldChoice
     asked: Set[str]
-    selection: Selection
+    selection: PathPatterns
     report: Path | None
     json_lines: bool
 

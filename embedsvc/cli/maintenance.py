@@ -146,6 +146,8 @@ def classify(
     label: Annotated[
         list[str], typer.Option(metavar="LABEL[=DESCRIPTION]", help="A label and what it stands for; give several.")
     ],
+    limit: Annotated[int, typer.Option(help="How many passages to show; the counts are of all.", min=1)] = 100,
+    offset: Annotated[int, typer.Option(help="How many to leave out before them.", min=0)] = 0,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -159,13 +161,23 @@ def classify(
     settings = settings_of(data_dir=data_dir)
     collection = Collection.open(name, settings)
     labels = {each.partition("=")[0].strip(): each.partition("=")[2] for each in label}
-    found = classify(collection.snapshot(), encoder_for(collection.contract, settings), labels)
+    found = classify(collection.snapshot(), encoder_for(collection.contract, settings), labels, offset, limit)
+    total = sum(found.counts.values())
     lines = [
         f"{output.printable(each.label)}  {each.cosine:.3f}  {output.shown_place(each.passage)}"
         for each in found.passages
     ]
+    if len(lines) < total:
+        lines.append(f"{len(lines):,} of {total:,} passages are shown: see --limit and --offset.")
     lines += [f"{output.printable(label)}: {count:,} passages" for label, count in found.counts.items()]
-    value = {"name": name, "counts": found.counts, "passages": list(map(labelled_dict, found.passages))}
+    value = {
+        "name": name,
+        "total": total,
+        "limit": limit,
+        "offset": offset,
+        "counts": found.counts,
+        "passages": list(map(labelled_dict, found.passages)),
+    }
     output.message("\n".join(lines), value, json)
 
 
@@ -230,8 +242,9 @@ def restore(
     from embedsvc.maintenance import restore
 
     done = restore(Collection.open(name, settings_of(data_dir=data_dir)), version, label)
-    text = f"Version {done.version} is what version {done.restored} was."
+    text = f"Version {done.restored} is what the collection is already: nothing was changed."
     if done.changed:
+        text = f"Version {done.version} is what version {done.restored} was."
         text += f" To undo that within the hour: embedsvc collections restore {name} --version {done.before}"
     output.message(text, {"name": name, **asdict(done)}, json)
 

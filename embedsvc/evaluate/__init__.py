@@ -3,7 +3,7 @@
 from embedsvc.evaluate.beir import Evaluation, Folder, check_cutoffs, corpus_id, evaluate, judge, measure, read_folder
 from embedsvc.evaluate.calibrating import calibrate
 from embedsvc.evaluate.comparing import Comparison, Saved, check_gates, compare, failed_gates, read_saved, write_saved
-from embedsvc.evaluate.questions import Expected, Question, Scored, answer_spans, questions_from, score
+from embedsvc.evaluate.questions import Expected, Question, Scored, answer_spans, measures_of, questions_from, score
 from embedsvc.evaluate.synthetic import held_out
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "held_out",
     "judge",
     "measure",
+    "measures_of",
     "questions_from",
     "read_folder",
     "read_saved",

@@ -24,7 +24,7 @@ from embedsvc.errors import NotFound, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.outcomes import Outcome
 from embedsvc.readers import FieldChoice
-from embedsvc.records import Chunking, Context, Document, make_document
+from embedsvc.records import ChunkContext, Chunking, Document, make_document
 from embedsvc.search import MAX_K, Hit, Mode, Query, Selection, search
 from embedsvc.upkeep import Snapshot
 
@@ -59,7 +59,7 @@ class Evaluation:
     passages: int | None
     max_tokens: int
     finer_tokens: int
-    chunk_context: Context
+    chunk_context: ChunkContext
     documents_cut: int
     documents_empty: int
     queries_cut: int
@@ -229,7 +229,7 @@ def judge(snapshot: Snapshot, encoder: Encoder, folder: Path, split: str, mode: 
     run: Run = {}
     for id, text in beir.queries.items():
         run[id], _ = ranked(
-            snapshot, encoder, text, mode, 10, lambda hit: corpus_id(hit.document_id, hit.uri, beir.document_ids)
+            snapshot, encoder, text, mode, 10, lambda hit: (corpus_id(hit.document_id, hit.uri, beir.document_ids),)
         )
     if not any(id in beir.document_ids for found in run.values() for id in found):
         raise UsageError(f"{snapshot.name!r} holds no document of {folder}: nothing can be measured.")
@@ -269,19 +269,23 @@ def ranked(
     text: str,
     mode: Mode,
     depth: int,
-    name: Callable[[Hit], str] = lambda hit: hit.document_id,
+    names: Callable[[Hit], Sequence[str]] = lambda hit: (hit.document_id,),
+    *,
+    narrow: bool = False,
 ) -> tuple[dict[str, float], bool]:
-    """The ``depth`` best documents by ``name``, each by its best hit, and whether the query was cut.
+    """The ``depth`` best documents, or what else hits count as by ``names``, each by its best hit, and whether the
+    query was cut. ``narrow``: hits are parts of passages.
 
     Their scores are ``depth`` down to 1: the search's own order, equal ones by document id, without ties.
     """
     k = depth
     while True:
-        query = Query(text, k=k, mode=mode, on_overflow="truncate", selection=EACH_DOCUMENT)
+        query = Query(text, k=k, mode=mode, on_overflow="truncate", narrow=narrow, selection=EACH_DOCUMENT)
         answer = search(snapshot, encoder, query)
         best: dict[str, float] = {}
         for hit in answer.hits:
-            best.setdefault(name(hit), hit.score)
+            for name in names(hit):
+                best.setdefault(name, hit.score)
         if len(best) >= depth or len(answer.hits) < k or k == MAX_K:
             break
         k = min(2 * k, MAX_K)  # several passages of one document were among the hits

@@ -21,6 +21,8 @@ _LEAST = 20
 _HITS = 5
 """That are looked at for each question, with and without what answers it."""
 _FOLDS = 5
+_USELESS = 0.6
+"""AUROC below which nobody is helped: a coin has .5, and 20 questions stray by .1."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,7 +45,7 @@ def calibrate(
 
     Raises:
         UsageError: there are fewer than 20 questions whose answer is in the collection, or mode is ``lexical``, or
-            no question finds its answer.
+            no question finds its answer; or what was fitted tells hardly more than chance.
     """
     if mode == "lexical":
         raise UsageError("Confidence is fitted to cosines: calibrate in mode hybrid or dense.")
@@ -60,13 +62,20 @@ def calibrate(
         raise UsageError(
             f"Too few of the {len(known)} questions find their answer in {snapshot.name!r}: there is nothing to fit to."
         ) from None
+    told_apart = round(auroc(present, absent), 4)
+    if told_apart < _USELESS:
+        raise UsageError(
+            f"By these {len(known)} questions confidence tells an answer from none hardly better than a coin: AUROC is "
+            f"{told_apart:.2f}, that of a coin .50. It was not kept. Give questions whose answers are in one document "
+            "only, or more of them."
+        )
     pairs = sum(len(each.present) + len(each.absent) for each in asked)
     return Calibration(
         *weights,
         answers_from=round(_threshold(present, absent), 4),
         queries=len(asked),
         pairs=pairs,
-        auroc=round(auroc(present, absent), 4),
+        auroc=told_apart,
     )
 
 

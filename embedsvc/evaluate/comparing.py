@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +15,7 @@ from embedsvc.encoding.files import write_json
 from embedsvc.errors import NotFound, UsageError
 from embedsvc.evaluate.significance import randomisation_test
 
-_GATE = re.compile(r"\s*([a-z@0-9]+)\s*>=\s*([0-9.]+)\s*")
+_GATE = re.compile(r"\s*([a-z_@0-9]+)\s*>=\s*(\d+\.?\d*|\.\d+)\s*")
 NO_WORSE = "no-worse"
 _CHANCE = 0.05
 """A loss that chance alone would give more often than this is none."""
@@ -119,14 +119,16 @@ def compare(before: Saved, now: Measured) -> Comparison:
     )
 
 
-def check_gates(gates: Sequence[str], *, is_compared: bool) -> None:
-    """Raise UsageError for a gate that is none."""
+def check_gates(gates: Sequence[str], measures: Collection[str], *, is_compared: bool) -> None:
+    """Raise UsageError for a gate that is none, or is on none of the ``measures`` that will be taken."""
     for gate in gates:
         if gate == NO_WORSE:
             if not is_compared:
                 raise UsageError(f"--gate {NO_WORSE} is against a saved run: give --against FILE too.")
-        elif not _GATE.fullmatch(gate):
+        elif (parsed := _GATE.fullmatch(gate)) is None:
             raise UsageError(f"{gate!r} is no gate. Write ndcg@10>=0.7, or {NO_WORSE} with --against FILE.")
+        elif parsed[1] not in measures:
+            raise UsageError(f"{gate}: {parsed[1]} is not measured here; {', '.join(measures)} are.")
 
 
 def failed_gates(gates: Sequence[str], run: Measured, comparison: Comparison | None) -> list[str]:

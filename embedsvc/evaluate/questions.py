@@ -70,14 +70,13 @@ class Question:
     text: str
     expected: tuple[Expected, ...]
 
-    def name(self, hit: Hit) -> str:
-        """What the hit counts as: what was expected, where it is that; else its document or, where quotes are
+    def names(self, hit: Hit) -> Sequence[str]:
+        """What the hit counts as: all that was expected and that it is; else its document or, where quotes are
         expected, itself."""
-        for expected in self.expected:
-            if expected.is_met_by(hit):
-                return expected.key
+        if met := [expected.key for expected in self.expected if expected.is_met_by(hit)]:
+            return met
         quoted = any(expected.span for expected in self.expected)
-        return hit.id if quoted else hit.document_id
+        return [hit.id if quoted else hit.document_id]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +87,7 @@ class Scored:
     collection: str
     version: int
     mode: Mode
+    narrow: bool
     queries: int
     measures: Mapping[str, float]
     expected_missing: tuple[str, ...]
@@ -104,6 +104,7 @@ class Scored:
             "version": self.version,
             "queries": self.queries,
             "mode": self.mode,
+            "narrow": self.narrow,
             **self.measures,
             "expected_missing": list(self.expected_missing),
             "queries_cut": self.queries_cut,
@@ -119,16 +120,18 @@ def score(
     dataset: str,
     mode: Mode = "hybrid",
     ks: Sequence[int] = (10, 100),
+    narrow: bool = False,
 ) -> Scored:
     """nDCG@10 and MRR@10, and recall at each of ``ks``, of what is expected of ``snapshot``; what it does not hold
-    lowers them. Where quotes are expected, also how much of their characters is found (:func:`answer_spans`)."""
+    lowers them. Where quotes are expected, also how much of their characters is found (:func:`answer_spans`).
+    ``narrow``: hits are parts of passages."""
     depth = max(10, *ks)
     run: Run = {}
     times: list[float] = []
     queries_cut = 0
     for question in questions:
         started = time.perf_counter()
-        run[question.id], cut = ranked(snapshot, encoder, question.text, mode, depth, question.name)
+        run[question.id], cut = ranked(snapshot, encoder, question.text, mode, depth, question.names, narrow=narrow)
         times.append(time.perf_counter() - started)
         queries_cut += cut
     qrels = {question.id: {expected.key: 1 for expected in question.expected} for question in questions}
@@ -138,12 +141,13 @@ def score(
         collection=snapshot.name,
         version=snapshot.version,
         mode=mode,
+        narrow=narrow,
         queries=len(questions),
         measures={
             name: round(value, 5)
             for name, value in (
                 *measure(qrels, run, ks).items(),
-                *answer_spans(snapshot, encoder, questions, mode=mode).items(),
+                *answer_spans(snapshot, encoder, questions, mode=mode, narrow=narrow).items(),
             )
         },
         expected_missing=tuple(dict.fromkeys(expected.told for expected in missing)),
@@ -153,6 +157,12 @@ def score(
         each=measure_each(qrels, run),
         found={id: sorted(found, key=lambda key: -found[key])[:10] for id, found in run.items()},
     )
+
+
+def measures_of(ks: Sequence[int], *, with_quotes: bool) -> tuple[str, ...]:
+    """The names of what is measured with these cut-offs; ``with_quotes``: where questions may quote answers too."""
+    names = ("ndcg@10", *(f"recall@{k}" for k in sorted(set(ks))), "mrr@10")
+    return (*names, "answer_recall@5", "answer_recall@10", "answer_iou@5") if with_quotes else names
 
 
 def answer_spans(

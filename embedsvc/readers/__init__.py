@@ -7,7 +7,7 @@ The libraries behind the formats are imported when the first file of their forma
 
 from embedsvc.readers.discovery import FoundFile, absolute, discover, discover_again, path_or_url, reach
 from embedsvc.readers.formats import read
-from embedsvc.readers.ignoring import ALL, IGNORE_FILE, Selection, check_patterns
+from embedsvc.readers.ignoring import ALL, IGNORE_FILE, PathPatterns, check_patterns
 from embedsvc.readers.items import FieldChoice, Rejected
 
 __all__ = [
@@ -15,8 +15,8 @@ __all__ = [
     "IGNORE_FILE",
     "FieldChoice",
     "FoundFile",
+    "PathPatterns",
     "Rejected",
-    "Selection",
     "absolute",
     "check_patterns",
     "discover",

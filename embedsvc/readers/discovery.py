@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from embedsvc.errors import FileTooLarge, NotFound, ReadError, UnsupportedFormat, UsageError
-from embedsvc.readers.ignoring import ALL, IGNORE_FILE, Rules, Selection, rules_of, rules_of_file
+from embedsvc.readers.ignoring import ALL, IGNORE_FILE, PathPatterns, Rules, rules_of, rules_of_file
 from embedsvc.readers.items import Rejected
 from embedsvc.records import Source
 
@@ -117,7 +117,7 @@ class _Scope:
 
 
 def discover(
-    paths: Sequence[str | Path], *, max_file_bytes: int, selection: Selection = ALL
+    paths: Sequence[str | Path], *, max_file_bytes: int, selection: PathPatterns = ALL
 ) -> Iterator[FoundFile | Rejected]:
     """The files under ``paths`` in a fixed order: the paths as given, folders by name, depth first.
 
@@ -142,7 +142,7 @@ def discover(
 
 
 def discover_again(
-    paths: Sequence[Path], tops: Sequence[Path], *, max_file_bytes: int, selection: Selection = ALL
+    paths: Sequence[Path], tops: Sequence[Path], *, max_file_bytes: int, selection: PathPatterns = ALL
 ) -> Iterator[FoundFile | Rejected]:
     """What :func:`discover` of ``tops`` would find at or below ``paths``, without walking the rest. What is not there,
     or would not be reached, gives nothing."""
@@ -159,7 +159,7 @@ def discover_again(
     return itertools.chain(rejected, _walk(starts, max_file_bytes))
 
 
-def reach(path: Path, tops: Sequence[Path], selection: Selection) -> _Scope | None:
+def reach(path: Path, tops: Sequence[Path], selection: PathPatterns) -> _Scope | None:
     """The scope in which a walk of ``tops`` comes to ``path``; None where it does not. What vanished counts as a file.
 
     Raises OSError, ReadError: an ignore file on the way cannot be read.
@@ -189,14 +189,14 @@ def reach(path: Path, tops: Sequence[Path], selection: Selection) -> _Scope | No
     return None
 
 
-def _is_never(path: Path, selection: Selection) -> bool:
+def _is_never(path: Path, selection: PathPatterns) -> bool:
     if not selection.never or not path.exists():
         return False
     status = path.stat()
     return (status.st_dev, status.st_ino) in selection.never
 
 
-def _scope_of(top: Path, selection: Selection) -> _Scope:
+def _scope_of(top: Path, selection: PathPatterns) -> _Scope:
     # Of a file that is named itself the patterns look at the name.
     base = top if top.is_dir() else top.parent
     return _Scope(base, rules_of(selection.exclude), rules_of(selection.include), never=selection.never)

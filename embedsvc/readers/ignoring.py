@@ -52,7 +52,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class PathPatterns:
     """What the caller leaves out (``exclude``) and restricts a run to (``include``), relative to each top path.
 
     ``never``: files by device and inode, whatever they are called: those that the caller writes himself meanwhile.
@@ -63,7 +63,7 @@ class Selection:
     never: frozenset[tuple[int, int]] = frozenset()
 
 
-ALL = Selection()
+ALL = PathPatterns()
 
 
 def rules_of(patterns: Iterable[str]) -> Rules:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from embedsvc.search.hits import Answer, Citation, Context, Hit, Mode, Place, Scores, Step
     from embedsvc.search.pipeline import search
-    from embedsvc.search.run import MAX_K, RERANK_DEPTH, Evidence, Query, Rerank, check_fusion, check_query
+    from embedsvc.search.run import MAX_K, RERANK_DEPTH, Evidence, Query, Rerank, check_fusion, check_query, fusion_of
     from embedsvc.search.selection import Preference, Recency, Selection, boost_of
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "boost_of",
     "check_fusion",
     "check_query",
+    "fusion_of",
     "search",
 ]
 
@@ -58,6 +59,7 @@ _MODULES = {
     "boost_of": "selection",
     "check_fusion": "run",
     "check_query": "run",
+    "fusion_of": "run",
     "search": "pipeline",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from embedsvc.errors import UsageError
@@ -64,7 +64,7 @@ def queries_of(
     Raises:
         UsageError: something in it is wrong, whatever collection it is for.
     """
-    from embedsvc.search.run import Evidence, Query, Rerank, check_query
+    from embedsvc.search.run import Evidence, Query, Rerank, check_query, fusion_of
     from embedsvc.search.selection import Selection, boost_of
 
     given = [field for field in ("query", "queries", "vector") if getattr(asked, field) is not None]
@@ -77,7 +77,7 @@ def queries_of(
     mode = asked.mode or ("hybrid" if asked.vector is None else "dense")
     texts = [asked.query] if asked.query is not None else asked.queries if asked.queries is not None else [""]
     boosts = tuple(boost_of(each) for each in asked.boosts)
-    fusion = None if asked.fusion is None else _fused(Fusion(), asked.fusion)
+    fusion = None if asked.fusion is None else fusion_of(Fusion(), asked.fusion)
     queries = [
         Query(
             text=text,
@@ -112,14 +112,7 @@ def queries_of(
 def answers_to(asked: Asked, queries: Sequence[Query], snapshot: Snapshot, encoder: Encoder) -> list[Answer]:
     """The answers to ``queries``, which are what is ``asked``, all over one ``snapshot``; raises as :func:`search`."""
     from embedsvc.search.pipeline import search
+    from embedsvc.search.run import fusion_of
 
-    fusion = None if asked.fusion is None else _fused(snapshot.store.fusion, asked.fusion)
+    fusion = None if asked.fusion is None else fusion_of(snapshot.store.fusion, asked.fusion)
     return [search(snapshot, encoder, replace(query, fusion=fusion)) for query in queries]
-
-
-def _fused(fusion: Fusion, changed: Mapping[str, Any]) -> Fusion:
-    """Raises UsageError: there is nothing of one of these names to change."""
-    known = [field.name for field in fields(Fusion)]
-    if unknown := [name for name in changed if name not in known]:
-        raise UsageError(f"fusion has no {unknown[0]!r}; there are {', '.join(known)}.")
-    return replace(fusion, **changed)

@@ -44,13 +44,13 @@ def confide(run: Run) -> Run:
     # What all texts have says of none that it answers.
     telling = says_something(query.text, store.chunking.language)
     found = confidences(query.text, run.hits, calibration) if telling else [None] * len(run.hits)
-    best = max((confidence for confidence in found if confidence is not None), default=0.0)
     kept = [at for at, confidence in enumerate(found) if least is None or (confidence or 0.0) >= least]
+    best = max((found[at] or 0.0 for at in kept), default=None)
     return replace(
         run,
         hits=tuple(replace(run.hits[at], confidence=found[at]) for at in kept),
         spans=run.spans if len(kept) == len(found) else tuple(run.spans[at] for at in kept),
-        answerable=best >= calibration.answers_from if telling else None,
+        answerable=best is not None and (best >= calibration.answers_from if telling else None),
     )
 
 

@@ -35,8 +35,11 @@ def explained(answer: Answer, rounds: Sequence[Sequence[Traced]], afterwards: Se
     before = [None, *(traced.run for traced in last)]
     rankings = [_rankings(traced.stage, earlier, traced.run) for earlier, traced in zip(before, last, strict=False)]
     run = last[-1].run
-    shown = {int(row): "" for each in rankings for ranking in each.values() for row in ranking.row_ids[: run.query.k]}
-    ids = {passage.row_id: passage.id for passage in run.snapshot.store.take(list(shown))}
+    shown = sorted(
+        {int(row) for each in rankings for ranking in each.values() for row in ranking.row_ids[: run.query.k]}
+    )
+    (named,) = run.snapshot.store.columns(shown, ["id"]) if shown else ([],)
+    ids = dict(zip(shown, named, strict=True))
     steps = tuple(
         Step(
             traced.stage,

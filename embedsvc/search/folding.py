@@ -56,7 +56,7 @@ def _alike(run: Run) -> Sequence[Sequence[int]]:
     for at, row in enumerate(rows):
         by_text[texts[row] if row in several else at].append(at)
     same = list(by_text.values())
-    return same if run.query.selection.duplicates == "exact" else _nearly(run, same)
+    return same if run.query.selection.duplicates == "exact" else _nearly(replace(run, texts=texts), same)
 
 
 def _nearly(run: Run, same: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
@@ -65,12 +65,14 @@ def _nearly(run: Run, same: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
     first = [group[0] for group in same[:_COMPARED]]
     if not first:
         return same
-    store, rows = run.snapshot.store, run.row_ids[first].tolist()
-    vectors, texts = store.own_vectors(rows), store.columns(rows, ["text"])[0]
+    rows = run.row_ids[first].tolist()
+    vectors = run.snapshot.store.own_vectors(rows)
     close = vectors @ vectors.T >= _SCREEN
     read = np.flatnonzero(close.sum(axis=1) > 1)
     like_one_another = np.zeros_like(close)
-    like_one_another[np.ix_(read, read)] = alike([texts[at] for at in read])
+    close_rows = [rows[at] for at in read]
+    texts = with_texts(run, close_rows).texts
+    like_one_another[np.ix_(read, read)] = alike([texts[row] for row in close_rows])
     like_one_another &= close
     joined: dict[int, list[int]] = {}
     for at in range(len(first)):

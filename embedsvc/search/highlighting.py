@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +15,9 @@ Floats = npt.NDArray[np.float32]
 EncodeSentences = Callable[[Sequence[str]], Floats]
 """Sentences → unit vectors (n, dimension)."""
 
+_POSSESSIVE = re.compile(r"(?<=\w)['’]s\b", re.IGNORECASE)
+"""Its s is no word to point at."""
+
 
 def highlight(
     hits: Sequence[Hit], query: str, query_vector: Floats | None, encode: EncodeSentences, most_characters: int
@@ -23,7 +27,7 @@ def highlight(
     The sentences of the first hits, up to ``most_characters``, are encoded and compared with ``query_vector``
     (dimension,); None, or further down: the sentence with the most different words of the query, the first of equals.
     """
-    terms = query_terms(query)
+    terms = query_terms(_POSSESSIVE.sub("", query))
     sentences = [sentence_spans(hit.text) or [(0, len(hit.text))] for hit in hits]
     cosines = _cosines(hits, sentences, query_vector, encode, most_characters)
     found = []

@@ -165,9 +165,9 @@ class Explanation:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The hits of one query, best first. ``tokens_cut``: of the query, by ``on_overflow = truncate``. ``answerable``:
-    whether the best of all hits has the confidence of an answer; None: that is not known. ``rerank_late``: there was
-    no time to rerank, the order is that from before. ``warnings``: what of the query was not understood, or not looked
-    at, in sentences."""
+    whether the best of these hits has the confidence of an answer; False where there is none, None where that is not
+    known. ``rerank_late``: there was no time to rerank, the order is that from before. ``warnings``: what of the query
+    was not understood, or not looked at, in sentences."""
 
     query: str
     collection: str

@@ -88,11 +88,11 @@ def search(snapshot: Snapshot, encoder: Encoder, query: Query) -> Answer:
     query = settled(replace(query, text=without_surrogates(query.text)), snapshot.store.tuned)
     stages = [stage for stage in STAGES if stage.wanted(query)]
     asked, phrases = query, [] if query.mode == "dense" else snapshot.store.phrases(query.text)
-    rounds = _rounds(stages, Run(snapshot, encoder, query, _limit(query)))
+    rounds = _rounds(stages, Run(snapshot, encoder, query, _limit(query), started=started))
     loosened = bool(phrases) and not rounds[-1][-1].run.hits
     if loosened:
         query = replace(query, text=query.text.replace('"', " "))
-        rounds = _rounds(stages, Run(snapshot, encoder, query, _limit(query)))
+        rounds = _rounds(stages, Run(snapshot, encoder, query, _limit(query), started=started))
     found = rounds[-1][-1].run
     afterwards = _through([stage for stage in AFTERWARDS if stage.wanted(query)], found)
     done = afterwards[-1].run if afterwards else found

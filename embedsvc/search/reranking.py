@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
+from tokenizers import Tokenizer
 
-from embedsvc.encoding.cross_encoder import CrossEncoder, probabilities
+from embedsvc.encoding.cross_encoder import CrossEncoder, Logits, probabilities
+from embedsvc.errors import QueryTooLong
 from embedsvc.search.run import Floats, Rerank, Run, ranked, with_texts
 
 _OVERLAP = 8
 """Windows of a long passage share one in so many tokens, so that no sentence is only seen cut."""
+_PORTION = 32_000
+"""Characters, or a single passage, that are tokenised at once: between two portions the time is looked at. About 15
+windows of 512 tokens, 10 ms."""
+_READ = 50
+"""Passages that are read from the store at once."""
+_AHEAD = 1
+"""Portions that are tokenised while another one is encoded: the encoder is not to wait, nor is all to lie in memory."""
 
 
 def rerank(run: Run) -> Run:
@@ -33,8 +42,7 @@ def rerank(run: Run) -> Run:
     if run.late or not rows or not wanted.depth:  # tuned to 0: it does not pay
         return run
     if unread := [row for row in rows if row not in run.reranked][: wanted.depth - len(run.reranked)]:
-        run = with_texts(run, unread)
-        best = relevance(wanted, run.query.text, [run.texts[row] for row in unread], run.started)
+        best = relevance(wanted, run.query.text, _texts(run, unread), run.started)
         if best is None:
             return replace(run, late=True)
         run = replace(run, reranked={**run.reranked, **dict(zip(unread, best.tolist(), strict=True))})
@@ -44,47 +52,111 @@ def rerank(run: Run) -> Run:
     return ranked(replace(run, rerank=sides), order, scores[order])
 
 
-def relevance(wanted: Rerank, query: str, texts: Sequence[str], started: float) -> Floats | None:
+def _texts(run: Run, rows: Sequence[int]) -> Iterator[str]:
+    for at in range(0, len(rows), _READ):
+        some = rows[at : at + _READ]
+        read = with_texts(run, some).texts
+        yield from (read[row] for row in some)
+
+
+def relevance(wanted: Rerank, query: str, texts: Iterable[str], started: float) -> Floats | None:
     """The score of each text (n,), one at least, 0 to 1: of one that is longer than the window, of its best part. None:
-    the time, counted from ``started``, is up."""
-    windows = [_windows(wanted.encoder, query, text) for text in texts]
-    logits = _logits(wanted, [(query, window) for each in windows for window in each], started)
-    if logits is None:
-        return None
-    scores = probabilities(logits)[:, 0]
-    best: Floats = np.maximum.reduceat(scores, np.cumsum([0, *map(len, windows[:-1])])).astype(np.float32)
-    return best
-
-
-def _logits(wanted: Rerank, pairs: Sequence[tuple[str, str]], started: float) -> npt.NDArray[np.float32] | None:
-    """Of all pairs (n, 1), which share batches with those of other requests; None: the time is up."""
-    encoder = wanted.encoder
-    # Cut is what the tokenizer makes of a window's edge, a token or two.
-    prepared = encoder.prepare(pairs, on_overflow="truncate")
-    if wanted.budget_ms is None:
-        return encoder.submit(prepared.token_ids, limit=None).future.result()
-    rest = wanted.budget_ms / 1000 - (time.perf_counter() - started)
-    if rest <= 0:
-        return None
-    future = encoder.submit(prepared.token_ids, limit=None).future
+    the time, counted from ``started``, is up; that is noticed a portion of the texts too late at most."""
     try:
-        return future.result(rest)
-    except TimeoutError:
-        future.cancel()  # what does not run yet leaves the queue
-        return None
-    except CancelledError:
+        return np.concatenate(list(_best(wanted, query, texts, started)))
+    except (TimeoutError, CancelledError):
         return None
 
 
-def _windows(encoder: CrossEncoder, query: str, text: str) -> list[str]:
-    """``text`` in parts that fit in the model's window beside the query."""
+def _best(wanted: Rerank, query: str, texts: Iterable[str], started: float) -> Iterator[Floats]:
+    """The scores of one portion after the other, which share batches with those of other requests.
+
+    Raises:
+        TimeoutError: the time is up.
+    """
+    encoder = wanted.encoder
+    room = _room(encoder, query)
+    waiting: deque[tuple[Future[Logits], list[int]]] = deque()
+
+    def next_done() -> Floats:
+        future, counts = waiting[0]
+        scores = probabilities(future.result(_time_left(wanted, started)))[:, 0]
+        waiting.popleft()
+        best: Floats = np.maximum.reduceat(scores, np.cumsum([0, *counts[:-1]])).astype(np.float32)
+        return best
+
+    try:
+        # The less room beside the query, the more often that is tokenised for each passage.
+        for portion in _portions(texts, _PORTION * room // encoder.model.max_length):
+            _time_left(wanted, started)
+            windows = _windows(encoder.tokenizer, room, portion)
+            pairs = [(query, window) for each in windows for window in each]
+            # Cut is what the tokenizer makes of a window's edge, a token or two.
+            prepared = encoder.prepare(pairs, on_overflow="truncate")
+            waiting.append((encoder.submit(prepared.token_ids, limit=None).future, [len(each) for each in windows]))
+            if len(waiting) > _AHEAD:
+                yield next_done()
+        while waiting:
+            yield next_done()
+    finally:
+        for future, _ in waiting:
+            future.cancel()  # what does not run yet leaves the queue
+
+
+def _time_left(wanted: Rerank, started: float) -> float | None:
+    """Seconds; None: as many as it takes.
+
+    Raises:
+        TimeoutError: there is none.
+    """
+    if wanted.budget_ms is None:
+        return None
+    left = wanted.budget_ms / 1000 - (time.perf_counter() - started)
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _portions(texts: Iterable[str], most: int) -> Iterator[list[str]]:
+    """``texts`` in order, ``most`` characters or one at a time."""
+    portion: list[str] = []
+    characters = 0
+    for text in texts:
+        if portion and characters + len(text) > most:
+            yield portion
+            portion, characters = [], 0
+        portion.append(text)
+        characters += len(text)
+    if portion:
+        yield portion
+
+
+def _room(encoder: CrossEncoder, query: str) -> int:
+    """Tokens of a passage that fit in the model's window beside the query.
+
+    Raises:
+        QueryTooLong: there are none.
+    """
     tokenizer = encoder.tokenizer
     taken = len(tokenizer.encode(query, add_special_tokens=False).ids) + tokenizer.num_special_tokens_to_add(True)
-    room = max(1, encoder.model.max_length - taken)
-    offsets = tokenizer.encode(text, add_special_tokens=False).offsets
-    if len(offsets) <= room:
-        return [text]
-    return [text[offsets[first][0] : offsets[last - 1][1]] for first, last in _spans(len(offsets), room)]
+    room = encoder.model.max_length - taken
+    if room < 1:
+        raise QueryTooLong(
+            f"The query has {taken:,} tokens, and {encoder.model.name}, which is to rerank, takes "
+            f"{encoder.model.max_length} of query and passage together.",
+            None,
+        )
+    return room
+
+
+def _windows(tokenizer: Tokenizer, room: int, texts: Sequence[str]) -> list[list[str]]:
+    """Each of ``texts`` in parts of at most ``room`` tokens."""
+    windows = []
+    for text, encoding in zip(texts, tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
+        offsets = encoding.offsets
+        spans = _spans(len(offsets), room) if len(offsets) > room else ()
+        windows.append([text[offsets[first][0] : offsets[last - 1][1]] for first, last in spans] or [text])
+    return windows
 
 
 def _spans(count: int, room: int) -> Iterator[tuple[int, int]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -265,6 +265,26 @@ def check_fusion(fusion: Fusion) -> None:
     for name, allowed in (("method", FusionMethod), ("normalisation", Normalisation)):
         if getattr(fusion, name) not in get_args(allowed):
             raise UsageError(f"{name} is {getattr(fusion, name)!r}; choose {', '.join(get_args(allowed))}.")
+
+
+def fusion_of(current: Fusion, changed: Mapping[str, Any]) -> Fusion:
+    """``current``, the collection's, with what a query has ``changed``.
+
+    Raises:
+        UsageError: there is nothing of one of these names to change; a normalisation, and ranks are fused, which have
+            none; a value is out of range.
+    """
+    known = [field.name for field in fields(Fusion)]
+    if unknown := [name for name in changed if name not in known]:
+        raise UsageError(f"fusion has no {unknown[0]!r}; there are {', '.join(known)}.")
+    fusion = replace(current, **changed)
+    check_fusion(fusion)
+    if fusion.method == "rrf" and "normalisation" in changed:
+        whose = "" if "method" in changed else ", which this collection was tuned to"
+        raise UsageError(
+            f"normalisation is of scores, and rrf{whose} fuses ranks: leave it out, or ask for method convex."
+        )
+    return fusion
 
 
 def ranked(run: Run, order: npt.NDArray[np.intp], scores: Floats) -> Run:

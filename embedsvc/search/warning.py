@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from embedsvc.records import Language
 from embedsvc.search.languages import foreign, named
 from embedsvc.search.run import Run
 from embedsvc.search.terms import is_only_punctuation
-from embedsvc.storage.words import says_something
+from embedsvc.storage.words import has_words, says_something
 
 _READ = 2_000
 """Characters of a query in which its language is looked for."""
@@ -56,10 +57,20 @@ def _about_words(run: Run) -> Sequence[str]:
     # What finds something says something.
     if run.lexical is not None and not run.lexical.any() and not says_something(query.text, language):
         instead = "Ask in mode hybrid or dense, or" if query.mode == "lexical" else "It was searched by meaning only;"
-        found.append(
-            f"All words of the query are too common to be looked up ({language}). {instead} add a telling word."
-        )
+        found.append(f"{_not_looked_up(query.text, language)} {instead} add a telling word.")
     return found
+
+
+def _not_looked_up(text: str, language: Language) -> str:
+    """Why nothing in ``text`` is looked up."""
+    if has_words(text, language):
+        return f"All words of the query are too common to be looked up ({language})."
+    if any(character.isalpha() for character in text):
+        return (
+            f"The query has no spaces between its words: in a collection of language {language} they are not told "
+            "apart, and not looked up. Index what has no spaces with language other."
+        )
+    return "The query has no word that could be looked up: signs are found by their meaning only."
 
 
 def _not_understood(run: Run) -> str | None:

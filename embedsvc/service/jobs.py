@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from embedsvc.config import Duplicates
+from embedsvc.config import OnDuplicate
 from embedsvc.encoding import Encoder
 from embedsvc.errors import Busy, Conflict, EmbedsvcError, Locked, NotFound, NotReady, StorageFailure
 from embedsvc.ingest import ingest_items
@@ -100,7 +100,7 @@ class _Job:
     fields: FieldChoice
     size: int
     total: int
-    duplicates: Duplicates | None = None
+    duplicates: OnDuplicate | None = None
     kind: str = "documents"
     work: Work | None = None
     """Of another job than one that puts documents in: what it does, and tells as ``result``."""
@@ -200,7 +200,7 @@ class Jobs:
         items: Sequence[Item],
         fields: FieldChoice,
         size: int,
-        duplicates: Duplicates | None = None,
+        duplicates: OnDuplicate | None = None,
     ) -> dict[str, Any]:
         """Takes ``items`` (``size`` bytes in all) to be worked off; the new job's state. ``duplicates``: otherwise than
         the settings say.

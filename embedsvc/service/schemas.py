@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from embedsvc.config import Dtype, Duplicates
-from embedsvc.records import Context, FusionMethod, Language, Normalisation
+from embedsvc.config import Dtype, OnDuplicate
+from embedsvc.records import ChunkContext, FusionMethod, Language, Normalisation
 from embedsvc.storage import LABEL
 
 _JSON = dict[str, Any]
@@ -162,7 +162,7 @@ class CollectionRequest(_Request):
         lt=2**31,
         description="Tokens per sub-window. A longer passage is also matched by these, its best counts. 0: none.",
     )
-    chunk_context: Context | None = Field(
+    chunk_context: ChunkContext | None = Field(
         None,
         description="What is encoded in front of each passage's text: the document's title, the headings over it.",
     )
@@ -290,7 +290,7 @@ class DocumentIn(_Request):
 
 class DocumentsRequest(_Request):
     documents: list[DocumentIn] = Field(min_length=1, max_length=100_000)
-    duplicates: Duplicates | None = Field(
+    duplicates: OnDuplicate | None = Field(
         None,
         description="A document that says what another one says, or nearly: tell which in the job's `alike`, leave it "
         "out (`drop`), or do not look. Default: the service's.",
@@ -311,7 +311,7 @@ class UploadRequest(BaseModel):
     title_field: str = ""
     id_field: str = ""
     # Which a form leaves out; it has no null.
-    duplicates: Duplicates | SkipJsonSchema[None] = Field(None, description="As in JSON.")
+    duplicates: OnDuplicate | SkipJsonSchema[None] = Field(None, description="As in JSON.")
 
 
 class EmbeddingsRequest(_Request):
@@ -508,8 +508,8 @@ class Answer(BaseModel):
     mode: str
     took_ms: float
     answerable: bool | None = Field(
-        description="Whether the collection seems to hold the answer; null where that is not known (mode `lexical`, a "
-        "`vector`, a model without calibration)."
+        description="Whether the best of the hits seems to be the answer; false where there is none, null where that "
+        "is not known (mode `lexical`, a `vector`, a model without calibration, a query of stop words)."
     )
     warnings: list[str] = Field(
         description="What of the query was not understood or not looked at, in sentences: a language that the model "
@@ -547,7 +547,7 @@ class ChunkingOut(BaseModel):
     whole: bool
     finer: int = Field(description="Tokens per sub-window that longer passages are also matched by; 0: none.")
     language: str = Field(description="Of the text, for stems and stop words on the lexical side.")
-    context: Context = Field(description="What is encoded in front of each passage's text.")
+    context: ChunkContext = Field(description="What is encoded in front of each passage's text.")
 
 
 class LiveRecallOut(BaseModel):

@@ -42,7 +42,7 @@ def compile_filter(sql: str) -> str:
     """
     import sqlglot
     from sqlglot import exp
-    from sqlglot.errors import ParseError, SqlglotError
+    from sqlglot.errors import ParseError, SqlglotError, TokenError
 
     try:
         statements = sqlglot.parse(sql)
@@ -53,9 +53,15 @@ def compile_filter(sql: str) -> str:
         problem = str(detail.get("description") or "not valid SQL")
         if problem.startswith("Required keyword"):
             problem = "something is missing after this"
+        elif problem.startswith("Invalid expression"):
+            problem = "this is not expected here"
+        problem = problem.partition(" but got ")[0]  # what follows are the parser's own names
         raise BadFilter(_pointed(sql, spot, problem)) from None
     except RecursionError:
         raise BadFilter(_pointed(sql, 0, "nested too deep; write it with fewer parentheses or NOTs")) from None
+    except TokenError:
+        problem = "a quote or a comment is not closed, or a sign is none of SQL's"
+        raise BadFilter(_pointed(sql, len(sql), problem)) from None
     except (SqlglotError, ValueError) as error:
         raise BadFilter(_pointed(sql, len(sql), str(error).splitlines()[0])) from None
     if len(statements) != 1 or not isinstance(statements[0], exp.Expression):

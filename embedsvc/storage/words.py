@@ -30,8 +30,17 @@ def phrases(query: str, language: Language) -> list[str]:
 
 def says_something(text: str, language: Language) -> bool:
     """Whether ``text`` holds a word that is searched for."""
-    analysis = {key: value for key, value in text_index(language).items() if key != "with_position"}
-    return bool(lance.tokenize(text, **analysis))
+    return bool(lance.tokenize(text, **_analysis(language)))
+
+
+def has_words(text: str, language: Language) -> bool:
+    """Whether ``text`` holds a word at all, be it too common to be searched for. Signs are none, nor are runs of more
+    than 40 bytes, such as a sentence in a script without spaces, unless dictionaries part it (``other``)."""
+    return bool(lance.tokenize(text, **{**_analysis(language), "remove_stop_words": False}))
+
+
+def _analysis(language: Language) -> dict[str, Any]:
+    return {key: value for key, value in text_index(language).items() if key != "with_position"}
 
 
 def matching(query: str, column: str, language: Language) -> FullTextQuery:

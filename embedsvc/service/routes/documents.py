@@ -10,7 +10,7 @@ from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from embedsvc import describe, maintenance
-from embedsvc.config import Duplicates
+from embedsvc.config import OnDuplicate
 from embedsvc.errors import FileTooLarge, NotFound, UsageError
 from embedsvc.opened import Opened
 from embedsvc.readers import FieldChoice, Rejected
@@ -108,13 +108,13 @@ async def add_documents(name: Name, request: Request) -> Response:
     return await run(state.errands, work)
 
 
-async def _sent(request: Request) -> tuple[list[Item], int, Duplicates | None]:
+async def _sent(request: Request) -> tuple[list[Item], int, OnDuplicate | None]:
     raw = await read_json(request)
     items, duplicates = await apart(request, lambda: _documents(raw))
     return items, len(await request.body()), duplicates
 
 
-def _documents(raw: Any) -> tuple[list[Item], Duplicates | None]:
+def _documents(raw: Any) -> tuple[list[Item], OnDuplicate | None]:
     checked = DocumentsRequest.model_validate(clean(raw))
     items: list[Item] = []
     for document, own in zip(checked.documents, raw["documents"], strict=True):
@@ -127,7 +127,7 @@ def _documents(raw: Any) -> tuple[list[Item], Duplicates | None]:
     return items, checked.duplicates
 
 
-async def _uploaded(request: Request, max_file_mb: int) -> tuple[list[Item], FieldChoice, int, Duplicates | None]:
+async def _uploaded(request: Request, max_file_mb: int) -> tuple[list[Item], FieldChoice, int, OnDuplicate | None]:
     items: list[Item] = []
     chosen: dict[str, str] = {}
     size = 0
@@ -150,8 +150,8 @@ async def _uploaded(request: Request, max_file_mb: int) -> tuple[list[Item], Fie
     text = tuple(part.strip() for part in chosen.get("text_field", "").split(",") if part.strip())
     fields = FieldChoice(text=text, title=chosen.get("title_field") or None, id=chosen.get("id_field") or None)
     duplicates = chosen.get("duplicates") or None
-    if duplicates not in (None, *get_args(Duplicates)):
-        raise UsageError(f"duplicates is {duplicates!r}; choose one of {', '.join(get_args(Duplicates))}.")
+    if duplicates not in (None, *get_args(OnDuplicate)):
+        raise UsageError(f"duplicates is {duplicates!r}; choose one of {', '.join(get_args(OnDuplicate))}.")
     return items, fields, size, duplicates  # type: ignore[return-value]  # one of these it is
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -132,7 +133,8 @@ async def similarity(request: Request) -> Response:
     columns = rows
     if body.others is not None:
         columns = (await embed(request, encoder, body.others, kind="passage", on_overflow=on_overflow)).vectors
-    return fast_reply({"model": encoder.model.name, "similarities": (rows @ columns.T).tolist()})
+    cosines = np.clip(rows @ columns.T, -1, 1)  # unit vectors are rounded
+    return fast_reply({"model": encoder.model.name, "similarities": cosines.tolist()})
 
 
 async def _looked_over(name: str, request: Request, work: Callable[[Opened], dict[str, Any]]) -> Response:

@@ -139,7 +139,7 @@ async def similarity(request: Request) -> Response:
         raise Refused("inputs.source_sentence is empty.", param="inputs", code=EMPTY)
     sentences = [body.inputs.source_sentence, *_texts(body.inputs.sentences, "inputs.sentences")]
     embedded = await _embed(request, encoder, sentences, body.parameters)
-    cosines = embedded.vectors[1:] @ embedded.vectors[0]
+    cosines = np.clip(embedded.vectors[1:] @ embedded.vectors[0], -1, 1)  # unit vectors are rounded
     return fast_reply(cosines.tolist(), tei_headers(embedded.cost, encoder.runtime.device, started))
 
 
