@@ -958,7 +958,6 @@ def test_health_and_readiness(http: httpx.Client) -> None:
     assert ready == {"status": "ready", "model": MODEL, "runtime": "onnx", "dtype": "int8", "dimension": 384}
 
 
-
 def test_not_ready_without_a_model(tmp_path: Path) -> None:
     app = create_app(load_settings({"data_dir": str(tmp_path), "model": "no-such-model"}))
     with in_app(app) as client:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,9 +46,7 @@ class _File(NamedTuple):
     tag: str
 
 
-@cache
-def _files() -> Mapping[str, _File]:
-    """The page's files by name, read once."""
+def _read() -> dict[str, _File]:
     found = {}
     for path in sorted(_FOLDER.iterdir()):
         if path.suffix in _TYPES:
@@ -58,6 +55,10 @@ def _files() -> Mapping[str, _File]:
             zipped = gzip.compress(plain, mtime=0)
             found[path.name] = _File(f"{_TYPES[path.suffix]}; charset=utf-8", plain, zipped, tag)
     return found
+
+
+_FILES: Mapping[str, _File] = _read()
+"""The page's files by name."""
 
 
 @router.get("/")
@@ -78,7 +79,7 @@ async def file(name: str, request: Request) -> Response:
 
 
 def _answer(request: Request, name: str) -> Response:
-    file = _files().get(name)
+    file = _FILES.get(name)
     if file is None:
         raise NotFound(f"The page has no file {name!r}. It begins at /.")
     headers = {**_HEADERS, "etag": file.tag}
