@@ -171,11 +171,11 @@ def test_filter_mode_and_size_ask_again(opened: Callable[..., Page]) -> None:
     page = opened("?c=handbook&q=bread")
     expect(page.locator(".hit .open").first).to_have_text("Bread")
     page.get_by_role("button", name="Filter").click()
-    page.get_by_label("Filter", exact=True).last.fill("metadata.year >= 2024")
+    page.get_by_role("textbox", name="Filter").fill("metadata.year >= 2024")
     page.keyboard.press("Enter")
     expect(page.locator(".hit")).to_have_count(1)
     assert hit_titles(page) == ["Power failures"]
-    page.get_by_text("Words", exact=True).click()
+    page.locator("#ask").get_by_text("Words").click()
     expect(page.get_by_role("heading", name="Nothing found")).to_be_visible()
     page.get_by_role("link", name="search without it").click()
     expect(page.locator(".hit .open")).to_have_text(["Bread"])
@@ -196,7 +196,7 @@ def test_warnings_and_the_verdict_are_told(opened: Callable[..., Page]) -> None:
     page = opened("?c=handbook&q=the+of+and&mode=lexical")
     expect(page.locator(".notice, .nothing").first).to_be_visible()
     ask(page, "who won the chess tournament in Reykjavik?")
-    page.get_by_text("Both", exact=True).click()
+    page.locator("#ask").get_by_text("Both").click()
     expect(page.locator(".unsure")).to_contain_text("does not seem to be here")
 
 
@@ -259,10 +259,12 @@ def test_a_long_document_is_read_to_both_ends(opened: Callable[..., Page]) -> No
 def test_collections_and_their_documents(opened: Callable[..., Page]) -> None:
     page = opened("?view=collections")
     card = page.locator(".collection", has_text="handbook").first
+    expect(card).to_be_visible()
     figures = dict(zip(card.locator("dt").all_inner_texts(), card.locator("dd").all_inner_texts(), strict=True))
     assert figures["documents"] == "4"
     assert (figures["vector index"], figures["recall@10"]) == ("exact", "100 %")
     card.get_by_role("link", name="Documents").click()
+    expect(page.locator(".hit")).to_have_count(4)
     assert sorted(hit_titles(page)) == sorted(["Power failures", "Bread", EVIL, "Geese"])
     page.get_by_role("link", name="Bread").click()
     expect(page.locator("#reader .text")).to_have_text("Bread needs flour, water and salt.")
@@ -365,7 +367,7 @@ def test_where_there_is_nothing_yet_it_says_how_to_begin(opened: Callable[..., P
 def test_errors_say_what_to_do_and_can_be_tried_again(
     opened: Callable[..., Page], answer: dict[str, Any] | None, words: tuple[str, ...]
 ) -> None:
-    page = opened()
+    page = opened("?c=handbook")
     failing = [True]
 
     def handle(route: Route) -> None:
@@ -398,7 +400,7 @@ def test_a_key_is_asked_for_kept_for_the_tab_and_sent(opened: Callable[..., Page
     page.route("**/v1/**", guarded)
     page.goto("/?c=handbook&q=bread")
     page.get_by_role("button", name="Enter a key").click()
-    page.get_by_label("Key", exact=True).last.fill("open sesame")
+    page.locator("#key-value").fill("open sesame")
     page.get_by_role("button", name="Use this key").click()
     expect(page.locator(".hit .open").first).to_have_text("Bread")
     assert "sesame" not in page.url
