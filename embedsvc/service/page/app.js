@@ -6,7 +6,7 @@ import { collectionsView, documentsView, list } from "./collections.js";
 import { $, el, number } from "./dom.js";
 import { filesOf, ingestView, intoName, problemView } from "./ingest.js";
 import * as reader from "./reader.js";
-import { answerView, search } from "./search.js";
+import { answerView, mark as markHits, search } from "./search.js";
 import { callsOf, callsView } from "./snippets.js";
 
 const LAST = "embedsvc.collection";
@@ -56,18 +56,28 @@ async function showView(state) {
     const view = await VIEWS[state.view](state, signal);
     if (signal.aborted) return undefined;
     $("view").replaceChildren(...[view].flat().filter(Boolean));
+    document.body.classList.toggle("blank", state.view === "search" && Boolean(view?.matches?.(".ingest")));
     document.body.classList.toggle("home", state.view === "search" && !state.q && Boolean(view?.matches?.(".about")));
     select(state);
-    if (answer && state.doc) showDocument(state); // whose words can be marked now
+    if (answer) mark(state, view, signal);
   } catch (problem) {
     if (problem.name === "AbortError") return undefined;
     shown = "";
-    document.body.classList.remove("home");
-    $("view").replaceChildren(problemView(problem, () => again(), needsKey(problem) ? openKey : null));
+    document.body.classList.remove("home", "blank");
+    $("view").replaceChildren(problemView(problem, again, needsKey(problem) ? openKey : null));
   } finally {
     if (!signal.aborted) document.body.classList.remove("busy");
   }
   return undefined;
+}
+
+async function mark(state, view, signal) {
+  try {
+    await markHits(answer, view, state, signal);
+  } catch {
+    return; // the hits are there; only where to look in them is not told
+  }
+  if (!signal.aborted && address.read().doc) showDocument(address.read());
 }
 
 const VIEWS = {
@@ -207,7 +217,8 @@ function select(state) {
   for (const hit of hits()) {
     const current = Boolean(state.doc) && hit.dataset.doc === state.doc && Number(hit.dataset.start) === state.start;
     hit.classList.toggle("current", current);
-    if (current) hit.scrollIntoView({ block: "nearest" });
+    const { top } = hit.getBoundingClientRect();
+    if (current && (top < 60 || top > innerHeight - 120)) hit.scrollIntoView({ block: "nearest" });
   }
 }
 

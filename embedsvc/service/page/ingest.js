@@ -10,7 +10,7 @@ const POLL_MS = [150, 250, 400, 700, 1000];
 const MOST_LINES = 500;
 // Bytes and files of one request, milliseconds between looks at a job, lines of the report that are shown.
 const NAME = "[A-Za-z0-9][A-Za-z0-9._\\-]{0,63}";
-const WORDS = { indexed: "indexed", replaced: "replaced", unchanged: "unchanged", removed: "removed", duplicate: "left out as a duplicate", quarantined: "not read", empty: "without text", interrupted: "interrupted" };
+const WORDS = { indexed: "indexed", replaced: "replaced", unchanged: "unchanged", removed: "removed", duplicate: "left out as a duplicate", empty: "without text", quarantined: "not read" };
 
 export function ingestView(state, collections, isFirst) {
   const name = el("input", { id: "into", value: state.c || collections[0]?.name || "documents", list: "names", "aria-label": "Collection", pattern: NAME, required: true, spellcheck: "false", autocapitalize: "off", maxlength: 64 });
@@ -179,11 +179,11 @@ async function ingest(collection, files, report) {
     const item = el(
       "li",
       { class: bad ? `line ${line.status}` : "line" },
-      el("span", { class: "what" }, WORDS[line.status] ?? line.status),
+      el("span", { class: "what" }, WORDS[line.status]),
       el("span", { class: "name", dir: "auto" }, line.uri),
       el("span", { class: "size" }, line.passages ? plural(line.passages, "passage") : ""),
       reason ? el("span", { class: "reason" }, reason) : null,
-      (line.notes ?? []).map((note) => el("span", { class: "reason" }, note)),
+      (line.notes ?? []).filter((note) => note !== reason).map((note) => el("span", { class: "reason" }, note)),
     );
     const firstGood = bad ? lines.querySelector(".line:not(.quarantined):not(.empty):not(.duplicate)") : null;
     lines.insertBefore(item, firstGood);
@@ -191,7 +191,7 @@ async function ingest(collection, files, report) {
 
   function finish() {
     move(total);
-    const told = Object.entries(counts).map(([status, count]) => `${number(count)} ${WORDS[status] ?? status}`);
+    const told = Object.keys(WORDS).filter((status) => counts[status]).map((status) => `${number(counts[status])} ${WORDS[status]}`);
     const inputs = Object.values(counts).reduce((sum, count) => sum + count, 0);
     bar.classList.add("done");
     said.replaceChildren(
@@ -205,17 +205,19 @@ async function ingest(collection, files, report) {
   }
 }
 
-/** What went wrong, and what to do. `again`: called by a button, where trying again makes sense. */
+/** What went wrong, and what to do. `again`: called by a button, where trying again may help: not where the request is at fault. */
 export function problemView(problem, again, enterKey) {
+  const mayPass = problem.status < 400 || problem.status === 429 || problem.status >= 500;
+  const detail = problem.detail || (problem.title ? "" : problem.message);
   announce(`${problem.title}. ${problem.detail ?? ""}`);
   return el(
     "div",
     { class: "problem" },
     el("h2", {}, problem.title ?? "This went wrong"),
-    problem.detail ? el("p", {}, problem.detail) : problem.title ? null : el("p", {}, problem.message),
+    detail ? el("p", { class: detail.includes("\n") ? "detail code" : "detail" }, detail) : null,
     problem.advice ? el("p", { class: "hint" }, problem.advice) : null,
     problem.requestId && problem.status >= 500 ? el("p", { class: "hint" }, "Request ", el("code", {}, problem.requestId)) : null,
-    el("p", { class: "row" }, again ? el("button", { type: "button", class: "primary", on: { click: again } }, "Try again") : null, enterKey ? el("button", { type: "button", class: "primary", on: { click: enterKey } }, "Enter a key") : null),
+    el("p", { class: "row" }, again && mayPass ? el("button", { type: "button", class: "primary", on: { click: again } }, "Try again") : null, enterKey ? el("button", { type: "button", class: "primary", on: { click: enterKey } }, "Enter a key") : null),
   );
 }
 

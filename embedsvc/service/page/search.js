@@ -5,19 +5,29 @@ import { ask, collectionPath } from "./api.js";
 import { announce, copyButton, el, fileName, number, percent, plural, shownUri } from "./dom.js";
 import { length, marked, slice } from "./text.js";
 
-const BEFORE = 160;
-const AFTER = 260;
-const MOST = 700;
-// Characters of an excerpt: around the best sentence, and altogether.
+const BEFORE = 120;
+const MOST = 520;
+// Characters of an excerpt: before the best sentence, and altogether.
 
-/** What the service is asked for. */
-export function requestOf(state) {
-  const request = { query: state.q, k: state.k, mode: state.mode, highlight: true };
+/** What the service is asked for. Best sentences take it longer than all else, so hits are shown before they are known. */
+export function requestOf(state, highlight) {
+  const request = { query: state.q, k: state.k, mode: state.mode, highlight };
   if (state.filter) request.filter = state.filter;
   return request;
 }
 
-export const search = (state, signal) => ask(`${collectionPath(state.c)}/search`, { json: requestOf(state), signal });
+export const search = (state, signal, more = {}) =>
+  ask(`${collectionPath(state.c)}/search`, { json: { ...requestOf(state, false), ...more }, signal });
+
+/** Asks again, with best sentences, and marks them in the hits of `answer` that `view` shows. */
+export async function mark(answer, view, state, signal) {
+  const { version, hits } = await search(state, signal, { highlight: true });
+  if (version !== answer.version || hits.length !== answer.hits.length) return; // somebody wrote in between
+  answer.hits.forEach((hit, at) => {
+    hit.highlight = hits[at].highlight;
+    view.querySelector(`[data-at="${at}"] .excerpt`).replaceChildren(...excerpt(hit));
+  });
+}
 
 /** The marks of a hit: its best sentence, and in it and around it the words of the query. */
 export function spansOf(hit) {
@@ -112,9 +122,9 @@ function hitView(hit, at, state) {
 /** The hit's text around its best sentence, whole words, marked. */
 function excerpt(hit) {
   const size = length(hit.text);
-  const [best, end] = hit.highlight ? hit.highlight.sentence.map((at) => at - hit.start) : [0, 0];
-  let from = best > BEFORE ? best - BEFORE : 0;
-  let to = Math.min(size, Math.max(Math.min(end + AFTER, from + MOST), from + BEFORE + AFTER));
+  const best = hit.highlight ? hit.highlight.sentence[0] - hit.start : 0;
+  let from = Math.max(0, Math.min(best - BEFORE, size - MOST));
+  let to = Math.min(size, from + MOST);
   if (from) from += slice(hit.text, from, from + 40).search(/\s|$/) + 1;
   if (to < size) to -= slice(hit.text, to - 40, to).split("").reverse().join("").search(/\s|$/) + 1;
   const text = slice(hit.text, from, to);
@@ -138,7 +148,7 @@ async function explain(box, hit, state) {
   const metadata = Object.entries(hit.metadata);
   if (metadata.length) box.append(metadataView(metadata));
   try {
-    const answer = await ask(`${collectionPath(state.c)}/search`, { json: { ...requestOf(state), highlight: false, explain: true } });
+    const answer = await search(state, undefined, { explain: true });
     const found = answer.hits.find((other) => other.id === hit.id && other.start === hit.start);
     if (!found) places.replaceChildren("The collection has changed since; search again.");
     else places.replaceChildren("Rank ", ...joined(Object.entries(found.explain).map(([stage, { rank }]) => [el("b", {}, String(rank)), ` ${STAGES[stage] ?? `after ${stage}`}`])), ".");

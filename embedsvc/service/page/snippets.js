@@ -26,12 +26,12 @@ export function callsOf(state, intoName) {
   const calls = [];
   const name = state.c || "handbook";
   if (state.view === "search") {
-    const request = requestOf({ ...state, q: state.q || "How do refunds work?" });
-    const given = Object.entries(request).filter(([field]) => field !== "query").map(([field, value]) => `, ${field}=${python(value)}`);
+    const request = requestOf({ ...state, q: state.q || "How do refunds work?" }, true);
+    const given = Object.entries(request).map(([field, value]) => (field === "query" ? python(value) : `${field}=${python(value)}`));
     calls.push([
       "Search",
       curl(`${collectionPath(name)}/search`, "-H 'Content-Type: application/json'", `-d ${shell(JSON.stringify(request))}`),
-      opened(name, `answer = docs.search(${python(request.query)}${given.join("")})`, "for hit in answer.hits:", `    print(f"{hit.score:.2f}  {hit.title}, {hit.uri} [{hit.start}:{hit.end}]")`, "    print(hit.text)"),
+      opened(name, "answer = docs.search(", ...given.map((each) => `    ${each},`), ")", "for hit in answer.hits:", `    print(f"{hit.score:.2f}  {hit.title}, {hit.uri} [{hit.start}:{hit.end}]")`, "    print(hit.text)"),
     ]);
   }
   if (state.view === "collections") calls.push(["Collections", curl("v1/collections"), connected("for name in service.names():", "    print(name, service.open(name).describe())")]);
