@@ -3,8 +3,8 @@
     python benchmarks/page.py [--data FOLDER] [--documents 5183] [--loads 15] [--queries 60] [--collections FOLDER]
                               [--json FILE]
 
-First load: a new browser context each time, with nothing cached, until the page is painted with its counts. Search: from
-the key Enter until the next frame after the hits are in the document. Needs Debian's ``chromium`` (``make browser``).
+First load: a new browser context each time, with nothing cached. Search: from the key Enter until the next frame after
+the hits are in the document; their best sentences are marked later. Needs Debian's ``chromium`` (``make browser``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ WATCH = """
     port1.onmessage = () => resolve(performance.now()); port2.postMessage(0); });
   addEventListener("keydown", (event) => { if (event.key === "Enter") window.began = performance.now(); }, true);
   window.marked = () => new Promise((resolve) => {
-    const look = () => (document.querySelector(".hit mark") ? resolve(performance.now() - window.began) : setTimeout(look, 2));
+    const waited = () => performance.now() - window.began;
+    const look = () => (document.querySelector(".hit mark") ? resolve(waited()) : setTimeout(look, 2));
     look();
   });
   window.answered = () => new Promise((resolve) => {
@@ -76,7 +77,7 @@ def main() -> None:
 
 
 def first_loads(browser: Browser, url: str, count: int) -> tuple[list[float], list[float], int, int]:
-    """Milliseconds of each load, to the first paint and to all; bytes of bodies as they were sent, and how many files."""
+    """Milliseconds of each load, to the first paint and to all; bytes of bodies as sent, and how many files."""
     paints: list[float] = []
     loads: list[float] = []
     sizes: dict[str, int] = {}
@@ -103,7 +104,8 @@ def first_loads(browser: Browser, url: str, count: int) -> tuple[list[float], li
 
 
 def search_times(browser: Browser, url: str, asked: list[str]) -> tuple[list[float], list[float], list[float]]:
-    """Milliseconds until hits are painted, until sentences are marked, and what the service says of them; the first five do not count."""
+    """Milliseconds until hits are painted, until sentences are marked, and as the service says; the first five do not
+    count."""
     page: Page = browser.new_page()
     page.goto(f"{url}?c=scifact")
     page.locator(".about").wait_for()

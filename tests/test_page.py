@@ -9,23 +9,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect, sync_playwright
 
 from tests.server import Server, server
 from tests.test_service import finished
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if CHROMIUM is None:
-    pytest.skip("there is no chromium here; `make browser` installs it", allow_module_level=True)
-
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect, sync_playwright
-
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here; `make browser` installs it")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 FILES = ("index.html", "page.css", "icon.svg", "app.js", "address.js", "api.js", "dom.js", "text.js", "search.js")
 FILES += ("reader.js", "collections.js", "ingest.js", "snippets.js")
@@ -47,7 +43,7 @@ HANDBOOK: list[dict[str, Any]] = [
         "id": "evil/1",
         "uri": "javascript:window.hacked=1",
         "title": EVIL,
-        "text": f"The dangerous text says {EVIL} and [click](javascript:window.hacked=1) to whoever reads dangerous text.",
+        "text": f"The dangerous text says {EVIL} and [click](javascript:window.hacked=1) to who reads dangerous text.",
         "metadata": {EVIL: EVIL},
     },
     {"id": "long", "uri": "geese.txt", "title": "Geese", "text": LONG},
@@ -72,7 +68,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(browser: Browser, running: Server) -> Iterator[Callable[..., Page]]:
-    """Opens the page at an address, in a window of its own; at the end all that the browser did must have been harmless."""
+    """Opens the page at an address, in a window of its own; at the end, all that the browser did was harmless."""
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
 
@@ -436,12 +432,14 @@ def test_text_of_documents_and_queries_is_never_html(opened: Callable[..., Page]
 
 
 def test_the_calls_that_it_shows_do_what_the_view_does(opened: Callable[..., Page], running: Server) -> None:
-    page = opened("?c=handbook&q=it's+\"power+failure\"+%24HOME&k=5&filter=metadata.year+%3E%3D+2024&doc=power&start=3&end=30")
+    page = opened(
+        '?c=handbook&q=it\'s+"power+failure"+%24HOME&k=5&filter=metadata.year+%3E%3D+2024&doc=power&start=3&end=30'
+    )
     expect(page.locator(".hit").first).to_be_visible()
     page.get_by_role("button", name="API", exact=True).click()
     curl, document = page.locator("[data-language=curl]").all_inner_texts()
     answer = shelled(curl)
-    assert answer["query"] == "it's \"power failure\" $HOME"
+    assert answer["query"] == 'it\'s "power failure" $HOME'
     assert [hit["title"] for hit in answer["hits"]] == ["Power failures"]
     part = shelled(document)
     assert (part["start"], part["end"], part["text"]) == (3, 30, HANDBOOK[0]["text"][3:30])
@@ -451,7 +449,9 @@ def test_the_calls_that_it_shows_do_what_the_view_does(opened: Callable[..., Pag
 
 
 def shelled(command: str) -> Any:
-    return httpx.Response(200, text=subprocess.run(["bash", "-c", command], capture_output=True, check=True, text=True).stdout).json()
+    return httpx.Response(
+        200, text=subprocess.run(["bash", "-c", command], capture_output=True, check=True, text=True).stdout
+    ).json()
 
 
 def ran(program: str) -> str:

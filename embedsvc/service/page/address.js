@@ -1,6 +1,17 @@
 // What is shown, as the address says it: every view can be shared, and the back button works.
 
-const DEFAULTS = { view: "search", c: "", q: "", mode: "hybrid", filter: "", k: 10, doc: "", start: 0, end: 0, offset: 0 };
+const DEFAULTS = {
+  view: "search",
+  c: "",
+  q: "",
+  mode: "hybrid",
+  filter: "",
+  k: 10,
+  doc: "",
+  start: 0,
+  end: 0,
+  offset: 0,
+};
 const CHOICES = { view: ["search", "collections", "documents", "add"], mode: ["hybrid", "dense", "lexical"] };
 const LARGEST = { k: 1000 };
 const listeners = [];
@@ -13,7 +24,8 @@ export function read(query = location.search) {
     if (text === null) continue;
     if (typeof usual === "number") {
       const number = Number(text);
-      if (Number.isSafeInteger(number) && number >= (name === "k" ? 1 : 0)) state[name] = Math.min(number, LARGEST[name] ?? number);
+      if (Number.isSafeInteger(number) && number >= (name === "k" ? 1 : 0))
+        state[name] = Math.min(number, LARGEST[name] ?? number);
     } else if (!CHOICES[name] || CHOICES[name].includes(text)) state[name] = text;
   }
   return state;

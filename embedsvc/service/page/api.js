@@ -37,7 +37,12 @@ export function problemOf(status, body, requestId) {
     // From something between here and the service; its HTML is of no use to a reader.
   }
   const detail = typeof told.detail === "string" ? told.detail : "";
-  return new Problem(status, heading[status] ?? told.title ?? `The service answered ${status}`, detail, requestId ?? "");
+  return new Problem(
+    status,
+    heading[status] ?? told.title ?? `The service answered ${status}`,
+    detail,
+    requestId ?? "",
+  );
 }
 
 export const headers = () => (key() ? { authorization: `Bearer ${key()}` } : {});
@@ -64,13 +69,17 @@ export async function ask(path, { json, signal, as = "json" } = {}) {
   try {
     return JSON.parse(body);
   } catch {
-    throw new Problem(response.status, "What came is no answer of embedsvc", "Something else may listen at this address.");
+    throw new Problem(
+      response.status,
+      "What came is no answer of embedsvc",
+      "Something else may listen at this address.",
+    );
   }
 }
 
 export const collectionPath = (name) => `v1/collections/${encodeURIComponent(name)}`;
 
-/** Ids may hold slashes, which stay; what else an address would take for its own is escaped. A part that is . or .. would be folded away. */
+/** Ids may hold slashes, which stay; what else an address would take for its own is escaped. */
 export const documentPath = (name, id) =>
   `${collectionPath(name)}/documents/${id.split("/").map(encodeURIComponent).join("/")}`;
 
@@ -81,7 +90,9 @@ export function send(path, form, told) {
     request.open("POST", path);
     for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
     request.upload.addEventListener("progress", (event) => told(event.loaded));
-    request.addEventListener("error", () => reject(new Problem(0, heading[0], "The connection broke while the files were sent.")));
+    request.addEventListener("error", () =>
+      reject(new Problem(0, heading[0], "The connection broke while the files were sent.")),
+    );
     request.addEventListener("load", () => {
       if (request.status === 202) resolve(JSON.parse(request.responseText));
       else reject(problemOf(request.status, request.responseText, request.getResponseHeader("x-request-id")));

@@ -35,7 +35,14 @@ async function render(state) {
     else link.removeAttribute("aria-current");
   }
   document.body.classList.toggle("reading", Boolean(state.doc));
-  document.title = [state.view === "search" ? state.q : { collections: "Collections", documents: state.c, add: "Add documents" }[state.view], "embedsvc"].filter(Boolean).join(" · ");
+  document.title = [
+    state.view === "search"
+      ? state.q
+      : { collections: "Collections", documents: state.c, add: "Add documents" }[state.view],
+    "embedsvc",
+  ]
+    .filter(Boolean)
+    .join(" · ");
   fill(state);
   if (!state.doc) reader.close();
   await Promise.all([showView(state), state.doc && showDocument(state)]);
@@ -83,7 +90,10 @@ async function mark(state, view, signal) {
 const VIEWS = {
   async search(state, signal) {
     if (state.q && state.c) {
-      known().then((all) => choices(all, state), () => {});
+      known().then(
+        (all) => choices(all, state),
+        () => {},
+      );
       answer = await search(state, signal);
       localStorage.setItem(LAST, state.c);
       return answerView(answer, state);
@@ -119,7 +129,11 @@ const VIEWS = {
 function about(all, name) {
   const { documents, passages, error } = all.find((each) => each.name === name) ?? {};
   if (error) return el("p", { class: "about notice" }, error);
-  return el("p", { class: "about" }, documents === undefined ? "" : `${number(documents)} documents, ${number(passages)} passages in ${name}`);
+  return el(
+    "p",
+    { class: "about" },
+    documents === undefined ? "" : `${number(documents)} documents, ${number(passages)} passages in ${name}`,
+  );
 }
 
 function again() {
@@ -128,13 +142,28 @@ function again() {
 }
 
 async function showDocument(state) {
-  const hit = answer?.hits.find((each) => each.document_id === state.doc && each.start === state.start && each.end === state.end);
+  const hit = answer?.hits.find(
+    (each) => each.document_id === state.doc && each.start === state.start && each.end === state.end,
+  );
   try {
     await reader.open(state, hit);
   } catch (problem) {
     const box = $("reader");
     box.replaceChildren(
-      el("header", {}, el("div", { class: "top" }, el("h2", {}, "The document cannot be shown"), el("button", { type: "button", class: "shut", "aria-label": "Close the document", on: { click: closeDocument } }, "×"))),
+      el(
+        "header",
+        {},
+        el(
+          "div",
+          { class: "top" },
+          el("h2", {}, "The document cannot be shown"),
+          el(
+            "button",
+            { type: "button", class: "shut", "aria-label": "Close the document", on: { click: closeDocument } },
+            "×",
+          ),
+        ),
+      ),
       problemView(problem, () => showDocument(address.read()), needsKey(problem) ? openKey : null),
     );
   }
@@ -146,11 +175,13 @@ function fill(state) {
   if (document.activeElement !== $("q") || state.q) $("q").value = state.q;
   for (const radio of document.querySelectorAll("input[name=mode]")) radio.checked = radio.value === state.mode;
   const sizes = SIZES.includes(state.k) ? SIZES : [...SIZES, state.k].sort((a, b) => a - b);
-  if ($("k").options.length !== sizes.length || ![...$("k").options].some((option) => Number(option.value) === state.k)) $("k").replaceChildren(...sizes.map((size) => el("option", { value: size }, String(size))));
+  if ($("k").options.length !== sizes.length || ![...$("k").options].some((option) => Number(option.value) === state.k))
+    $("k").replaceChildren(...sizes.map((size) => el("option", { value: size }, String(size))));
   $("k").value = String(state.k);
   $("filter").value = state.filter;
   if (state.filter) showFilter(true);
-  if (state.c && ![...$("c").options].some((option) => option.value === state.c)) $("c").append(el("option", { value: state.c }, state.c));
+  if (state.c && ![...$("c").options].some((option) => option.value === state.c))
+    $("c").append(el("option", { value: state.c }, state.c));
   if (state.c) $("c").value = state.c;
 }
 
@@ -178,7 +209,11 @@ const asked = () => ({
 
 function submit() {
   const state = asked();
-  if (JSON.stringify({ ...address.read(), ...state, doc: "", start: 0, end: 0, offset: 0 }) === JSON.stringify(address.read())) return again();
+  if (
+    JSON.stringify({ ...address.read(), ...state, doc: "", start: 0, end: 0, offset: 0 }) ===
+    JSON.stringify(address.read())
+  )
+    return again();
   address.go({ ...state, doc: "", start: 0, end: 0, offset: 0 });
   return undefined;
 }
@@ -226,7 +261,9 @@ function step(by) {
   const all = hits();
   if (!all.length) return;
   const isOpen = Boolean(address.read().doc);
-  const now = all.findIndex((hit) => (isOpen ? hit.classList.contains("current") : hit.contains(document.activeElement)));
+  const now = all.findIndex((hit) =>
+    isOpen ? hit.classList.contains("current") : hit.contains(document.activeElement),
+  );
   const next = all[Math.max(0, Math.min(all.length - 1, now + by))];
   const link = next.querySelector(".open");
   if (isOpen) address.visit(link.getAttribute("href"), true);
@@ -239,7 +276,10 @@ function step(by) {
 function closeDocument() {
   const { doc, start } = address.read();
   address.go({ doc: "", start: 0, end: 0 });
-  hits().find((hit) => hit.dataset.doc === doc && Number(hit.dataset.start) === start)?.querySelector(".open").focus();
+  hits()
+    .find((hit) => hit.dataset.doc === doc && Number(hit.dataset.start) === start)
+    ?.querySelector(".open")
+    .focus();
 }
 
 addEventListener("keydown", (event) => {
@@ -258,7 +298,12 @@ addEventListener("keydown", (event) => {
   else if (event.key === "?") act(() => $("help").showModal());
   else if (event.key === "j") act(() => step(1));
   else if (event.key === "k") act(() => step(-1));
-  else if ((event.key === "ArrowDown" || event.key === "ArrowUp") && !event.target.closest("#reader, fieldset, pre") && hits().length) act(() => step(event.key === "ArrowDown" ? 1 : -1));
+  else if (
+    (event.key === "ArrowDown" || event.key === "ArrowUp") &&
+    !event.target.closest("#reader, fieldset, pre") &&
+    hits().length
+  )
+    act(() => step(event.key === "ArrowDown" ? 1 : -1));
 
   function act(what) {
     event.preventDefault();
@@ -272,7 +317,16 @@ function showAsk() {
 
 document.addEventListener("click", (event) => {
   const link = event.target.closest('a[href^="?"]');
-  if (!link || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  if (
+    !link ||
+    event.defaultPrevented ||
+    event.button ||
+    event.ctrlKey ||
+    event.metaKey ||
+    event.shiftKey ||
+    event.altKey
+  )
+    return;
   event.preventDefault();
   address.visit(link.getAttribute("href"));
   if (link.matches(".open")) $("reader").focus({ preventScroll: true });
@@ -298,7 +352,9 @@ $("key-form").addEventListener("submit", (event) => {
 $("key-open").addEventListener("click", openKey);
 $("help-open").addEventListener("click", () => $("help").showModal());
 $("api-open").addEventListener("click", () => {
-  $("api-calls").replaceChildren(...callsView(callsOf({ ...address.read(), c: address.read().c || $("c").value }, intoName())));
+  $("api-calls").replaceChildren(
+    ...callsView(callsOf({ ...address.read(), c: address.read().c || $("c").value }, intoName())),
+  );
   $("api").showModal();
 });
 for (const dialog of document.querySelectorAll("dialog"))

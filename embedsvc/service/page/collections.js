@@ -21,12 +21,22 @@ export function collectionsView(collections) {
     "div",
     { class: "collections" },
     el("h1", {}, "Collections"),
-    el("ul", {}, collections.map((collection) => el("li", { class: "collection" }, collection.error ? broken(collection) : whole(collection)))),
+    el(
+      "ul",
+      {},
+      collections.map((collection) =>
+        el("li", { class: "collection" }, collection.error ? broken(collection) : whole(collection)),
+      ),
+    ),
   );
 }
 
 function broken({ name, error }) {
-  return [el("h2", {}, name), el("p", { class: "notice" }, el("strong", {}, "It cannot be opened. "), error), el("p", { class: "hint" }, "In a terminal: ", el("code", {}, `embedsvc collections verify ${name}`))];
+  return [
+    el("h2", {}, name),
+    el("p", { class: "notice" }, el("strong", {}, "It cannot be opened. "), error),
+    el("p", { class: "hint" }, "In a terminal: ", el("code", {}, `embedsvc collections verify ${name}`)),
+  ];
 }
 
 function whole(collection) {
@@ -38,12 +48,26 @@ function whole(collection) {
       "dl",
       { class: "figures" },
       figure(number(collection.documents), collection.documents === 1 ? "document" : "documents"),
-      figure(number(collection.passages), collection.passages === 1 ? "passage" : "passages", collection.vectors ? `${plural(collection.vectors, "vector")}` : ""),
+      figure(
+        number(collection.passages),
+        collection.passages === 1 ? "passage" : "passages",
+        collection.vectors ? `${plural(collection.vectors, "vector")}` : "",
+      ),
       figure(kind, "vector index", what),
       recall(index),
       figure(bytes(collection.bytes), "on disk"),
     ),
-    el("p", { class: "made" }, `${contract.model} · ${contract.dtype} · ${contract.dimension} dimensions · passages of ${chunking.whole ? "whole documents" : `${chunking.window} tokens`} · version ${number(collection.version)}`),
+    el(
+      "p",
+      { class: "made" },
+      [
+        contract.model,
+        contract.dtype,
+        `${contract.dimension} dimensions`,
+        chunking.whole ? "whole documents" : `passages of ${chunking.window} tokens`,
+        `version ${number(collection.version)}`,
+      ].join(" · "),
+    ),
     el(
       "p",
       { class: "links" },
@@ -63,7 +87,9 @@ function recall(index) {
   const value = measured["recall@10"];
   const [low, high] = measured.recall_interval;
   const sample = measured.recall_sample;
-  const title = sample ? `95 % interval ${percent(low, 1)} to ${percent(high, 1)}, ${plural(sample, index.live ? "query of people" : "query", index.live ? "queries of people" : "queries")}` : "by construction: the index is exact";
+  const title = sample
+    ? `95 % interval ${percent(low, 1)} to ${percent(high, 1)}, by ${number(sample)} ${index.live ? "of people's queries" : "queries"}`
+    : "by construction: the index is exact";
   return figure(percent(value, value === 1 ? 0 : 1), sample ? "recall@10, measured" : "recall@10", title);
 }
 
@@ -74,7 +100,14 @@ export async function documentsView(state, signal) {
     "div",
     { class: "documents" },
     el("h1", {}, state.c),
-    el("p", { class: "facts" }, page.total ? `${number(page.offset + 1)}–${number(last)} of ${plural(page.total, "document")}` : "No documents yet. ", page.total ? null : el("a", { href: address.href({ view: "add" }, state) }, "Add some")),
+    el(
+      "p",
+      { class: "facts" },
+      page.total
+        ? `${number(page.offset + 1)}–${number(last)} of ${plural(page.total, "document")}`
+        : "No documents yet. ",
+      page.total ? null : el("a", { href: address.href({ view: "add" }, state) }, "Add some"),
+    ),
     el(
       "ol",
       { class: "hits" },
@@ -82,16 +115,37 @@ export async function documentsView(state, signal) {
         el(
           "li",
           { class: "hit slim", "data-at": at, "data-doc": document.id, "data-start": 0 },
-          el("h2", { dir: "auto" }, el("a", { class: "open", href: address.href({ doc: document.id, start: 0, end: 0 }, state) }, titleOf(document))),
-          el("p", { class: "source" }, shownUri(document.uri), el("span", { class: "span" }, `${plural(document.passages, "passage")}, ${plural(document.characters, "character")}`)),
+          el(
+            "h2",
+            { dir: "auto" },
+            el(
+              "a",
+              { class: "open", href: address.href({ doc: document.id, start: 0, end: 0 }, state) },
+              titleOf(document),
+            ),
+          ),
+          el(
+            "p",
+            { class: "source" },
+            shownUri(document.uri),
+            el(
+              "span",
+              { class: "span" },
+              `${plural(document.passages, "passage")}, ${plural(document.characters, "character")}`,
+            ),
+          ),
         ),
       ),
     ),
     el(
       "p",
       { class: "links" },
-      state.offset > 0 ? el("a", { href: address.href({ offset: Math.max(0, state.offset - PAGE), doc: "" }, state) }, "‹ Before") : null,
-      last < page.total ? el("a", { href: address.href({ offset: state.offset + PAGE, doc: "" }, state) }, "After ›") : null,
+      state.offset > 0
+        ? el("a", { href: address.href({ offset: Math.max(0, state.offset - PAGE), doc: "" }, state) }, "‹ Before")
+        : null,
+      last < page.total
+        ? el("a", { href: address.href({ offset: state.offset + PAGE, doc: "" }, state) }, "After ›")
+        : null,
     ),
   );
 }

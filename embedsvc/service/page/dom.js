@@ -68,6 +68,11 @@ export function fileName(uri) {
 
 /** A uri as text; a link only where it is an address of the web, for no other scheme is safe to follow. */
 export function shownUri(uri) {
-  if (/^https?:\/\//i.test(uri)) return el("a", { href: uri, target: "_blank", rel: "noopener noreferrer nofollow", class: "uri", dir: "auto" }, uri);
+  if (/^https?:\/\//i.test(uri))
+    return el(
+      "a",
+      { href: uri, target: "_blank", rel: "noopener noreferrer nofollow", class: "uri", dir: "auto" },
+      uri,
+    );
   return el("span", { class: "uri", dir: "auto", title: uri }, uri.replace(/^file:\/\//, ""));
 }

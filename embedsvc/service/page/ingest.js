@@ -10,12 +10,44 @@ const POLL_MS = [150, 250, 400, 700, 1000];
 const MOST_LINES = 500;
 // Bytes and files of one request, milliseconds between looks at a job, lines of the report that are shown.
 const NAME = "[A-Za-z0-9][A-Za-z0-9._\\-]{0,63}";
-const WORDS = { indexed: "indexed", replaced: "replaced", unchanged: "unchanged", removed: "removed", duplicate: "left out as a duplicate", empty: "without text", quarantined: "not read" };
+const WORDS = {
+  indexed: "indexed",
+  replaced: "replaced",
+  unchanged: "unchanged",
+  removed: "removed",
+  duplicate: "left out as a duplicate",
+  empty: "without text",
+  quarantined: "not read",
+};
 
 export function ingestView(state, collections, isFirst) {
-  const name = el("input", { id: "into", value: state.c || collections[0]?.name || "documents", list: "names", "aria-label": "Collection", pattern: NAME, required: true, spellcheck: "false", autocapitalize: "off", maxlength: 64 });
-  const files = el("input", { type: "file", multiple: true, class: "unseen", tabindex: "-1", "aria-hidden": "true", id: "files" });
-  const folder = el("input", { type: "file", webkitdirectory: true, class: "unseen", tabindex: "-1", "aria-hidden": "true", id: "folder" });
+  const name = el("input", {
+    id: "into",
+    value: state.c || collections[0]?.name || "documents",
+    list: "names",
+    "aria-label": "Collection",
+    pattern: NAME,
+    required: true,
+    spellcheck: "false",
+    autocapitalize: "off",
+    maxlength: 64,
+  });
+  const files = el("input", {
+    type: "file",
+    multiple: true,
+    class: "unseen",
+    tabindex: "-1",
+    "aria-hidden": "true",
+    id: "files",
+  });
+  const folder = el("input", {
+    type: "file",
+    webkitdirectory: true,
+    class: "unseen",
+    tabindex: "-1",
+    "aria-hidden": "true",
+    id: "folder",
+  });
   const report = el("div", { id: "report" });
   for (const input of [files, folder])
     input.addEventListener("change", () => {
@@ -27,15 +59,34 @@ export function ingestView(state, collections, isFirst) {
     { class: "zone" },
     el("p", { class: "lead" }, "Drop files or folders here"),
     el("p", { class: "hint" }, "Text, Markdown, PDF, office files, mail, e-books, HTML, data, code, archives"),
-    el("p", { class: "row" }, el("button", { type: "button", class: "primary", on: { click: () => files.click() } }, "Choose files"), el("button", { type: "button", on: { click: () => folder.click() } }, "Choose a folder")),
+    el(
+      "p",
+      { class: "row" },
+      el("button", { type: "button", class: "primary", on: { click: () => files.click() } }, "Choose files"),
+      el("button", { type: "button", on: { click: () => folder.click() } }, "Choose a folder"),
+    ),
   );
   const view = el(
     "div",
     { class: "ingest" },
     el("h1", {}, isFirst ? "Nothing is indexed yet" : "Add documents"),
     isFirst ? first() : null,
-    el("p", { class: "into" }, el("label", { for: "into" }, "Into the collection "), name, el("datalist", { id: "names" }, collections.map((each) => el("option", { value: each.name })))),
-    el("p", { class: "hint" }, "A name that is not there yet makes a new collection. A file of the same name replaces the earlier one."),
+    el(
+      "p",
+      { class: "into" },
+      el("label", { for: "into" }, "Into the collection "),
+      name,
+      el(
+        "datalist",
+        { id: "names" },
+        collections.map((each) => el("option", { value: each.name })),
+      ),
+    ),
+    el(
+      "p",
+      { class: "hint" },
+      "A name that is not there yet makes a new collection. A file of the same name replaces the earlier one.",
+    ),
     files,
     folder,
     zone,
@@ -62,7 +113,14 @@ export function ingestView(state, collections, isFirst) {
 
 function first() {
   const command = "embedsvc index ~/papers -c papers";
-  return el("p", { class: "command" }, "In a terminal ", el("code", {}, command), copyButton(command), el("span", {}, " or here:"));
+  return el(
+    "p",
+    { class: "command" },
+    "In a terminal ",
+    el("code", {}, command),
+    copyButton(command),
+    el("span", {}, " or here:"),
+  );
 }
 
 /** Files by their paths, from what was dropped, folders gone through. */
@@ -74,7 +132,11 @@ export async function filesOf(transfer) {
   return found;
 
   async function walk(entry) {
-    if (entry.isFile) found.push([entry.fullPath.replace(/^\//, ""), await new Promise((resolve, reject) => entry.file(resolve, reject))]);
+    if (entry.isFile)
+      found.push([
+        entry.fullPath.replace(/^\//, ""),
+        await new Promise((resolve, reject) => entry.file(resolve, reject)),
+      ]);
     else {
       const reader = entry.createReader();
       let some;
@@ -95,7 +157,11 @@ export function parts(files, limits) {
   for (const [path, file] of files) {
     if (file.size > most) {
       const setting = limits.max_file_mb <= limits.max_body_mb ? "max_file_mb" : "max_body_mb";
-      refused.push({ uri: path, status: "quarantined", reason: `${bytes(file.size)}, more than the ${Math.min(limits.max_file_mb, limits.max_body_mb)} MB that the service takes (${setting} in its settings). In a terminal: embedsvc index ${path} --max-file-mb …` });
+      refused.push({
+        uri: path,
+        status: "quarantined",
+        reason: `${bytes(file.size)}, more than the ${limits[setting]} MB that the service takes (${setting} in its settings)`,
+      });
       continue;
     }
     if (size + file.size > PART || parted.at(-1).length >= PART_FILES) {
@@ -109,7 +175,11 @@ export function parts(files, limits) {
 }
 
 async function ingest(collection, files, report) {
-  const bar = el("div", { class: "progress", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 }, el("i"));
+  const bar = el(
+    "div",
+    { class: "progress", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 },
+    el("i"),
+  );
   const said = el("p", { class: "said" }, "Sending …");
   const lines = el("ul", { class: "lines" });
   report.replaceChildren(el("h2", {}, `${plural(files.length, "file")} into ${collection}`), bar, said, lines);
@@ -122,13 +192,17 @@ async function ingest(collection, files, report) {
     const limits = await ask("page/service.json");
     const { parted, refused } = parts(files, limits);
     refused.forEach(tell);
-    done += files.filter(([, file]) => file.size > Math.min(limits.max_file_mb, limits.max_body_mb) * 1_000_000 - 2000).reduce((sum, [, file]) => sum + file.size, 0);
+    done += files
+      .filter(([, file]) => file.size > Math.min(limits.max_file_mb, limits.max_body_mb) * 1_000_000 - 2000)
+      .reduce((sum, [, file]) => sum + file.size, 0);
     for (const part of parted) {
       const size = part.reduce((sum, [, file]) => sum + file.size, 0);
       const form = new FormData();
       for (const [path, file] of part) form.append("files", file, path);
       said.textContent = `Sending ${bytes(size)} …`;
-      const job = await send(`${collectionPath(collection)}/documents`, form, (sent) => move(done + 0.3 * Math.min(sent, size)));
+      const job = await send(`${collectionPath(collection)}/documents`, form, (sent) =>
+        move(done + 0.3 * Math.min(sent, size)),
+      );
       await follow(job.job, size);
       done += size;
       move(done);
@@ -147,8 +221,14 @@ async function ingest(collection, files, report) {
       passages = seen + job.passages;
       said.textContent = saidOf(job, through);
       if (!["queued", "waiting", "running"].includes(job.status)) {
-        for (const line of (await ask(`v1/jobs/${encodeURIComponent(id)}/report`, { as: "text" })).split("\n")) if (line) tell(JSON.parse(line));
-        if (job.status !== "done") throw Object.assign(new Error(job.error ?? `The job is ${job.status}.`), { title: "It did not go through", detail: job.error, advice: "What was told as indexed stays. Send the same again: only the rest is done." });
+        for (const line of (await ask(`v1/jobs/${encodeURIComponent(id)}/report`, { as: "text" })).split("\n"))
+          if (line) tell(JSON.parse(line));
+        if (job.status !== "done")
+          throw Object.assign(new Error(job.error ?? `The job is ${job.status}.`), {
+            title: "It did not go through",
+            detail: job.error,
+            advice: "What was told as indexed stays. Send the same again: only the rest is done.",
+          });
         return;
       }
       await new Promise((resolve) => setTimeout(resolve, POLL_MS[Math.min(look, POLL_MS.length - 1)]));
@@ -191,7 +271,9 @@ async function ingest(collection, files, report) {
 
   function finish() {
     move(total);
-    const told = Object.keys(WORDS).filter((status) => counts[status]).map((status) => `${number(counts[status])} ${WORDS[status]}`);
+    const told = Object.keys(WORDS)
+      .filter((status) => counts[status])
+      .map((status) => `${number(counts[status])} ${WORDS[status]}`);
     const inputs = Object.values(counts).reduce((sum, count) => sum + count, 0);
     bar.classList.add("done");
     said.replaceChildren(
@@ -205,7 +287,8 @@ async function ingest(collection, files, report) {
   }
 }
 
-/** What went wrong, and what to do. `again`: called by a button, where trying again may help: not where the request is at fault. */
+/** What went wrong, and what to do. `again`: called by a button, where trying again may help; not where the request is
+ * at fault. */
 export function problemView(problem, again, enterKey) {
   const mayPass = problem.status < 400 || problem.status === 429 || problem.status >= 500;
   const detail = problem.detail || (problem.title ? "" : problem.message);
@@ -216,8 +299,15 @@ export function problemView(problem, again, enterKey) {
     el("h2", {}, problem.title ?? "This went wrong"),
     detail ? el("p", { class: detail.includes("\n") ? "detail code" : "detail" }, detail) : null,
     problem.advice ? el("p", { class: "hint" }, problem.advice) : null,
-    problem.requestId && problem.status >= 500 ? el("p", { class: "hint" }, "Request ", el("code", {}, problem.requestId)) : null,
-    el("p", { class: "row" }, again && mayPass ? el("button", { type: "button", class: "primary", on: { click: again } }, "Try again") : null, enterKey ? el("button", { type: "button", class: "primary", on: { click: enterKey } }, "Enter a key") : null),
+    problem.requestId && problem.status >= 500
+      ? el("p", { class: "hint" }, "Request ", el("code", {}, problem.requestId))
+      : null,
+    el(
+      "p",
+      { class: "row" },
+      again && mayPass ? el("button", { type: "button", class: "primary", on: { click: again } }, "Try again") : null,
+      enterKey ? el("button", { type: "button", class: "primary", on: { click: enterKey } }, "Enter a key") : null,
+    ),
   );
 }
 

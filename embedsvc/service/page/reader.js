@@ -9,9 +9,11 @@ import { marked, slice } from "./text.js";
 const AROUND = 6000;
 const MORE = 12000;
 // Characters read before and after the passage at first, and at a time from then on.
-const CODE = /\.(py|js|mjs|ts|tsx|jsx|java|c|h|cc|cpp|hpp|rs|go|rb|php|cs|sh|sql|css|json|jsonl|csv|tsv|yaml|yml|toml|ini|cfg|log|ipynb|tex|xml)$/i;
+const CODE =
+  /\.(py|js|mjs|ts|tsx|jsx|java|c|h|cc|cpp|hpp|rs|go|rb|php|cs|sh|sql|css|json|jsonl|csv|tsv|yaml|yml|toml|ini|cfg|log|ipynb|tex|xml)$/i;
 
 let shown = "";
+let settled = 0; // where the passage was scrolled to
 let reading;
 
 export function close() {
@@ -53,18 +55,31 @@ export async function open(state, hit) {
 /** By hand: scrollIntoView would move the hits beside the reader too. */
 function bringIntoView(reader) {
   const passage = reader.querySelector(".passage");
-  if (!passage) return void (reader.scrollTop = 0);
+  if (!passage) {
+    reader.scrollTop = 0;
+    return;
+  }
   const target = passage.querySelector("mark") ?? passage;
   const room = reader.clientHeight - reader.querySelector("header").offsetHeight;
   reader.scrollTop += target.getBoundingClientRect().top - reader.getBoundingClientRect().bottom + 0.72 * room;
+  settled = reader.scrollTop;
 }
 
-const read = (state, start, end, signal) => ask(`${documentPath(state.c, state.doc)}?start=${start}&end=${end}`, { signal });
+const read = (state, start, end, signal) =>
+  ask(`${documentPath(state.c, state.doc)}?start=${start}&end=${end}`, { signal });
 
 function view(part, state, hit) {
   const own = part.passages.find((passage) => passage.start <= state.start && state.start < passage.end);
   const place = placeOf(hit ?? own ?? {});
-  const cited = { ...part, ...(own ?? {}), ...(hit ?? {}), title: part.title, uri: part.uri, start: state.start, end: state.end };
+  const cited = {
+    ...part,
+    ...(own ?? {}),
+    ...(hit ?? {}),
+    title: part.title,
+    uri: part.uri,
+    start: state.start,
+    end: state.end,
+  };
   const metadata = Object.entries(part.metadata);
   const text = el("div", { class: `text${CODE.test(part.uri.split("#")[0]) ? " code" : ""}`, dir: "auto" });
   const early = el("button", { type: "button", class: "more" }, "Earlier text");
@@ -91,7 +106,9 @@ function view(part, state, hit) {
     to = more.end;
     late.hidden = to >= more.characters || more.end === more.start;
   });
-  new IntersectionObserver((seen) => seen.some((each) => each.isIntersecting) && !late.disabled && late.click(), { rootMargin: "600px" }).observe(late);
+  new IntersectionObserver((seen) => seen.some((each) => each.isIntersecting) && !late.disabled && late.click(), {
+    rootMargin: "600px",
+  }).observe(late);
 
   async function another(button, start, end) {
     button.disabled = true;
@@ -109,9 +126,36 @@ function view(part, state, hit) {
     el(
       "header",
       {},
-      el("div", { class: "top" }, el("h2", { dir: "auto" }, titleOf(part)), el("button", { type: "button", class: "shut", "aria-label": "Close the document", title: "Close (Esc)", on: { click: () => address.go({ doc: "", start: 0, end: 0 }) } }, "×")),
+      el(
+        "div",
+        { class: "top" },
+        el("h2", { dir: "auto" }, titleOf(part)),
+        el(
+          "button",
+          {
+            type: "button",
+            class: "shut",
+            "aria-label": "Close the document",
+            title: "Close (Esc)",
+            on: { click: () => address.go({ doc: "", start: 0, end: 0 }) },
+          },
+          "×",
+        ),
+      ),
       place ? el("p", { class: "place", dir: "auto" }, place) : null,
-      el("p", { class: "source" }, shownUri(part.uri), el("span", { class: "span" }, state.end ? `${number(state.start)}–${number(state.end)} of ${number(part.characters)}` : `${number(part.characters)} characters`), el("span", { class: "acts" }, ...steps(part, state), state.end ? copyButton(citationOf(cited), "Cite") : null)),
+      el(
+        "p",
+        { class: "source" },
+        shownUri(part.uri),
+        el(
+          "span",
+          { class: "span" },
+          state.end
+            ? `${number(state.start)}–${number(state.end)} of ${number(part.characters)}`
+            : `${number(part.characters)} characters`,
+        ),
+        el("span", { class: "acts" }, ...steps(part, state), state.end ? copyButton(citationOf(cited), "Cite") : null),
+      ),
       metadata.length ? metadataView(metadata) : null,
       where(part, state),
     ),
@@ -128,7 +172,16 @@ function steps(part, state) {
   const after = part.passages.find((passage) => passage.start > state.start && passage.end > state.end);
   const link = (passage, label, sign) =>
     passage
-      ? el("a", { class: "step", href: address.href({ start: passage.start, end: passage.end }, state), "aria-label": label, title: label }, sign)
+      ? el(
+          "a",
+          {
+            class: "step",
+            href: address.href({ start: passage.start, end: passage.end }, state),
+            "aria-label": label,
+            title: label,
+          },
+          sign,
+        )
       : el("span", { class: "step off", "aria-hidden": "true" }, sign);
   return [link(before, "Passage before", "‹"), link(after, "Passage after", "›")];
 }
@@ -161,7 +214,8 @@ function pieces(part, state, hit, page = null) {
     const found = [];
     for (const passage of part.passages) {
       const within = passage.start >= part.start && !(state.start < passage.start && passage.start < state.end);
-      if (passage.page !== null && passage.page !== page && within) found.push({ start: passage.start, label: `page ${passage.page}` });
+      if (passage.page !== null && passage.page !== page && within)
+        found.push({ start: passage.start, label: `page ${passage.page}` });
       if (within) page = passage.page;
     }
     return found;
@@ -174,6 +228,10 @@ function pieces(part, state, hit, page = null) {
 
 /** Marks the words of a hit that became known after its document was opened. */
 function mark(hit) {
-  const passage = $("reader").querySelector(".passage");
-  if (passage && !passage.querySelector("mark") && hit.highlight) passage.replaceChildren(marked(passage.textContent, hit.start, spansOf(hit)));
+  const reader = $("reader");
+  const passage = reader.querySelector(".passage");
+  if (!passage || passage.querySelector("mark") || !hit.highlight) return;
+  const isStill = reader.scrollTop === settled;
+  passage.replaceChildren(marked(passage.textContent, hit.start, spansOf(hit)));
+  if (isStill) bringIntoView(reader); // unless somebody has begun to read
 }

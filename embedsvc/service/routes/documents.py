@@ -272,7 +272,9 @@ async def read_document(
     name: Name,
     id: Id,
     request: Request,
-    start: Annotated[int | None, Query(ge=0, lt=2**63, description="Character to begin at. Default: the first.")] = None,
+    start: Annotated[
+        int | None, Query(ge=0, lt=2**63, description="Character to begin at. Default: the first.")
+    ] = None,
     end: Annotated[int | None, Query(ge=0, lt=2**63, description="Character to end before. Default: all.")] = None,
 ) -> Response:
     state = state_of(request)
