@@ -476,19 +476,20 @@ def test_axe_finds_nothing(opened: Callable[..., Page], scheme: str) -> None:
     page = opened(color_scheme=scheme)
     dark = page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor") == "rgb(21, 20, 18)"
     assert dark == (scheme == "dark")
+    only = {"runOnly": ["color-contrast"]} if scheme == "dark" else None  # nothing else differs
     found: dict[str, list[str]] = {}
     for name, (address, sign) in VIEWS.items():
         page.goto(f"/{address}")
         page.locator(sign).first.wait_for()
         expect(page.locator("body.busy")).to_have_count(0)
-        found[name] = violations(page)
+        found[name] = violations(page, only)
     page.keyboard.press("?")
-    found["help"] = violations(page)
+    found["help"] = violations(page, only)
     assert {name: each for name, each in found.items() if each} == {}
 
 
-def violations(page: Page) -> list[str]:
-    said = Axe().run(page).response["violations"]
+def violations(page: Page, options: dict[str, Any] | None) -> list[str]:
+    said = Axe().run(page, options=options).response["violations"]
     return [f"{each['impact']} {each['id']}: {[node['html'][:90] for node in each['nodes'][:3]]}" for each in said]
 
 

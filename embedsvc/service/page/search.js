@@ -5,9 +5,10 @@ import { ask, collectionPath } from "./api.js";
 import { announce, copyButton, el, fileName, number, percent, plural, shownUri } from "./dom.js";
 import { length, marked, slice } from "./text.js";
 
-const BEFORE = 120;
+const BEFORE = 80;
+const LEAST = 400;
 const MOST = 520;
-// Characters of an excerpt: before the best sentence, and altogether.
+// Characters of an excerpt: before the best sentence, and altogether, where the passage has as many.
 
 /** What the service is asked for. Best sentences take it longer than all else, so hits are shown before they are known. */
 export function requestOf(state, highlight) {
@@ -178,7 +179,7 @@ function hitView(hit, at, state) {
 function excerpt(hit) {
   const size = length(hit.text);
   const best = hit.highlight ? hit.highlight.sentence[0] - hit.start : 0;
-  let from = Math.max(0, Math.min(best - BEFORE, size - MOST));
+  let from = Math.max(0, Math.min(best - BEFORE, size - LEAST));
   let to = Math.min(size, from + MOST);
   if (from) from += slice(hit.text, from, from + 40).search(/\s|$/) + 1;
   if (to < size)
