@@ -1,4 +1,5 @@
 # make demo   from a clone to a cited answer
+# make browser  Chromium, which the tests of the page drive, where it is missing and may be installed
 # make test   the tests          make check   lint, types and format
 # make bench  the figures of docs/performance.md; bench-encode: those of the encoder and its API, with Infinity as peer
 # make bench-index   the vector index against hnswlib, at 1M vectors or SIZE=N
@@ -16,10 +17,13 @@ READY  := $(VENV)/.ready-$(FAISS)
 # infinity_emb in an environment of its own, for the comparison
 PEER   := .venv-infinity
 
-.PHONY: demo test check docs bench bench-encode bench-index bench-quality bench-ingest crash-test fault-test fuzz clean
+.PHONY: demo browser test check docs bench bench-encode bench-index bench-quality bench-ingest crash-test fault-test fuzz clean
 
 demo: $(READY)
 	$(BIN)/embedsvc demo
+
+browser:
+	command -v chromium || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } || echo "no chromium: tests of the page are skipped"
 
 # Two at a time, by files: fixtures of a module are made once. In the order of names, so that no long file comes last.
 WORKERS ?= 2

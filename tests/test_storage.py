@@ -331,9 +331,30 @@ def test_take_keeps_the_order_that_was_asked_for(tmp_path: Path) -> None:
     }
 
 
+@given(
+    text=st.text("ab 🦊\n", min_size=1, max_size=60).filter(str.strip),
+    start=st.integers(0, 70),
+    width=st.integers(0, 70),
+)
+def test_a_part_of_a_document_is_that_of_its_text(text: str, start: int, width: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = put(new_store(Path(folder) / "c"), cut(make_document("test:x", text, id="x")))
+        whole, passages = store.document_passages("x")
+        part = store.document_part("x", start, start + width)
+    assert part.text == whole[start : start + width]
+    assert part.length == len(whole)
+    assert part.start == min(start, len(whole))
+    end = part.start + len(part.text)
+    assert [each.id for each in part.passages] == [
+        each.id for each in passages if each.start < end and part.start < each.end
+    ]
+
+
 def test_a_document_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="it's"):
         new_store(tmp_path / "c").document_passages("it's")
+    with pytest.raises(NotFound):
+        new_store(tmp_path / "d").document_part("it's", 0, 9)
 
 
 def test_row_ids_stay_through_maintenance_and_replacing(tmp_path: Path) -> None:

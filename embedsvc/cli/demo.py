@@ -52,7 +52,7 @@ def run(settings: Settings, *, port_is_asked: bool, stay: bool | None) -> None:
             console.print(f"\n{rank}. {hit['heading']}   [cyan]{hit['uri']} [{hit['start']}:{hit['end']}][/cyan]")
             console.print("   " + " ".join(hit["text"].split())[:300] + " …", markup=False)
         console.print(f"\nAnswered in {answer['took_ms']:.1f} ms by {url}/v1/collections/{_NAME}/search")
-        console.print(f"API documentation: [bold]{url}/docs[/bold]")
+        console.print(f"In a browser: [bold]{url}[/bold]   API documentation: [bold]{url}/docs[/bold]")
         console.print(
             f"From the terminal: {sys.argv[0]} search 'parse a date' -c {_NAME} --data-dir {settings.data_dir}"
         )

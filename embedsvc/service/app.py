@@ -27,6 +27,7 @@ from embedsvc.service.routes import (
     health,
     maintenance,
     overview,
+    page,
     rerank,
     search,
     tei,
@@ -107,7 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.embedsvc = state
     app.add_middleware(Front, max_body=settings.max_body_mb * 1_000_000, keys=listed(settings.api_keys))
     problems.install(app)
-    for routes in (search, documents, collections, maintenance, overview, embeddings, rerank, tei, health):
+    for routes in (search, documents, collections, maintenance, overview, embeddings, rerank, tei, health, page):
         app.include_router(routes.router)
     app.openapi = lambda: _openapi(app, keyed=bool(settings.api_keys))  # type: ignore[method-assign]
     return app

@@ -683,8 +683,11 @@ class DocumentOut(BaseModel):
     uri: str
     title: str
     metadata: _JSON
-    text: str = Field(description="The whole text, without white space at its very end.")
+    text: str = Field(description="The whole text, without white space at its very end; or the part asked for.")
     passages: list[PassageOut]
+    start: int | None = Field(None, description="Only of a part: where it begins.")
+    end: int | None = Field(None, description="Only of a part: where it ends.")
+    characters: int | None = Field(None, description="Only of a part: how many the whole document has.")
 
 
 class EmbeddingOut(BaseModel):

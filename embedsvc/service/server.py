@@ -37,7 +37,9 @@ def serve(settings: Settings) -> None:
         raise UsageError(f"workers is {settings.workers}; there must be at least 1.")
     with _listening(settings.host, settings.port) as listener, _quiet_end():
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        log.info("listening on http://%s:%d, API documentation at /docs", host, listener.getsockname()[1])
+        log.info(
+            "listening on http://%s:%d, for browsers too; API documentation at /docs", host, listener.getsockname()[1]
+        )
         if not settings.api_keys and not _is_this_machine(listener):
             log.warning("whoever reaches this address may ask, write and delete: set EMBEDSVC_API_KEYS")
         if settings.workers == 1:

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import uuid
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -159,6 +160,18 @@ class PassagePlace:
     tokens: int
     page: int | None
     heading: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentPart:
+    """``text`` is the document's from character ``start``; ``length``: all characters of the document. ``passages``
+    are those that share a character with it; ``any``: one of the document's, for what they all have in common."""
+
+    text: str
+    start: int
+    length: int
+    any: StoredPassage
+    passages: tuple[StoredPassage, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -894,6 +907,31 @@ class Store:
             raise _no_document(document_id)
         passages = _stored(table)
         return _text_of(table["gap"].to_pylist(), passages), passages
+
+    def document_part(self, document_id: str, start: int, end: int) -> DocumentPart:
+        """The characters ``[start, end)`` of a document, as far as it has them, without reading the rest of its text.
+
+        Raises:
+            NotFound: no document has that id.
+        """
+        places = self.outlines([document_id]).get(document_id)
+        if not places:
+            raise _no_document(document_id)
+        length = places[-1].end
+        start, end = min(start, length), min(max(start, end), length)
+        # From the last passage that begins by then to the first that reaches as far: what lies between passages is
+        # stored with the later one.
+        first = max(0, bisect_right(places, start, key=lambda place: place.start) - 1)
+        last = min(len(places) - 1, bisect_left(places, end, key=lambda place: place.end))
+        run = places[first : max(first, last) + 1]
+        passages = self.take([place.row_id for place in run])
+        [text] = self.texts_of([run])
+        before = run[0].start
+        if start < before:  # white space in front of the first passage
+            [[gap]] = self.columns([run[0].row_id], ["gap"])
+            text, before = gap + text, 0
+        within = [passage for passage in passages if passage.start < end and start < passage.end]
+        return DocumentPart(text[start - before : end - before], start, length, passages[0], tuple(within))
 
     def whole_documents(self, document_ids: Sequence[str]) -> list[WholeDocument]:
         """All that is stored of these documents, of those that there are, in any order."""

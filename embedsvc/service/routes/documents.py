@@ -21,6 +21,7 @@ from embedsvc.service.problems import UnsupportedMedia
 from embedsvc.service.routes.common import Name, faults, reply, shows, takes
 from embedsvc.service.schemas import DocumentList, DocumentOut, DocumentsRequest, JobOut, UploadRequest
 from embedsvc.service.state import run, state_of
+from embedsvc.storage import StoredPassage
 
 router = APIRouter(tags=["documents"])
 
@@ -246,7 +247,8 @@ async def list_documents(
 @router.get(
     "/v1/collections/{name}/documents/{id:path}",
     summary="Read a document",
-    description="Its whole text, and the span of each of its passages in it.",
+    description="Its whole text, and the span of each of its passages in it. With `start` or `end` only that part, and "
+    "the passages that lie in it or reach into it.",
     response_class=Response,
     responses={
         200: {
@@ -263,16 +265,45 @@ async def list_documents(
                 },
             ),
         },
-        **faults(400, 404, 500),
+        **faults(400, 404, 422, 500),
     },
 )
-async def read_document(name: Name, id: Id, request: Request) -> Response:
+async def read_document(
+    name: Name,
+    id: Id,
+    request: Request,
+    start: Annotated[
+        int | None, Query(ge=0, lt=2**63, description="Character to begin at. Default: the first.")
+    ] = None,
+    end: Annotated[int | None, Query(ge=0, lt=2**63, description="Character to end before. Default: all.")] = None,
+) -> Response:
     state = state_of(request)
+
+    def part(opened: Opened) -> Response:
+        part = opened.collection.store().document_part(id, start or 0, 2**63 - 1 if end is None else end)
+        return reply(
+            {
+                "id": id,
+                "uri": part.any.uri,
+                "title": part.any.title,
+                "metadata": part.any.metadata,
+                "text": part.text,
+                "passages": [_span(passage) for passage in part.passages],
+                "start": part.start,
+                "end": part.start + len(part.text),
+                "characters": part.length,
+            }
+        )
 
     def work(opened: Opened) -> Response:
         return reply(asdict(describe.read_document(opened.collection.store(), id)))
 
-    return await run(state.errands, lambda: state.collections.call(name, work))
+    wanted = work if start is None and end is None else part
+    return await run(state.errands, lambda: state.collections.call(name, wanted))
+
+
+def _span(passage: StoredPassage) -> dict[str, Any]:
+    return {name: getattr(passage, name) for name in ("id", "start", "end", "page", "heading")}
 
 
 @router.delete(

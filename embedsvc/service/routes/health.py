@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from embedsvc.service.metrics import exposition
 from embedsvc.service.routes.common import faults, reply
@@ -12,11 +12,6 @@ from embedsvc.service.schemas import Health, Ready
 from embedsvc.service.state import state_of
 
 router = APIRouter(tags=["health"])
-
-
-@router.get("/", include_in_schema=False)
-async def root() -> Response:
-    return RedirectResponse("/docs")
 
 
 @router.get(
