@@ -48,7 +48,10 @@ def main() -> None:
         data.mkdir()
         os.chown(data, USER, USER)
         confine(image)
-        report(figures(image, data), given.json)
+        try:
+            report(figures(image, data), given.json)
+        finally:
+            subprocess.run(["umount", image], check=True)
 
 
 def made(scratch: Path) -> Path:
