@@ -105,6 +105,8 @@ class _Reading:
 
     known: Mapping[str, Known]
     """By document id, as stored before: all documents, or those of the inputs."""
+    count: Callable[[Iterable[str] | None], Mapping[str, int]]
+    """As :meth:`Store.passage_counts`, of the store as it is by then."""
     by_source: dict[str, list[str]] = field(default_factory=dict)
     """Source uri → ids of the stored documents that came out of it (a JSONL file has many)."""
     seen: set[str] = field(default_factory=set)
@@ -113,6 +115,8 @@ class _Reading:
     """(document id, uri) of stored records that their re-read file no longer has."""
     taken: dict[str, Taken] = field(default_factory=dict)
     """By uri: inputs that need not be read again while they and the store stay as they are by the end of the run."""
+    counts: Mapping[str, int] | None = None
+    """Passages by document id, of all that are known, once one of them is asked for."""
     undecided: Aside = field(default_factory=Aside)
     """Inputs to be read again for some of their documents (see :class:`_Likeness`)."""
 
@@ -124,6 +128,12 @@ class _Reading:
     def hash_of(self, id: str) -> str | None:
         """As stored before; None for a document that was not there."""
         return self.known[id].hash if id in self.known else None
+
+    def unchanged(self, id: str, uri: str, started: float) -> Outcome:
+        """What there is to tell of a document that is known and the same."""
+        if self.counts is None:
+            self.counts = self.count(self.known if len(self.known) < _ASKED else None)
+        return Outcome(uri, "unchanged", self.counts[id], seconds=time.perf_counter() - started)
 
     def stored_of(self, uri: str) -> dict[str, str]:
         """Hash by document id of what was stored of that input before."""
@@ -313,7 +323,7 @@ def _ingest(
     commit_tokens = max(1, collection.settings.commit_tokens)
     with collection.writer(fold=fold) as writer:
         store = writer.store
-        reading = _Reading(known(store))
+        reading = _Reading(known(store), lambda ids: writer.store.passage_counts(ids))
         ahead: queue.Queue[_Read | Outcome | BaseException | None] = queue.Queue(maxsize=256)
         room = _Room(2 * commit_tokens * _CHARACTERS_PER_TOKEN)
         stop = threading.Event()
@@ -461,13 +471,16 @@ def _read_all(
                 id, hash = document_id(uri), source.hash
                 if id not in reading.seen and reading.hash_of(id) == hash:
                     reading.seen.add(id)
-                    yield Outcome(uri, "unchanged", seconds=time.perf_counter() - started)
+                    yield reading.unchanged(id, uri, started)
                     continue
                 stored = reading.stored_of(uri)
                 again = None if reading.seen & {id, *stored} else inputs.told(uri, hash, stored)
                 if again is not None:
                     reading.seen.update(stored, (document_id(each.uri) for each in again))
-                    for each in (*(Told(reading.known[id].uri, "unchanged", None, ()) for id in stored), *again):
+                    for id in stored:
+                        yield reading.unchanged(id, reading.known[id].uri, started)
+                        started = time.perf_counter()
+                    for each in again:
                         seconds = time.perf_counter() - started
                         yield Outcome(each.uri, each.status, seconds=seconds, reason=each.reason, notes=each.notes)
                         started = time.perf_counter()
@@ -489,7 +502,7 @@ def _read_all(
                     continue
                 reading.seen.add(document.id)
                 if reading.hash_of(document.id) == document.hash:
-                    yield Outcome(document.uri, "unchanged", seconds=time.perf_counter() - started)
+                    yield reading.unchanged(document.id, document.uri, started)
                 else:
                     if not document.text.strip():
                         told.append(Told(document.uri, "empty", _why_empty(document), document.notes))

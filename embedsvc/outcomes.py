@@ -32,6 +32,7 @@ class Outcome:
 
     ``like``: a document that was there or came before and says the same, or nearly; of status ``duplicate`` is what was
     left out for that (and removed, if an earlier edition of it was stored).
+    ``passages``: that the document has, an unchanged one too; ``tokens``: of those that were cut in this run.
     ``encoded_tokens``: that the encoder was given; of text whose vectors were known it is not.
     ``seconds`` were spent on reading and tokenising it; encoding is shared by a batch and not told apart.
     """

@@ -11,7 +11,8 @@ from embedsvc.outcomes import Outcome
 
 @dataclass
 class Tally:
-    """``counts``: outcomes by status. ``alike``: those that are like another document. The rest: sums over all."""
+    """``counts``: outcomes by status. ``alike``: those that are like another document. The rest: sums over all that
+    were not unchanged."""
 
     counts: Counter[str] = field(default_factory=Counter)
     alike: int = 0
@@ -23,7 +24,8 @@ class Tally:
     def take_in(self, outcome: Outcome) -> None:
         self.counts[outcome.status] += 1
         self.alike += outcome.like is not None
-        self.passages += outcome.passages
+        if outcome.status != "unchanged":
+            self.passages += outcome.passages
         self.tokens += outcome.tokens
         self.encoded_tokens += outcome.encoded_tokens
 

@@ -28,7 +28,7 @@ class Told(NamedTuple):
     """What was told of something in an input that is not stored, or of the input itself: empty, or quarantined."""
 
     uri: str
-    status: Literal["unchanged", "empty", "quarantined"]
+    status: Literal["empty", "quarantined"]
     reason: str | None
     notes: tuple[str, ...]
 

@@ -40,6 +40,7 @@ from embedsvc.readers import FieldChoice, PathPatterns, Rejected, discover
 from embedsvc.readers.sandbox import Sandbox
 from embedsvc.records import Chunking, Document, Heading, Source, make_document
 from embedsvc.storage import Store
+from embedsvc.tally import Tally
 from embedsvc.unread import INPUTS
 from tests.conftest import write_tree
 from tests.fakes import WORDS, FakeEncoder
@@ -98,6 +99,27 @@ def test_a_tree_is_indexed_and_then_unchanged(
     assert set(statuses(again).values()) == {"unchanged"}
     assert {name for name in again if not name.endswith(".jsonl")} >= {"a.txt", "b.md", "c.txt"}
     assert collection.snapshot().version <= version + 1  # maintenance at most
+
+
+def test_an_unchanged_document_tells_the_passages_that_it_has(
+    here: Settings, fake: FakeEncoder, tmp_path: Path
+) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(8, 0), here)
+    lines = [f'{{"id": "{count}", "text": "{"red " * count}"}}\n' for count in (4, 20)]
+    tree = write_tree(tmp_path / "tree", {"a.txt": "green " * 30, "r.jsonl": "".join(lines)})
+    first = run(collection, fake, tree)
+    assert first["a.txt"].passages > first["r.jsonl#20"].passages > first["r.jsonl#4"].passages == 1
+    (tree / "r.jsonl").write_text("".join(reversed(lines)))  # another hash, so that it is read
+    for changed in (True, False):
+        again = run(collection, fake, tree)
+        assert set(statuses(again).values()) == {"unchanged"}, changed
+        assert {name: each.passages for name, each in again.items()} == {
+            name: each.passages for name, each in first.items()
+        }
+    tally = Tally()
+    for outcome in again.values():
+        tally.take_in(outcome)
+    assert tally.passages == 0  # of what was put in
 
 
 def _names_read(monkeypatch: pytest.MonkeyPatch, work: Any) -> list[str]:

@@ -872,6 +872,12 @@ class Store:
         ids, *columns = (rows[name].to_pylist() for name in names)
         return dict(zip(ids, map(Known, *columns), strict=True))
 
+    def passage_counts(self, document_ids: Iterable[str] | None = None) -> dict[str, int]:
+        """By document id, how many passages it has: of these documents, or of all."""
+        condition = None if document_ids is None else _any_of([f"document_id IN ({_quoted(list(document_ids))})"])
+        counts = self._scan(["document_id"], condition)["document_id"].value_counts()
+        return dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
+
     def check_document(self, document_id: str) -> None:
         """Raise NotFound unless there is such a document."""
         if not self.dataset.count_rows(filter=f"document_id = {_quoted([document_id])}"):
