@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 # Of glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _LARGE = 1_000_000
 _UNUSED = 8_000_000
 
@@ -15,9 +16,19 @@ def give_back_memory() -> None:
 
     By itself glibc maps blocks apart from one another only where they are larger than any that was freed before, up to
     32 MB. So after the first large one the buffers of every commit come from its heaps, lie between small things that
-    stay, and leave holes: 10,000 passages left 200 MB of them beside the 80 that were in use.
+    stay, and leave holes: 10,000 passages left 200 MB of them beside the 80 that were in use. And it has eight heaps
+    for each core, of which every thread leaves its holes in one: 40,000 passages, 70 MB of them after :func:`trim`,
+    40 where there are no more heaps than cores.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGE)
         mallopt(_TRIM_THRESHOLD, _UNUSED)
+        mallopt(_ARENA_MAX, len(os.sched_getaffinity(0)))
+
+
+def trim() -> None:
+    """Gives back at once what lies free within the heaps, between what is in use. Nothing happens without glibc."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from embedsvc.allocator import trim
 from embedsvc.config import Settings, memory_bytes
 from embedsvc.errors import Conflict, NotFound, StorageFailure, UsageError
 from embedsvc.names import NAME, check_name
@@ -210,6 +211,7 @@ class Collection:
                     return
                 if writer.store.count() or writer.changed:
                     writer.store = writer.store.latest().maintain()
+                    trim()
                 if fold:
                     writer.store = self.upkeep.fold_on_disk(writer.store)
                 if fold or writer.store.version % _TIDY_EVERY == 0:
@@ -255,6 +257,7 @@ class Writer:
         if self._new_rows and self._new_rows >= _NEW_SHARE * self.store.count():
             self._new_rows = 0
             self.rewrite(lambda store: store.maintain(in_passing=True))
+            trim()
         self.store.clean_up()
 
     def put_back(self, version: int) -> bool:

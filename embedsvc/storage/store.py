@@ -51,8 +51,16 @@ from 18 fragments, 1.5 ms from one; and no row is rewritten more than about ten 
 _KEEP_VERSIONS = timedelta(hours=1)
 _VECTOR_INDEX = "vectors"
 """Name of Lance's own vector index, which only collections past memory have."""
-_READ_AHEAD = 64_000_000
-"""Bytes of vectors; Lance's own bound is 2 GB, which is a whole collection in memory."""
+_READ_AHEAD = 32_000_000
+"""Bytes that are read before they are asked for; Lance's own bound is 2 GB, which is a whole collection in memory: to
+put the fragments of 80,000 passages together took 200 MB, so 87. That takes no bound but this one of the environment,
+which is read when Lance reads first."""
+os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD))
+_METADATA = 256_000_000
+"""Bytes that Lance may keep of what it read about files. What is about files that are gone goes only where there is no
+room: each commit leaves 150 KB of it. Ten million rows need a third."""
+_PASSING = 64_000_000
+"""Bytes that it may keep of indexes while it writes them: nobody reads those again."""
 _KEPT = "vector-index"
 """Lance's tags on the versions that saved vector indexes stand at: what came since is told by the difference to one."""
 _SNAPSHOT = "snapshot-"
@@ -505,7 +513,9 @@ class Store:
         """
         path = directory / TABLE
         with _reading(path):
-            dataset = lance.dataset(str(path), version, index_cache_size_bytes=cache_bytes)
+            dataset = lance.dataset(
+                str(path), version, index_cache_size_bytes=cache_bytes, metadata_cache_size_bytes=_METADATA
+            )
         try:
             metadata = {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
             written, contract, chunking = (metadata[key] for key in KEYS)
@@ -641,7 +651,7 @@ class Store:
                 dataset.optimize.compact_files()
             dataset.optimize.optimize_indices()
 
-        return self._committed(work)
+        return self._committed(work, apart=True)
 
     def compacted(self) -> Store:
         """Rewrites whatever holds a row that went, so that none is in the files of the new version: fragments, and the
@@ -651,7 +661,7 @@ class Store:
             self._build_text_index(dataset)
             dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
 
-        return self._committed(work)
+        return self._committed(work, apart=True)
 
     def with_tuned(self, tuned: Tuned) -> Store:
         """Keeps ``tuned`` in the place of what there was."""
@@ -663,7 +673,7 @@ class Store:
 
     def with_text_index(self) -> Store:
         """Builds the text index anew, in place of the one there was, readable or not."""
-        return self._committed(self._build_text_index)
+        return self._committed(self._build_text_index, apart=True)
 
     def _build_text_index(self, dataset: lance.LanceDataset) -> None:
         dataset.create_scalar_index("text", "INVERTED", replace=True, **text_index(self.chunking.language))
@@ -824,16 +834,25 @@ class Store:
         if self.durability == "fsync":
             fsync_tree(self.path / TAGS)
 
-    def _committed(self, work: Callable[[lance.LanceDataset], None]) -> Store:
+    def _committed(self, work: Callable[[lance.LanceDataset], None], *, apart: bool = False) -> Store:
+        """``apart``: what Lance keeps of the files that ``work`` reads is forgotten with it."""
+        session = lance.Session(_PASSING, _METADATA) if apart else self.dataset.session()
         with writing(self.path):
-            dataset = self._handle(DurableCommits(self.path) if self.durability == "fsync" else None)
+            dataset = self._handle(DurableCommits(self.path) if self.durability == "fsync" else None, session)
             work(dataset)
+        if apart:
+            with _reading(self.path):
+                dataset = self.dataset.checkout_version(dataset.version)
         return self._at(dataset)
 
-    def _handle(self, commit_lock: DurableCommits | None = None) -> lance.LanceDataset:
+    def _handle(
+        self, commit_lock: DurableCommits | None = None, session: lance.Session | None = None
+    ) -> lance.LanceDataset:
         """An object of its own for what changes something: Lance refuses that ("Already borrowed") on one that another
         thread reads through."""
-        return lance.dataset(str(self.path), self.version, session=self.dataset.session(), commit_lock=commit_lock)
+        return lance.dataset(
+            str(self.path), self.version, session=session or self.dataset.session(), commit_lock=commit_lock
+        )
 
     # -- read ----------------------------------------------------------------------------------------------------
 
@@ -1054,7 +1073,7 @@ class Store:
         """As :meth:`vectors`, about ``vectors`` of them at a time; without ``finer``, the passages' own only."""
         columns = self._vector_columns if finer else ["vector"]
         rows = max(1, vectors * self.count() // max(1, self.count_vectors())) if finer else vectors
-        scanner = self.dataset.scanner(columns=columns, with_row_id=True, batch_size=rows, io_buffer_size=_READ_AHEAD)
+        scanner = self.dataset.scanner(columns=columns, with_row_id=True, batch_size=rows)
         with _reading(self.path):
             for batch in scanner.to_batches():
                 yield _vectors(pa.Table.from_batches([batch]))
