@@ -690,6 +690,7 @@ def test_over_rest(library: Path) -> None:
             ("restore", {"version": "x"}, 422),
             ("migrate", {}, 400),
             ("migrate", {"action": "finish", "dtype": "fp32"}, 400),
+            ("migrate", {"action": "rollback", "switch": False}, 400),
             ("migrate", {"action": "go"}, 422),
         ):
             assert http.post(f"{path}/{route}", json=body).status_code == status, (route, body)

@@ -30,7 +30,7 @@ from embedsvc.storage.durability import DurableCommits
 from tests.fakes import WORDS, FakeEncoder
 from tests.forked import kill_at, was_killed
 from tests.server import server
-from tests.test_cli import Run, run  # noqa: F401 - a fixture
+from tests.test_cli import Run, refused, run  # noqa: F401 - a fixture
 from tests.test_collection import is_free
 from tests.test_maintenance import wrong
 
@@ -562,3 +562,7 @@ def test_progress_and_ndcg_of_both_models(
     assert (done.json["ndcg@10_old"], done.json["ndcg@10_new"]) == (1.0, 1.0)
     assert run("collections", "migrate", "c", *common).code == 2
     assert run("collections", "migrate", "c", "--dtype", "fp32", "--rollback", *common).code == 2
+    for given in (("--prepare",), ("--qrels", beir), ("--split", "dev"), ("--runtime", "onnx")):
+        for what in ("--rollback", "--finish", "--abandon"):
+            refused(run("collections", "migrate", "c", what, *given, *common), 2, given[0])
+    assert run("collections", "show", "c", *common).json["contract"]["dtype"] == "fp32"

@@ -276,6 +276,17 @@ def migrate(
     chosen = sum((rollback, finish, abandon, model is not None or dtype is not None))
     if chosen != 1:
         raise UsageError("Give --model or --dtype to move to, or one of --rollback, --finish and --abandon.")
+    of_a_move = {
+        "--prepare": prepare,
+        "--qrels": qrels is not None,
+        "--split": split != "test",
+        "--runtime": runtime is not None,
+    }
+    if (rollback or finish or abandon) and any(of_a_move.values()):
+        given = ", ".join(option for option, is_given in of_a_move.items() if is_given)
+        raise UsageError(
+            f"{given} is about a move to another model: --rollback, --finish and --abandon take none of that."
+        )
     if finish or abandon:
         removed = (migration.finish if finish else migration.abandon)(name, settings)
         what = "The collection from before" if finish else "What the migration had made"

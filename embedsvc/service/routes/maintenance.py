@@ -333,6 +333,8 @@ async def migrate_collection(name: Name, request: Request) -> Response:
     body = await read_model(request, MigrateRequest)
     if (body.action == "start") != (body.model is not None or body.dtype is not None):
         raise UsageError("Send a model or a dtype to start with, and neither with another action.")
+    if body.action != "start" and not body.switch:
+        raise UsageError(f"switch is about a start: {body.action} takes none.")
 
     def work(told: Progress) -> dict[str, Any]:
         if body.action == "rollback":
