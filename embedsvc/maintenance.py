@@ -88,22 +88,28 @@ def delete_document(collection: Collection, id: str) -> None:
         writer.replace((), [id])
 
 
-def delete_documents(collection: Collection, names: Sequence[str]) -> list[str]:
+def delete_documents(collection: Collection, names: Sequence[str], *, fold: bool = True) -> list[str]:
     """Deletes, in one commit, the documents of these ids or uris, and all that came out of files and uploads of these
-    uris; the uris of what is gone.
+    uris; the uris of what is gone. ``fold``: as in :meth:`Collection.writer`.
 
     Raises:
         NotFound: there is none of one of the names; nothing was deleted. Conflict: another process writes.
     """
-    with collection.writer() as writer:
-        doomed: dict[str, str] = {}
+
+    def doomed(store: Store) -> dict[str, str]:
+        uris: dict[str, str] = {}
         for name in names:
-            found = writer.store.known_as(name)
+            found = store.known_as(name)
             if not found:
                 raise NotFound(f"No document of {collection.name!r} has the id or uri {name!r}, so none was deleted.")
-            doomed |= {id: document.uri for id, document in found.items()}
-        writer.replace((), list(doomed))
-    return sorted(doomed.values())
+            uris |= {id: document.uri for id, document in found.items()}
+        return uris
+
+    doomed(collection.store())  # before anybody waits for the lock
+    with collection.writer(fold=fold) as writer:
+        gone = doomed(writer.store)
+        writer.replace((), list(gone))
+    return sorted(gone.values())
 
 
 # -- compaction ------------------------------------------------------------------------------------------------------

@@ -425,6 +425,23 @@ def test_documents_are_listed_read_replaced_and_deleted(http: httpx.Client) -> N
     is_problem(http.get("/v1/collections/none/documents"), 404)
 
 
+def test_documents_are_deleted_by_uri(http: httpx.Client) -> None:
+    path = "/v1/collections/by-uri/documents"
+    add(http, "by-uri", *({"id": f"d{n}", "uri": f"kb://{n}?a=1#b", "text": f"Number {n}."} for n in range(4)))
+    records = b'{"id": "1", "text": "x"}\n{"id": "2", "text": "y"}\n'
+    finished(http, upload(http, "by-uri", {"r.jsonl": records}).json())
+    uris = [document["uri"] for document in http.get(path).json()["documents"]]
+    (source,) = {uri.partition("#")[0] for uri in uris if not uri.startswith("kb:")}
+    is_problem(http.delete(path, params={"uri": ["kb://0?a=1#b", "kb://none"]}), 404, "kb://none")
+    assert http.get(path).json()["total"] == 6
+    two = ["kb://0?a=1#b", "kb://3?a=1#b"]
+    assert http.delete(path, params={"uri": two}).json() == {"deleted": two}
+    assert len(http.delete(path, params={"uri": source}).json()["deleted"]) == 2  # all that came out of the upload
+    assert http.get(path).json()["total"] == 2
+    is_problem(http.delete(path), 422, "uri")
+    is_problem(http.delete("/v1/collections/none/documents", params={"uri": "x"}), 404)
+
+
 def test_a_document_is_read_whole_with_its_passages(http: httpx.Client) -> None:
     text = "# Guide\n\n" + "\n\n".join(f"Sentence {n} speaks of café № {n}. It ends here." for n in range(200))
     add(http, "whole", {"id": "long", "text": text, "title": "Guide", "metadata": {"tag": "x"}})
@@ -1177,7 +1194,7 @@ def test_openapi_describes_every_route(http: httpx.Client) -> None:
         ("POST", "/v1/collections/{name}/search"),
         ("GET", "/v1/collections"),
         *((method, "/v1/collections/{name}") for method in ("GET", "PUT", "DELETE")),
-        *((method, "/v1/collections/{name}/documents") for method in ("GET", "POST")),
+        *((method, "/v1/collections/{name}/documents") for method in ("GET", "POST", "DELETE")),
         *((method, "/v1/collections/{name}/documents/{id}") for method in ("GET", "DELETE")),
         *(
             ("POST", f"/v1/collections/{{name}}/{what}")

@@ -244,7 +244,7 @@ class RestoreRequest(_Request):
 
 
 class MigrateRequest(_Request):
-    """A model or a dtype to start with, neither with another action."""
+    """A model or a dtype to start with, neither (nor `switch: false`) with another action."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -262,6 +262,7 @@ class MigrateRequest(_Request):
                         "action": {"enum": ["rollback", "finish", "abandon"]},
                         "model": {"type": "null"},
                         "dtype": {"type": "null"},
+                        "switch": {"const": True},
                     },
                 },
             ]
@@ -668,6 +669,10 @@ class DocumentList(BaseModel):
     limit: int
     offset: int
     documents: list[DocumentSummary]
+
+
+class Deleted(BaseModel):
+    deleted: list[str]
 
 
 class PassageOut(BaseModel):

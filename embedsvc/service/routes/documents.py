@@ -19,7 +19,7 @@ from embedsvc.service.body import apart, clean, read_json
 from embedsvc.service.jobs import Item
 from embedsvc.service.problems import UnsupportedMedia
 from embedsvc.service.routes.common import Name, faults, reply, shows, takes
-from embedsvc.service.schemas import DocumentList, DocumentOut, DocumentsRequest, JobOut, UploadRequest
+from embedsvc.service.schemas import Deleted, DocumentList, DocumentOut, DocumentsRequest, JobOut, UploadRequest
 from embedsvc.service.state import run, state_of
 from embedsvc.storage import StoredPassage
 
@@ -240,6 +240,36 @@ async def list_documents(
         store = opened.collection.store()
         page = [asdict(document) for document in store.documents(offset, limit)]
         return reply({"total": store.count_documents(), "limit": limit, "offset": offset, "documents": page})
+
+    return await run(state.errands, lambda: state.collections.call(name, work))
+
+
+@router.delete(
+    "/v1/collections/{name}/documents",
+    summary="Delete documents by uri",
+    description="In one commit, answered once it is on the disk; where there is none of one of the uris, 404, and "
+    "nothing is deleted. 409 while another process writes to the collection.",
+    response_class=Response,
+    responses={
+        200: {
+            "model": Deleted,
+            **shows("The uris of what is gone.", {"deleted": ["file:///srv/docs/faq.jsonl#1"]}),
+        },
+        **faults(400, 404, 409, 422, 500, 507),
+    },
+)
+async def delete_by_uri(
+    name: Name,
+    request: Request,
+    uri: Annotated[
+        list[str],
+        Query(min_length=1, description="As in hits and reports; of a file or an upload: all that came out of it."),
+    ],
+) -> Response:
+    state = state_of(request)
+
+    def work(opened: Opened) -> Response:
+        return reply({"deleted": maintenance.delete_documents(opened.collection, uri, fold=False)})
 
     return await run(state.errands, lambda: state.collections.call(name, work))
 
