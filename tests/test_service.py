@@ -815,7 +815,7 @@ def test_old_jobs_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     jobs.stop(1)
 
 
-def test_several_workers_share_port_and_jobs(data_dir: Path) -> None:
+def test_several_workers_share_port_and_jobs_and_end_together(data_dir: Path) -> None:
     with server(data_dir, workers=2) as started:
         job = started.http.post("/v1/collections/workers/documents", json={"documents": [{"text": RESTART}]}).json()
         # A connection of its own for each request, so that both workers get some.
@@ -828,7 +828,15 @@ def test_several_workers_share_port_and_jobs(data_dir: Path) -> None:
                 f"{started.url}/v1/collections/workers/search", json={"query": "power"}, timeout=DEADLINE
             )
             assert len(answer.json()["hits"]) == 1
-        assert started.stop() == 0
+        # A terminal sends the signal to all of them, and the workers get another one from who started them.
+        children = Path(f"/proc/{started.process.pid}/task/{started.process.pid}/children").read_text().split()
+        workers = [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+        assert len(workers) == 2
+        for pid in workers:
+            os.kill(pid, signal.SIGINT)
+        assert started.stop(signal.SIGINT) == 0
+        assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert not [line for line in started.log if "Traceback" in line or "abort" in line.lower()]
 
 
 def test_no_torch_in_the_server(tmp_path: Path) -> None:

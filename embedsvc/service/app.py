@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -33,6 +33,7 @@ from embedsvc.service.routes import (
     tei,
 )
 from embedsvc.service.state import State, run
+from embedsvc.vectors.background import leave
 
 DRAIN_SECONDS = 10
 """How long a stopping server waits for requests in flight, and again for a job's current commit."""
@@ -82,8 +83,9 @@ _COMPONENTS = (
 """Models that routes name by reference only, so that FastAPI does not know of them."""
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application over the data directory of ``settings``. Nothing is loaded before it starts up."""
+def create_app(settings: Settings, ended: Callable[[], object] = lambda: None) -> FastAPI:
+    """The application over the data directory of ``settings``. Nothing is loaded before it starts up. ``ended`` is
+    called once all is finished that has to be."""
     encoders = Encoders(settings)
     opened = Collections(settings, encoders)
     state = State(settings, encoders, opened, Jobs(settings.data_dir, opened.open))
@@ -94,6 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         await run(state.errands, lambda: state.jobs.stop(DRAIN_SECONDS))
         state.shutdown()
+        ended()
 
     app = FastAPIOffline(
         title="embedsvc",
@@ -116,10 +119,11 @@ def create_app(settings: Settings) -> FastAPI:
 
 def app_from_environment() -> FastAPI:
     """The application in a worker process, whose settings :func:`embedsvc.service.server.serve` left in the
-    environment."""
+    environment. The process ends with it: what uvicorn does after that, raising the signal again, would either not let
+    what runs in the background end, or take the interpreter down under it."""
     settings = load_settings()
     set_up_logging(settings.log_level)
-    return create_app(settings)
+    return create_app(settings, lambda: leave(0))
 
 
 def _openapi(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
