@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 from collections import ChainMap, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -30,12 +30,20 @@ Cut = tuple[Document, Sequence[Passage]]
 """A document and its passages."""
 
 
-def waited(future: Future[_T]) -> _T:
-    """What ``future`` gives. An interrupt that strikes in ``Future.result`` may leave its lock locked for ever, and so
-    stop the thread that is to set it; a SimpleQueue has none."""
+_TELL_SECONDS = 0.5
+
+
+def waited(future: Future[_T], meanwhile: Callable[[], None] = lambda: None) -> _T:
+    """What ``future`` gives; ``meanwhile`` is called twice a second until then. An interrupt that strikes in
+    ``Future.result`` may leave its lock locked for ever, and so stop the thread that is to set it; a SimpleQueue has
+    none."""
     done: queue.SimpleQueue[Future[_T]] = queue.SimpleQueue()
     future.add_done_callback(done.put)
-    return done.get().result()
+    while True:
+        try:
+            return done.get(timeout=_TELL_SECONDS).result()
+        except queue.Empty:
+            meanwhile()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,12 @@ class Committed(Generic[_T]):
 class Filling(Generic[_T]):
     """Fills a collection, batch by batch. For one thread; to be closed, which gives up what is not committed."""
 
-    def __init__(self, writer: Writer, encoder: Encoder) -> None:
+    def __init__(
+        self, writer: Writer, encoder: Encoder, told: Callable[[Batch[_T], int, int], None] = lambda *_: None
+    ) -> None:
+        """``told`` hears of the batch that is waited for, now and then, how many of its texts are encoded, and of how
+        many."""
+        self._told = told
         self._writer = writer
         self._encoder = encoder
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="committer")
@@ -83,7 +96,7 @@ class Filling(Generic[_T]):
                 return []
         if not self._encoding:
             return self._committed()
-        encoded = self._encoding[0].result()
+        encoded = self._encoding[0].result(self._told)
         done = self._committed()
         before = self._encoding.popleft()
         self._committing = self._committer.submit(self._commit, encoded, before.batch), before
@@ -135,9 +148,10 @@ class _Encoding(Generic[_T]):
     """By what is embedded: its vectors, once they are there."""
     tokens: list[int]
 
-    def result(self) -> list[EncodedDocument]:
+    def result(self, told: Callable[[Batch[_T], int, int], None]) -> list[EncodedDocument]:
         """The documents with all vectors of their passages."""
-        found = waited(self.ticket.future)
+        texts = len(self.places)
+        found = waited(self.ticket.future, lambda: told(self.batch, texts - self.ticket.left, texts))
         for (vectors, at), vector in zip(self.places, found, strict=True):
             vectors[at] = vector
         for vectors, known in self.same:

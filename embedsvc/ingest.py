@@ -52,6 +52,9 @@ from embedsvc.unread import Inputs, Taken, Told
 
 log = logging.getLogger(__name__)
 
+Encoding = Callable[[Sequence[str], int, int], None]
+"""Hears, while a batch is encoded, of which inputs (uris) it is, how many of its texts have their vectors, and of how
+many: a large document has no outcome for a long time."""
 Input = FoundFile | Source | Document | Rejected
 
 FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens", "language", "chunk_context"})
@@ -226,6 +229,7 @@ def ingest_paths(
     max_file_mb: int,
     exact: bool = False,
     selection: PathPatterns = ALL,
+    encoding: Encoding = lambda *_: None,
 ) -> Iterator[Outcome]:
     """Brings ``collection`` in step with the files under ``paths``, which may also be URLs; yields one Outcome per
     input once it is durable.
@@ -251,7 +255,7 @@ def ingest_paths(
     else:
         first = list(islice(found, _ASKED))
         found, known = chain(first, found), _known_of(first)
-    return _ingest(collection, encoder, found, fields, known, within, max_file_mb, fold=True)
+    return _ingest(collection, encoder, found, fields, known, within, max_file_mb, fold=True, encoding=encoding)
 
 
 def ingest_changed(
@@ -318,7 +322,11 @@ def _ingest(
     max_file_mb: int,
     fold: bool,
     duplicates: OnDuplicate | None = None,
+    encoding: Encoding = lambda *_: None,
 ) -> Iterator[Outcome]:
+    def tell(batch: Batch[Sequence[_Chunked]], texts: int, of: int) -> None:
+        encoding([each.document.source or each.document.uri for each in batch.about], texts, of)
+
     check_contract(encoder, collection.contract)
     commit_tokens = max(1, collection.settings.commit_tokens)
     with collection.writer(fold=fold) as writer:
@@ -364,7 +372,7 @@ def _ingest(
         reader = threading.Thread(target=read_ahead, name="reader", daemon=True)
         reader.start()
         try:
-            with Filling[Sequence[_Chunked]](writer, encoder) as filling:
+            with Filling[Sequence[_Chunked]](writer, encoder, tell) as filling:
                 yield from _encode_and_commit(filling, ahead, room, commit_tokens)
             yield from _remove(writer, reading, within)
             _keep_taken(inputs, writer, reading)

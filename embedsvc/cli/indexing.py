@@ -16,7 +16,7 @@ from embedsvc.cli.progress import progress
 from embedsvc.collection import Collection, collection_names
 from embedsvc.config import Settings
 from embedsvc.errors import FileTooLarge, UsageError
-from embedsvc.ingest import ingest_items, ingest_paths, open_or_create
+from embedsvc.ingest import Encoding, ingest_items, ingest_paths, open_or_create
 from embedsvc.outcomes import Outcome, Status, outcome_dict
 from embedsvc.readers import FieldChoice, FoundFile, PathPatterns, Rejected, absolute, discover, path_or_url
 from embedsvc.readers.discovery import is_url
@@ -87,7 +87,7 @@ def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
     moved = 0
     mentioned: list[Outcome] = []
     alike: list[Outcome] = []
-    with lines_into(order) as write, _progress(sizes, quiet=order.json_lines) as advance:
+    with lines_into(order) as write, _progress(sizes, quiet=order.json_lines) as (advance, encoding):
         collection, encoder = open_or_create(order.name, settings, order.asked)
         outcomes = (
             ingest_items(collection, encoder, [source], order.fields, ahead=[source])
@@ -100,6 +100,7 @@ def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
                 max_file_mb=settings.max_file_mb,
                 exact=exact,
                 selection=selection,
+                encoding=encoding,
             )
         )
         for outcome in outcomes:
@@ -252,23 +253,27 @@ def show_report(
 
 
 @contextmanager
-def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[Callable[[Outcome], None]]:
-    """Progress on stderr, by bytes of the files that are done: documents, passages, tokens/s, ETA."""
+def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[tuple[Callable[[Outcome], None], Encoding]]:
+    """Progress on stderr, by bytes of the files that are done, and of those being encoded their share: documents,
+    passages, tokens/s, ETA."""
     left: dict[str, float] = {**sizes}
     total, done = max(1, sum(sizes.values())), 0.0
     tally = Tally()
     with progress(quiet=quiet) as tell:
         tell(0, total, "reading and encoding")
 
+        def show(more_done: float, more_passages: int) -> None:
+            pace = tally.encoded_tokens / max(1e-9, tally.seconds)
+            documents, passages = tally.counts.total(), tally.passages + more_passages
+            tell(done + more_done, total, f"{documents:,} documents  {passages:,} passages  {pace:,.0f} tokens/s")
+
         def advance(outcome: Outcome) -> None:
             nonlocal done
             tally.take_in(outcome)
             done += settled(left, outcome)
-            pace = tally.encoded_tokens / max(1e-9, tally.seconds)
-            tell(
-                done,
-                total,
-                f"{tally.counts.total():,} documents  {tally.passages:,} passages  {pace:,.0f} tokens/s",
-            )
+            show(0, 0)
 
-        yield advance
+        def encoding(uris: Sequence[str], texts: int, of: int) -> None:
+            show(sum(left.get(uri, 0) for uri in set(uris)) * texts / max(1, of), texts)
+
+        yield advance, encoding
