@@ -78,7 +78,7 @@ EXAMPLES ?= 200
 fuzz: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/test_schema.py
-	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
+	$(BIN)/python fuzz/run.py --seconds $(SECONDS) --json benchmarks/results/fuzz.json
 
 $(PEER)/.ready: constraints.txt
 	$(PYTHON) -m venv $(PEER)
