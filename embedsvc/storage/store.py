@@ -836,7 +836,7 @@ class Store:
 
     def _committed(self, work: Callable[[lance.LanceDataset], None], *, apart: bool = False) -> Store:
         """``apart``: what Lance keeps of the files that ``work`` reads is forgotten with it."""
-        session = lance.Session(_PASSING, _METADATA) if apart else self.dataset.session()
+        session = lance.Session(_PASSING, _METADATA) if apart else None  # type: ignore[attr-defined]
         with writing(self.path):
             dataset = self._handle(DurableCommits(self.path) if self.durability == "fsync" else None, session)
             work(dataset)
@@ -845,9 +845,7 @@ class Store:
                 dataset = self.dataset.checkout_version(dataset.version)
         return self._at(dataset)
 
-    def _handle(
-        self, commit_lock: DurableCommits | None = None, session: lance.Session | None = None
-    ) -> lance.LanceDataset:
+    def _handle(self, commit_lock: DurableCommits | None = None, session: Any = None) -> lance.LanceDataset:
         """An object of its own for what changes something: Lance refuses that ("Already borrowed") on one that another
         thread reads through."""
         return lance.dataset(
