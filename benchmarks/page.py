@@ -59,8 +59,8 @@ def main() -> None:
         [
             at_most("first load: bytes sent, gzip", weight / 1000, 150, "kB"),
             Figure("first load: files", files, ""),
-            at_most("first load: painted, p50", statistics.median(paints), 300, "ms"),
-            Figure("first load: painted, fastest", min(paints), "ms"),
+            at_most("first load: search box painted, p50", statistics.median(paints), 300, "ms"),
+            Figure("first load: search box painted, fastest", min(paints), "ms"),
             at_most("first load: counts of the collections painted too, p50", statistics.median(loads), 300, "ms"),
             Figure("first load: counts painted too, fastest", min(loads), "ms"),
             at_most("search to hits painted: p50", statistics.median(searches), 100, "ms"),
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def first_loads(browser: Browser, url: str, count: int) -> tuple[list[float], list[float], int, int]:
-    """Milliseconds of each load, to the first paint and to all; bytes of bodies as sent, and how many files."""
+    """Milliseconds of each load, to the largest paint and to all; bytes of bodies as sent, and how many files."""
     paints: list[float] = []
     loads: list[float] = []
     sizes: dict[str, int] = {}
@@ -87,9 +87,10 @@ def first_loads(browser: Browser, url: str, count: int) -> tuple[list[float], li
         page.goto(url)
         page.locator(".about").wait_for()
         paint, last = page.evaluate(
-            "() => new Promise((resolve) => requestAnimationFrame(() => resolve(["
-            "performance.getEntriesByName('first-contentful-paint')[0].startTime,"
+            "() => new Promise((resolve) => new PerformanceObserver((seen) => requestAnimationFrame(() => resolve(["
+            "seen.getEntries().at(-1).startTime,"
             "Math.max(...performance.getEntriesByType('resource').map((each) => each.responseEnd))])))"
+            ".observe({ type: 'largest-contentful-paint', buffered: true }))"
         )
         paints.append(paint)
         loads.append(max(paint, last))

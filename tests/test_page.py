@@ -24,7 +24,7 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here; `make browser` installs it")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 FILES = ("index.html", "page.css", "icon.svg", "app.js", "address.js", "api.js", "dom.js", "text.js", "search.js")
-FILES += ("reader.js", "collections.js", "ingest.js", "snippets.js")
+FILES += ("first.js", "reader.js", "collections.js", "ingest.js", "snippets.js")
 EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 LONG = "\n\n".join(
     f"Chapter {at}. The 🦊 of village number {at} keeps {at} geese and sells their feathers." for at in range(600)

@@ -28,13 +28,14 @@ const known = (again = false) => {
 // -- the view --------------------------------------------------------------------------------------------------------
 
 async function render(state) {
-  document.body.dataset.view = state.view;
+  document.documentElement.dataset.view = state.view;
   for (const link of document.querySelectorAll("nav a")) {
     const current = link.dataset.view === (state.view === "documents" ? "collections" : state.view);
     if (current) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   document.body.classList.toggle("reading", Boolean(state.doc));
+  document.documentElement.classList.toggle("home", state.view === "search" && !state.q);
   document.title = [
     state.view === "search"
       ? state.q
@@ -64,13 +65,12 @@ async function showView(state) {
     if (signal.aborted) return undefined;
     $("view").replaceChildren(...[view].flat().filter(Boolean));
     document.body.classList.toggle("blank", state.view === "search" && Boolean(view?.matches?.(".ingest")));
-    document.body.classList.toggle("home", state.view === "search" && !state.q && Boolean(view?.matches?.(".about")));
     select(state);
     if (answer) mark(state, view, signal);
   } catch (problem) {
     if (problem.name === "AbortError") return undefined;
     shown = "";
-    document.body.classList.remove("home", "blank");
+    document.body.classList.remove("blank");
     $("view").replaceChildren(problemView(problem, again, needsKey(problem) ? openKey : null));
   } finally {
     if (!signal.aborted) document.body.classList.remove("busy");
