@@ -61,7 +61,7 @@ def main() -> None:
             Figure("first load: files", files, ""),
             at_most("first load: search box painted, p50", statistics.median(paints), 300, "ms"),
             Figure("first load: search box painted, fastest", min(paints), "ms"),
-            at_most("first load: counts of the collections painted too, p50", statistics.median(loads), 300, "ms"),
+            Figure("first load: counts of the collections painted too, p50", statistics.median(loads), "ms"),
             Figure("first load: counts painted too, fastest", min(loads), "ms"),
             at_most("search to hits painted: p50", statistics.median(searches), 100, "ms"),
             Figure("search to hits painted: p90", percentile(searches, 0.9), "ms"),

@@ -22,6 +22,7 @@ from tests.test_service import finished
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here; `make browser` installs it")
+expect.set_options(timeout=30_000)  # how long it may take on a busy machine
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 FILES = ("index.html", "page.css", "icon.svg", "app.js", "address.js", "api.js", "dom.js", "text.js", "search.js")
 FILES += ("first.js", "reader.js", "collections.js", "ingest.js", "snippets.js")
@@ -319,6 +320,14 @@ def test_files_are_put_in_and_told_of(opened: Callable[..., Page]) -> None:
     report.get_by_role("link", name="Search it").click()
     ask(page, "what pulls at the sea?")
     assert hit_titles(page) == ["Moon"]
+
+
+def test_a_service_that_goes_away_while_files_are_sent_is_told_of(opened: Callable[..., Page]) -> None:
+    page = opened("?view=add&c=uploads")
+    page.route("**/documents", lambda route: route.abort())
+    page.locator("#files").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"One line."})
+    expect(page.locator("#report .problem")).to_contain_text("The connection broke while the files were sent")
+    expect(page.locator("#report .problem")).to_contain_text("embedsvc serve")
 
 
 def test_files_that_are_dropped_anywhere_are_put_in(opened: Callable[..., Page]) -> None:
