@@ -299,6 +299,27 @@ def serve(
     serve(settings_of(host=host, port=port, workers=workers, data_dir=data_dir))
 
 
+@app.command()
+def mcp(
+    name: Annotated[
+        list[str] | None, typer.Option("--collection", "-c", help="Only this one; may be repeated. Default: all.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Of a service, to ask that. Default: the data directory.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="EMBEDSVC_API_KEY", help="With --url: the service's key.")
+    ] = None,
+    public_url: Annotated[
+        str | None, typer.Option(help="What the addresses in citations begin with. Default: --url, else none.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Give agents tools to search and read documents: MCP on standard input and output."""
+    from embedsvc.cli.mcp import serve
+
+    settings = settings_of(data_dir=data_dir, public_url=public_url)
+    serve(settings, name or [], url, api_key)
+
+
 @app.command("eval")
 def evaluate(
     source: Annotated[

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
+from starlette.routing import Route
 
 from embedsvc import __version__
 from embedsvc.config import Settings, listed, load_settings
@@ -19,6 +20,7 @@ from embedsvc.logs import set_up_logging
 from embedsvc.opened import Collections
 from embedsvc.service import problems, schemas, schemas_openai
 from embedsvc.service.jobs import Jobs
+from embedsvc.service.mcp import PATH, Mcp
 from embedsvc.service.middleware import Front
 from embedsvc.service.routes import (
     collections,
@@ -97,11 +99,13 @@ def create_app(settings: Settings, ended: Callable[[], object] = lambda: None) -
     encoders = Encoders(settings)
     opened = Collections(settings, encoders)
     state = State(settings, encoders, opened, Jobs(settings.data_dir, opened.open))
+    mcp = Mcp(state)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         threading.Thread(target=encoders.warm, name="warm", daemon=True).start()
-        yield
+        async with mcp.running():
+            yield
         await run(state.errands, lambda: state.jobs.stop(DRAIN_SECONDS))
         state.shutdown()
         ended()
@@ -133,6 +137,7 @@ def create_app(settings: Settings, ended: Callable[[], object] = lambda: None) -
         page,
     ):
         app.include_router(routes.router)
+    app.router.routes.append(Route(PATH, mcp))
     app.openapi = lambda: _openapi(app, keyed=bool(settings.api_keys))  # type: ignore[method-assign]
     return app
 
