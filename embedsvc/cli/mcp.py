@@ -28,10 +28,7 @@ def serve(settings: Settings, names: Sequence[str], url: str | None, api_key: st
     from embedsvc.agents.shelves import OfLibrary
 
     only = tuple(map(check_name, names))
-    if url is None:
-        library = library_async(data_dir=settings.data_dir)
-    else:
-        library = connect_async(url, api_key=api_key)
+    library = library_async(data_dir=settings.data_dir) if url is None else connect_async(url, api_key=api_key)
     # Whoever started this ends it, also while a thread waits for the next line; nothing here is left half done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)

@@ -1,5 +1,5 @@
-"""``/mcp``: the tools of agents, over the collections that the service has open. Nothing of it is loaded before somebody
-asks for it."""
+"""``/mcp``: the tools of agents, over the collections that the service has open. Nothing of it is loaded before an agent
+asks."""
 
 from __future__ import annotations
 
