@@ -8,18 +8,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.shared.exceptions import MCPError
 
-from embedsvc.agents.shelves import Shelf
 from embedsvc.agents.tools import TOOLS
 from embedsvc.errors import NotFound
 from embedsvc.records import PassageSpan, WholeText
@@ -152,7 +149,10 @@ def test_a_client_that_leaves_in_mid_call_harms_nobody(running: Server, data_dir
     host, port = running.url.removeprefix("http://").split(":")
     for part in (sent, sent[:20]):
         with socket.create_connection((host, int(port))) as line:
-            head = f"POST /mcp HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\naccept: application/json, text/event-stream\r\ncontent-length: {len(sent)}\r\n\r\n"
+            head = (
+                f"POST /mcp HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+                f"accept: application/json, text/event-stream\r\ncontent-length: {len(sent)}\r\n\r\n"
+            )
             line.sendall(head.encode() + part)
 
     async def work() -> None:
@@ -197,7 +197,7 @@ class _Closed(BaseHTTPRequestHandler):
         self.send_response(401)
         self.end_headers()
 
-    do_POST = do_GET
+    do_POST = do_GET  # noqa: N815 - as the server calls it
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -1,5 +1,5 @@
-"""``/mcp``: the tools of agents, over the collections that the service has open. Nothing of it is loaded before an agent
-asks."""
+"""``/mcp``: the tools of agents, over the collections that the service has open. Nothing of it is loaded before it is
+asked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import Receive, Scope, Send
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
 
 from embedsvc.collection import collection_names
 from embedsvc.describe import read_document
@@ -109,10 +110,12 @@ class Mcp:
             return
         if importlib.util.find_spec("mcp") is None:
             raise MissingDependency(_MISSING)
+        # Read here, where a client that leaves in the midst of it is no fault of the service.
+        body = await Request(scope, receive).body()
         assert self._door is not None  # requests come while it is running
         self._asked.set()
         door = await asyncio.shield(self._door)
-        await door(scope, receive, send)
+        await door(scope, _again(body, receive), send)
 
     def _stranger(self, headers: Headers) -> str | None:
         """A site whose page, in a browser of this machine, asks here, or whose name was made to point here."""
@@ -121,6 +124,16 @@ class Mcp:
             return str(host)
         origin = headers.get("origin")
         return origin if origin is not None and _host(origin) not in (host, own) else None
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """``receive`` of a request whose ``body`` was read already."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return received
 
 
 def _host(url: str) -> str | None:
