@@ -51,10 +51,11 @@ class Source:
 
 
 def hash_with(hash: str, metadata: Metadata) -> str:
-    """That of a document whose ``hash`` does not count ``metadata`` yet."""
+    """That of a document whose ``hash`` does not count ``metadata`` yet. What stands behind a dash in it stays."""
     if not metadata:
         return hash
-    return hashlib.sha256(f"{hash}{json.dumps(dict(metadata), sort_keys=True)}".encode()).hexdigest()
+    digits, dash, mark = hash.partition("-")
+    return hashlib.sha256(f"{digits}{json.dumps(dict(metadata), sort_keys=True)}".encode()).hexdigest() + dash + mark
 
 
 @dataclass(frozen=True, slots=True)
