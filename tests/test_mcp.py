@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from mcp.shared.exceptions import MCPError
 from embedsvc.agents.tools import TOOLS
 from embedsvc.errors import NotFound
 from embedsvc.records import PassageSpan, WholeText
+from embedsvc.storage.store import TABLE
 from tests.server import Server, server, until
 
 RESTART = "After a power failure, start the store first and the service second."
@@ -188,6 +190,26 @@ def test_only_the_collections_that_were_named_are_shown(running: Server, data_di
             assert "no collection 'handbook'" in await refused(client, "fetch", id="handbook:0-68:ops/restart")
             (found,) = (await call(client, "search", query="Paragraph 1203", k=1))["results"]
             assert found["url"] == ""  # nobody said where
+
+    run(work())
+
+
+def test_a_damaged_collection_does_not_hide_the_others(tmp_path: Path, running: Server, data_dir: Path) -> None:
+    (tmp_path / "broken" / TABLE).mkdir(parents=True)
+
+    async def work() -> None:
+        async with Client(command("--data-dir", str(tmp_path))) as client:
+            assert "broken" in await refused(client, "search", query="Paragraph 7")
+            shutil.copytree(data_dir / "numbers", tmp_path / "numbers")
+            found = await call(client, "search", query="Paragraph 7")
+            assert found["results"]
+            (problem,) = found["not_searched"]
+            assert "broken" in problem
+            broken, _ = (await call(client, "list_collections"))["collections"]
+            assert "cannot be read" in broken["error"]
+            shutil.rmtree(tmp_path / "broken")
+            shutil.rmtree(tmp_path / "numbers")
+            assert "no collections here yet" in await refused(client, "search", query="x")
 
     run(work())
 

@@ -16,10 +16,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from embedsvc.agents.shelves import Shelf
-from embedsvc.errors import NotFound, UsageError
+from embedsvc.errors import EmbedsvcError, NotFound, UsageError
 from embedsvc.names import NAME
 from embedsvc.records import WholeText
-from embedsvc.search.hits import Hit
+from embedsvc.search.hits import Answer, Hit
 
 HITS = 8
 _MOST_HITS = 50
@@ -56,11 +56,19 @@ async def _search(shelf: Shelf, public_url: str, arguments: Arguments) -> dict[s
     names = [_text(arguments, "collection")] if arguments.get("collection") is not None else there
     if unknown := [name for name in names if name not in there]:
         raise NotFound(f"There is no collection {unknown[0]!r} here. There are: {', '.join(there) or 'none yet'}.")
-    answers = await asyncio.gather(*(shelf.search(name, query, k) for name in names))
+    if not names:
+        raise NotFound("There are no collections here yet: embedsvc index PATH -c NAME makes one.")
+    asked = await asyncio.gather(*(shelf.search(name, query, k) for name in names), return_exceptions=True)
+    answers = [answer for answer in asked if isinstance(answer, Answer)]
+    errors = [error for error in asked if isinstance(error, BaseException)]
+    for error in errors:
+        if not answers or not isinstance(error, EmbedsvcError):
+            raise error
     # Scores of different collections do not compare; places do.
     ranks = zip_longest(*([(answer.collection, hit) for hit in answer.hits] for answer in answers))
     best = [found for found in chain.from_iterable(ranks) if found is not None][:k]
-    return {"results": [_result(name, hit, public_url) for name, hit in best]}
+    found: dict[str, Any] = {"results": [_result(name, hit, public_url) for name, hit in best]}
+    return {**found, "not_searched": list(map(str, errors))} if errors else found
 
 
 def _result(name: str, hit: Hit, public_url: str) -> dict[str, Any]:
@@ -154,6 +162,9 @@ async def _list_collections(shelf: Shelf, public_url: str, arguments: Arguments)
             own = await shelf.describe(name)
         except NotFound:  # deleted just now
             continue
+        except EmbedsvcError as error:
+            described.append({"name": name, "error": str(error)})
+            continue
         described.append({"name": name, "documents": own["documents"], "passages": own["passages"]})
     return {"collections": described}
 
@@ -191,7 +202,13 @@ TOOLS = (
             "collection",
             "k",
         ),
-        _object({"results": {"type": "array", "items": _FOUND}}),
+        _object(
+            {
+                "results": {"type": "array", "items": _FOUND},
+                "not_searched": {"type": "array", "items": _TEXT, "description": "Collections that failed, and why."},
+            },
+            "not_searched",
+        ),
         _search,
     ),
     Tool(
@@ -212,7 +229,12 @@ TOOLS = (
             {
                 "collections": {
                     "type": "array",
-                    "items": _object({"name": _TEXT, "documents": _COUNT, "passages": _COUNT}),
+                    "items": _object(
+                        {"name": _TEXT, "documents": _COUNT, "passages": _COUNT, "error": _TEXT},
+                        "documents",
+                        "passages",
+                        "error",
+                    ),
                 }
             }
         ),
