@@ -161,7 +161,7 @@ def _sentence(item: Mapping[str, Any]) -> str:
         return "There is no such field."
     if item["type"] == "model_type":
         return "Input should be a JSON object."
-    return f"{item['msg']}."
+    return f"{item['msg'].removeprefix('Value error, ')}."
 
 
 def _http(request: Request, error: Exception) -> Response:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from embedsvc.service.schemas import _Request
 
 Attribute = Annotated[str, Field(max_length=512)] | bool | int | float
 Attributes = Annotated[dict[Annotated[str, Field(min_length=1, max_length=64)], Attribute], Field(max_length=16)]
@@ -15,15 +17,11 @@ Told = Annotated[
 _MAX_FILES = 2000
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class AutoChunking(_Body):
+class AutoChunking(_Request):
     type: Literal["auto"]
 
 
-class ChunkSizes(_Body):
+class ChunkSizes(_Request):
     max_chunk_size_tokens: int = Field(ge=100, le=4096, description="Tokens of a passage, at most.")
     chunk_overlap_tokens: int = Field(ge=0, description="That neighbours share: at most half of the former.")
 
@@ -34,7 +32,7 @@ class ChunkSizes(_Body):
         return self
 
 
-class StaticChunking(_Body):
+class StaticChunking(_Request):
     type: Literal["static"]
     static: ChunkSizes
 
@@ -42,7 +40,7 @@ class StaticChunking(_Body):
 Chunking = Annotated[AutoChunking | StaticChunking, Field(discriminator="type")]
 
 
-class VectorStoreRequest(_Body):
+class VectorStoreRequest(_Request):
     name: str | None = Field(None, max_length=256, description="Where a collection may be called that, it is.")
     description: str | None = Field(None, max_length=512)
     metadata: Told | None = Field(None, description="Up to 16 texts of your own.")
@@ -51,23 +49,23 @@ class VectorStoreRequest(_Body):
     expires_after: None = Field(None, description="Collections do not expire: only null is taken.")
 
 
-class VectorStoreUpdate(_Body):
+class VectorStoreUpdate(_Request):
     name: str | None = Field(None, max_length=256)
     metadata: Told | None = None
     expires_after: None = Field(None, description="Only null is taken.")
 
 
-class AttachRequest(_Body):
+class AttachRequest(_Request):
     file_id: str
     attributes: Attributes | None = Field(None, description="Kept as metadata of the file's documents.")
     chunking_strategy: Chunking | None = None
 
 
-class AttributesRequest(_Body):
+class AttributesRequest(_Request):
     attributes: Attributes | None = Field(description="In the place of those there were.")
 
 
-class BatchRequest(_Body):
+class BatchRequest(_Request):
     """Either ``file_ids``, to all of which the other fields apply, or ``files``, each with its own."""
 
     file_ids: list[str] | None = Field(None, min_length=1, max_length=_MAX_FILES)
@@ -89,7 +87,7 @@ class BatchRequest(_Body):
         ]
 
 
-class RankingOptions(_Body):
+class RankingOptions(_Request):
     ranker: str = Field(
         "auto",
         description="`auto`, `none` or OpenAI's `default-…`: the search's own order. Or a served cross-encoder.",
@@ -97,7 +95,7 @@ class RankingOptions(_Body):
     score_threshold: float = Field(0.0, ge=0, le=1, description="Results with a lower score are left out.")
 
 
-class VectorStoreSearchRequest(_Body):
+class VectorStoreSearchRequest(_Request):
     query: str | Annotated[list[str], Field(min_length=1, max_length=100)] = Field(
         description="One or several; of several the best results together."
     )
