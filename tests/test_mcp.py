@@ -8,14 +8,15 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Coroutine, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 from embedsvc.agents.tools import TOOLS
@@ -26,6 +27,7 @@ from tests.server import Server, server, until
 
 RESTART = "After a power failure, start the store first and the service second."
 LONG = "".join(f"Paragraph {number} is about the number {number * 7}.\n\n" for number in range(1500))
+KEY = "sesame"
 Connect = Callable[[], Any]
 
 
@@ -36,7 +38,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(data_dir: Path) -> Iterator[Server]:
-    with server(data_dir) as started:
+    with server(data_dir, api_keys=KEY) as started:
+        started.http.headers["authorization"] = f"Bearer {KEY}"
         add(
             started,
             "handbook",
@@ -65,14 +68,23 @@ def command(*arguments: str) -> StdioServerParameters:
     )
 
 
+@asynccontextmanager
+async def over_http(running: Server, key: str) -> AsyncIterator[Client]:
+    async with (
+        httpx2.AsyncClient(headers={"authorization": f"Bearer {key}"}, timeout=60) as keyed,
+        Client(streamable_http_client(f"{running.url}/mcp", http_client=keyed)) as client,
+    ):
+        yield client
+
+
 @pytest.fixture(params=["http", "stdio", "stdio of the service"])
 def connect(request: pytest.FixtureRequest, running: Server, data_dir: Path) -> Connect:
-    def client() -> Client:
+    def client() -> Any:
         if request.param == "http":
-            return Client(f"{running.url}/mcp")
+            return over_http(running, KEY)
         if request.param == "stdio":
             return Client(command("--data-dir", str(data_dir), "--public-url", "http://kb.example/"))
-        return Client(command("--url", running.url))
+        return Client(command("--url", running.url, "--api-key", KEY))
 
     return client
 
@@ -152,13 +164,14 @@ def test_a_client_that_leaves_in_mid_call_harms_nobody(running: Server, data_dir
     for part in (sent, sent[:20]):
         with socket.create_connection((host, int(port))) as line:
             head = (
-                f"POST /mcp HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+                f"POST /mcp HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {KEY}\r\n"
+                f"content-type: application/json\r\n"
                 f"accept: application/json, text/event-stream\r\ncontent-length: {len(sent)}\r\n\r\n"
             )
             line.sendall(head.encode() + part)
 
     async def work() -> None:
-        async with Client(f"{running.url}/mcp") as client:
+        async with over_http(running, KEY) as client:
             calling = asyncio.create_task(client.call_tool("search", {"query": "power failure"}))
             await asyncio.sleep(0)
             calling.cancel()
@@ -214,28 +227,17 @@ def test_a_damaged_collection_does_not_hide_the_others(tmp_path: Path, running: 
     run(work())
 
 
-class _Closed(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(401)
-        self.end_headers()
-
-    do_POST = do_GET  # noqa: N815 - as the server calls it
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-def test_a_wrong_key_and_a_service_that_is_down_are_told_to_the_agent() -> None:
-    async def work(url: str) -> str:
-        async with Client(command("--url", url, "--api-key", "wrong")) as client:
+def test_a_wrong_key_and_a_service_that_is_down_are_told_to_the_agent(running: Server) -> None:
+    async def work(url: str, key: str) -> str:
+        async with Client(command("--url", url, "--api-key", key)) as client:
             return await refused(client, "search", query="x")
 
-    with HTTPServer(("127.0.0.1", 0), _Closed) as closed:
-        threading.Thread(target=closed.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{closed.server_port}"
-        assert "Check the api_key" in run(work(url))
-        closed.shutdown()
-    assert "cannot be reached" in run(work(url))
+    assert "none of this service's" in run(work(running.url, "wrong"))
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    assert "cannot be reached" in run(work(f"http://127.0.0.1:{port}", KEY))
+    answer = running.http.post("/mcp", json={}, headers={"authorization": "Bearer wrong"})
+    assert answer.status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from embedsvc.service.problems import Refused
 from embedsvc.storage import write_lock
 from tests.server import Server, server, until
 
+KEY = "sesame"
 REFUNDS = b"# Refunds\n\nMoney is paid back within 14 days of a return.\n"
 TRAVEL = b"# Travel\n\nThe office books trains, never planes.\n"
 RECORDS = b'{"id": "a", "text": "Badges are handed out at the desk."}\n{"id": "b", "text": "Desks are shared."}\n'
@@ -28,13 +29,14 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(data_dir: Path) -> Iterator[Server]:
-    with server(data_dir, max_file_mb=1, max_body_mb=3, uploads_mb=5, duplicates="drop") as started:
+    with server(data_dir, max_file_mb=1, max_body_mb=3, uploads_mb=5, duplicates="drop", api_keys=KEY) as started:
+        started.http.headers["authorization"] = f"Bearer {KEY}"
         yield started
 
 
 @pytest.fixture(scope="module")
 def client(running: Server) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{running.url}/v1", api_key="-", max_retries=0) as client:
+    with OpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0) as client:
         yield client
 
 
@@ -263,6 +265,15 @@ def test_a_collection_that_is_not_there(client: OpenAI) -> None:
     ):
         with pytest.raises(openai.NotFoundError, match="nowhere"):
             call()
+
+
+def test_a_wrong_key(running: Server) -> None:
+    with (
+        OpenAI(base_url=f"{running.url}/v1", api_key="wrong", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError, match="none of this service's") as refused,
+    ):
+        client.vector_stores.list()
+    assert refused.value.code == "invalid_api_key"
 
 
 def test_a_batch_tells_of_each_file(client: OpenAI, store: str) -> None:

@@ -16,6 +16,7 @@ from embedsvc.cli.options import (
     Json,
     Mode,
     Name,
+    Names,
     Runtime,
     Which,
     parsed_boosts,
@@ -301,9 +302,7 @@ def serve(
 
 @app.command()
 def mcp(
-    name: Annotated[
-        list[str] | None, typer.Option("--collection", "-c", help="Only this one; may be repeated. Default: all.")
-    ] = None,
+    name: Names = None,
     url: Annotated[str | None, typer.Option(help="Of a service, to ask that. Default: the data directory.")] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="EMBEDSVC_API_KEY", help="With --url: the service's key.")
