@@ -35,7 +35,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m tests.examples docs/python.md | $(BIN)/mypy /dev/stdin
+	for page in python openai mcp; do \
+	    $(BIN)/python -m tests.examples docs/$$page.md | $(BIN)/mypy /dev/stdin || exit 1; \
+	done
 
 # The page of all commands and flags; a test compares it.
 docs: $(READY)

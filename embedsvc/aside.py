@@ -77,7 +77,7 @@ def _packed(item: Laid) -> tuple[str, str, bytes | None]:
     if isinstance(item, FoundFile):
         return "file", json.dumps([str(item.path), item.uri, item.bytes, item.max_file_bytes]), None
     if isinstance(item, Source):
-        return "source", json.dumps([item.uri, item.name]), item.data
+        return "source", json.dumps([item.uri, item.name, dict(item.metadata)]), item.data
     return "document", json.dumps(asdict(item)), None
 
 
@@ -86,7 +86,7 @@ def _unpacked(kind: str, about: Any, data: bytes | None) -> Laid:
         path, *rest = about
         return FoundFile(Path(path), *rest)
     if kind == "source":
-        uri, name = about
-        return Source(uri, name, data or b"")
+        uri, name, metadata = about
+        return Source(uri, name, data or b"", metadata)
     about["headings"] = tuple(Heading(**each) for each in about["headings"])
     return Document(**{**about, "page_starts": tuple(about["page_starts"]), "notes": tuple(about["notes"])})

@@ -25,7 +25,7 @@ from embedsvc.allocator import trim
 from embedsvc.config import Settings, memory_bytes
 from embedsvc.errors import Conflict, NotFound, StorageFailure, UsageError
 from embedsvc.names import NAME, check_name
-from embedsvc.records import Chunking, Contract, Document, Passage, Tuned
+from embedsvc.records import Chunking, Contract, Document, Metadata, Passage, Tuned
 from embedsvc.storage import Store, export_store, passage_table, read_exported, write_lock
 from embedsvc.storage.store import TABLE, Floats, check_free, move_into_place, vector_count
 from embedsvc.upkeep import INDEX_FOLDER, Snapshot, Upkeep
@@ -279,6 +279,11 @@ class Writer:
         if tuned != self.store.latest().tuned:
             self.rewrite(lambda store: store.with_tuned(tuned))
 
+    def tell(self, about: Metadata) -> None:
+        """In one durable commit, keeps what people say of the collection."""
+        if about != self.store.latest().about:
+            self.rewrite(lambda store: store.with_about(about))
+
     def rewrite(self, work: Callable[[Store], Store]) -> None:
         """A commit that changes how rows are stored, and none of them."""
         self.store = work(self.store.latest())
@@ -304,6 +309,7 @@ def import_collection(name: str, file: Path, settings: Settings) -> Collection:
             for table in found.tables:
                 writer.replace_rows(table, np.unique(table["document_id"].to_numpy(zero_copy_only=False)).tolist())
             writer.tune(found.tuned)
+            writer.tell(found.about)
         move_into_place(staging / name, directory, settings.durability)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

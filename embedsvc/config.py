@@ -129,6 +129,11 @@ class Settings:
     """Tokens of requests that may be waiting for the encoder; then the service answers 429."""
     max_body_mb: int = 100
     """Larger request bodies are refused with 413."""
+    uploads_mb: int = 10_000
+    """Megabytes that the files uploaded to ``/v1/files`` may take together; one more is refused."""
+    public_url: str = ""
+    """Address under which others reach the service, as citations for agents (MCP) name it. Empty: as the request does.
+    """
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

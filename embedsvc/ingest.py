@@ -45,7 +45,7 @@ from embedsvc.readers.items import Limits, is_final
 from embedsvc.readers.sandbox import Sandbox
 from embedsvc.readers.sitemaps import pages
 from embedsvc.readers.web import Fetching
-from embedsvc.records import Chunking, Contract, Document, Source, document_id
+from embedsvc.records import Chunking, Contract, Document, Metadata, Source, document_id, hash_with
 from embedsvc.storage import Store
 from embedsvc.storage.store import Known
 from embedsvc.unread import Inputs, Taken, Told
@@ -342,6 +342,9 @@ def _ingest(
         chunkers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="chunker")
         reserved = encoder.reserved("passage")
 
+        def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
+            return (_with_own(item, source.metadata) for item in sandbox.read(source, fields))
+
         def chunked(document: Document) -> tuple[Chunks, float]:
             started = time.perf_counter()
             chunks = chunk(document, encoder.tokenizer, collection.chunking, reserved=reserved)
@@ -359,7 +362,7 @@ def _ingest(
 
         def read_ahead() -> None:
             try:
-                for item in _read_all(items, fields, reading, sandbox.read, chunk_apart, likeness, inputs, within):
+                for item in _read_all(items, fields, reading, read, chunk_apart, likeness, inputs, within):
                     room.take(len(item.document.text) if isinstance(item, _Read) else 0, stop)
                     _put(ahead, item, stop)
                 _put(ahead, None, stop)
@@ -387,6 +390,12 @@ def _ingest(
             reader.join(_READER_SECONDS)
             inputs.close()
             chunkers.shutdown(wait=False, cancel_futures=True)
+
+
+def _with_own(item: Document | Rejected, metadata: Metadata) -> Document | Rejected:
+    if isinstance(item, Rejected) or not metadata:
+        return item
+    return replace(item, metadata={**item.metadata, **metadata}, hash=hash_with(item.hash, metadata))
 
 
 def _limits(settings: Settings, max_file_mb: int) -> Limits:

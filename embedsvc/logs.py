@@ -11,4 +11,5 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    logging.getLogger("faiss").setLevel(logging.WARNING)
+    for chatty in ("faiss", "mcp"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

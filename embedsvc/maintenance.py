@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ from embedsvc.disk_index import DiskIndex
 from embedsvc.duplicates import near_duplicates
 from embedsvc.errors import DamagedCollection, EmbedsvcError, NotFound, StorageFailure, UsageError
 from embedsvc.likeness import compact_signatures, stored_texts
-from embedsvc.records import StoredDocument
+from embedsvc.records import Metadata, StoredDocument
 from embedsvc.storage import (
     Store,
     StoredVersion,
@@ -34,7 +34,7 @@ from embedsvc.storage import (
     index_lock,
     write_lock,
 )
-from embedsvc.storage.store import TABLE, writing
+from embedsvc.storage.store import TABLE, with_metadata, writing
 from embedsvc.unread import INPUTS
 from embedsvc.upkeep import INDEX_FOLDER
 from embedsvc.vectors import index_faults
@@ -86,6 +86,16 @@ def delete_document(collection: Collection, id: str) -> None:
     with collection.writer(fold=False) as writer:
         writer.store.check_document(id)
         writer.replace((), [id])
+
+
+def set_metadata(collection: Collection, ids: Sequence[str], change: Callable[[Metadata], Metadata]) -> None:
+    """In one commit, gives the documents of these ids the metadata that ``change`` makes of theirs; nothing is encoded.
+
+    Raises:
+        Conflict: another process writes.
+    """
+    with collection.writer(fold=False) as writer:
+        writer.replace_rows(with_metadata(writer.store.rows_of(ids), change), ids)
 
 
 def delete_documents(collection: Collection, names: Sequence[str], *, fold: bool = True) -> list[str]:

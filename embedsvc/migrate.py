@@ -128,9 +128,11 @@ def migrate(
         overlap, queries, note = _compared(old, new, encoder, compare, load_for)
         kept, dropped = _tuned_for(old.store(), encoder.contract)
         if switch:
-            if new.store().tuned != kept:
+            about = old.store().about
+            if (new.store().tuned, new.store().about) != (kept, about):
                 with new.writer(fold=False, maintain=False) as writer:
                     writer.tune(kept)
+                    writer.tell(about)
             done += _level(old, new, encoder, told, lambda: _switch(directory, staging))
     store = Store.open(directory if switch else staging / name)
     return Migrated(

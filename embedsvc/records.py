@@ -35,17 +35,27 @@ def without_surrogates(text: str) -> str:
 class Source:
     """One input before reading: a file's bytes, an upload or a web page, under the uri it is cited by.
 
-    ``name`` carries the file name, whose suffix is the first hint at the format.
+    ``name`` carries the file name, whose suffix is the first hint at the format. ``metadata``: what is said of it
+    besides, which goes before what is read in it.
     """
 
     uri: str
     name: str
     data: bytes = field(repr=False)
+    metadata: Metadata = field(default_factory=dict, hash=False)
 
     @property
     def hash(self) -> str:
-        """sha256 of the bytes, hex."""
-        return hashlib.sha256(self.data).hexdigest()
+        """sha256 of the bytes, hex; another one for each ``metadata``."""
+        return hash_with(hashlib.sha256(self.data).hexdigest(), self.metadata)
+
+
+def hash_with(hash: str, metadata: Metadata) -> str:
+    """That of a document whose ``hash`` does not count ``metadata`` yet. What stands behind a dash in it stays."""
+    if not metadata:
+        return hash
+    digits, dash, mark = hash.partition("-")
+    return hashlib.sha256(f"{digits}{json.dumps(dict(metadata), sort_keys=True)}".encode()).hexdigest() + dash + mark
 
 
 @dataclass(frozen=True, slots=True)

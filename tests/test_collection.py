@@ -416,13 +416,15 @@ def test_a_document_larger_than_a_batch_of_rows_stays_whole(
     assert contents(import_collection("copy", tmp_path / "x.parquet", here).snapshot().store) == before
 
 
-def test_what_was_tuned_travels_with_an_export(here: Settings, tmp_path: Path) -> None:
+def test_what_was_tuned_and_told_travels_with_an_export(here: Settings, tmp_path: Path) -> None:
     tuned = Tuned(Fusion("rrf", 0.3), 20, Calibration(6, 4, 0, -5, queries=40, auroc=0.9))
     collection = Collection.create("c", FAKE, Chunking(64, 8), here)
     with collection.writer() as writer:
         writer.tune(tuned)
+        writer.tell({"name": "Büro"})
     collection.export(tmp_path / "c.parquet")
-    assert import_collection("d", tmp_path / "c.parquet", here).store().tuned == tuned
+    copy = import_collection("d", tmp_path / "c.parquet", here).store()
+    assert (copy.tuned, copy.about) == (tuned, {"name": "Büro"})
     assert Collection.open("d", here).store().fusion == Fusion("rrf", 0.3)
 
 

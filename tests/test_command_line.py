@@ -53,7 +53,7 @@ def test_every_command_prints_json_but_those_that_stay() -> None:
     root = get_command(app)
     assert isinstance(root, TyperGroup)
     without = {name for name, command in commands(root) if "json" not in {each.name for each in command.params}}  # type: ignore[attr-defined]
-    assert without == {"serve", "demo"}
+    assert without == {"serve", "mcp", "demo"}
 
 
 def test_where_each_setting_comes_from_is_told(tmp_path: Path) -> None:

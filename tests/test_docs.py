@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
+from mcp import Client, StdioServerParameters
 
 from embedsvc.config import Settings
 from tests.conftest import write_tree
 from tests.examples import examples
-from tests.server import server
+from tests.server import server, until
 
 DOCS = Path(__file__).parent.parent / "docs"
 HANDBOOK = {
@@ -38,3 +43,49 @@ def test_the_examples_of_the_python_api_run(
     assert "empty.txt" in said
     assert "['handbook'] A lost badge is reported at the front desk." in said
     assert "metadata.year >" in said
+
+
+def test_the_examples_of_openais_client_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tmp_path / "handbook", {name: text for name, text in HANDBOOK.items() if text})
+    monkeypatch.chdir(tmp_path)
+    with server(tmp_path / "data") as running:
+        program = examples(DOCS / "openai.md").replace("http://localhost:8080", running.url)
+        exec(compile(program, "docs/openai.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert "completed None" in said
+    assert "refunds.md: # Refunds\n\nMoney is paid back" in said
+    assert "2 of 2" in said
+    assert "{'team': 'support', 'year': 2024.0}" in said
+
+
+def test_the_examples_and_settings_of_agents_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (DOCS / "mcp.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```json\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 4
+
+    async def tools(at: Client) -> list[str]:
+        async with at as client:
+            return [tool.name for tool in (await client.list_tools()).tools]
+
+    with server(tmp_path / "data") as running:
+        document = {"id": "refunds", "text": HANDBOOK["refunds.md"], "title": "Refunds"}
+        running.http.post("/v1/collections/handbook/documents", json={"documents": [document]})
+        until(lambda: running.http.get("/v1/collections/handbook").json()["documents"])
+        for block in blocks:
+            here = block.replace("http://localhost:8080", running.url).replace("/srv/indexes", str(tmp_path / "data"))
+            (servers,) = json.loads(here).values()
+            (settings,) = servers.values()
+            at: str | StdioServerParameters = settings.get("url", "")
+            if not at:
+                assert settings["command"] == "embedsvc"
+                environment = {"PYTHONPATH": str(DOCS.parent), **settings.get("env", {})}
+                arguments = ["-m", "embedsvc", *settings["args"]]
+                at = StdioServerParameters(command=sys.executable, args=arguments, env=environment)
+            assert asyncio.run(tools(Client(at))) == ["search", "fetch", "list_collections"]
+        program = examples(DOCS / "mcp.md").replace("http://localhost:8080", running.url)
+        exec(compile(program, "docs/mcp.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert f"Refunds {running.url}/?c=handbook&doc=refunds&start=0" in said
+    assert "Money is paid back" in said

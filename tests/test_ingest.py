@@ -788,6 +788,23 @@ def test_a_document_that_only_looks_as_if_it_came_from_a_file_is_not_removed_wit
     assert {document.id for document in own} < collection.store().known_documents().keys()
 
 
+def test_what_is_said_of_an_input_is_kept_with_its_documents(here: Settings, fake: FakeEncoder) -> None:
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    records = b'{"id": "a", "text": "red", "year": 1}\n{"id": "b", "text": "blue", "year": 2}\n'
+
+    def put(**metadata: Any) -> Counter[str]:
+        items = [Source("r.jsonl", "r.jsonl", records, metadata)]
+        return Counter(outcome.status for outcome in ingest_items(collection, fake, items, FieldChoice()))  # type: ignore[arg-type]
+
+    assert put(team="x") == {"indexed": 2}
+    assert put(team="x") == {"unchanged": 2}
+    own = collection.store().metadata_of(collection.store().known_documents())
+    assert sorted(own.values(), key=str) == [{"year": 1, "team": "x"}, {"year": 2, "team": "x"}]
+    assert put(year=3) == {"replaced": 2}
+    own = collection.store().metadata_of(collection.store().known_documents())
+    assert list(own.values()) == [{"year": 3}, {"year": 3}]
+
+
 def test_of_two_inputs_with_one_name_only_the_first_is_taken(here: Settings, fake: FakeEncoder) -> None:
     collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
 

@@ -28,6 +28,7 @@ LAYERS = (
     {"maintenance"},
     {"migrate", "opened"},
     {"api"},
+    {"agents"},
     {"service", "evaluate", "integrations", "train", "cluster"},
     {"cli"},  # which also starts the other faces
     {"__main__"},
@@ -35,8 +36,10 @@ LAYERS = (
 LAYER = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 HOMES = {
     "fastapi": {"service"},
-    "starlette": {"service"},
+    "starlette": {"service", "agents"},
     "pydantic": {"service"},
+    "mcp": {"agents"},
+    "mcp_types": {"agents"},
     "uvicorn": {"service"},
     "prometheus_client": {"service"},
     "faiss": {"vectors"},

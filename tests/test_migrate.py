@@ -378,6 +378,7 @@ def test_what_was_tuned_is_kept_for_the_same_weights_only(here: Settings) -> Non
     tuned = Tuned(Fusion(weight=0.3), calibration=Calibration(6, 4, 0, -5))
     with collection.writer() as writer:
         writer.tune(tuned)
+        writer.tell({"name": "Handbook"})
     same = other()
     same.contract = replace(same.contract, weights_hash=OLD.contract.weights_hash)
     assert migrate("c", here, **fakes(same)).dropped == ()
@@ -386,6 +387,7 @@ def test_what_was_tuned_is_kept_for_the_same_weights_only(here: Settings) -> Non
     done = migrate("c", here, load=lambda _: other(), load_for=lambda contract, _: same)  # type: ignore[arg-type, return-value]
     assert done.dropped == ("fusion", "calibration")
     assert Collection.open("c", here).store().tuned == Tuned()
+    assert Collection.open("c", here).store().about == {"name": "Handbook"}
 
 
 def test_overlap_of_equal_models_is_whole(here: Settings) -> None:

@@ -16,6 +16,7 @@ from embedsvc.cli.options import (
     Json,
     Mode,
     Name,
+    Names,
     Runtime,
     Which,
     parsed_boosts,
@@ -297,6 +298,25 @@ def serve(
     from embedsvc.service import serve
 
     serve(settings_of(host=host, port=port, workers=workers, data_dir=data_dir))
+
+
+@app.command()
+def mcp(
+    name: Names = None,
+    url: Annotated[str | None, typer.Option(help="Of a service, to ask that. Default: the data directory.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="EMBEDSVC_API_KEY", help="With --url: the service's key.")
+    ] = None,
+    public_url: Annotated[
+        str | None, typer.Option(help="What the addresses in citations begin with. Default: --url, else none.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Give agents tools to search and read documents: MCP on standard input and output."""
+    from embedsvc.cli.mcp import serve
+
+    settings = settings_of(data_dir=data_dir, public_url=public_url)
+    serve(settings, name or [], url, api_key)
 
 
 @app.command("eval")

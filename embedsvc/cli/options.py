@@ -26,6 +26,10 @@ def _names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 Name = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.", autocompletion=_names)]
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--collection", "-c", help="Only this one; may be repeated. Default: all.", autocompletion=_names),
+]
 Which = Annotated[str, typer.Argument(metavar="NAME", help="The collection.", autocompletion=_names)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 Runtime = Annotated[str | None, typer.Option(help="auto, onnx, openvino or torch.")]

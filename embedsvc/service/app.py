@@ -11,14 +11,16 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
+from starlette.routing import Route
 
 from embedsvc import __version__
 from embedsvc.config import Settings, listed, load_settings
 from embedsvc.encoders import Encoders
 from embedsvc.logs import set_up_logging
 from embedsvc.opened import Collections
-from embedsvc.service import problems, schemas
+from embedsvc.service import problems, schemas, schemas_openai
 from embedsvc.service.jobs import Jobs
+from embedsvc.service.mcp import PATH, Mcp
 from embedsvc.service.middleware import Front
 from embedsvc.service.routes import (
     collections,
@@ -31,6 +33,7 @@ from embedsvc.service.routes import (
     rerank,
     search,
     tei,
+    vector_stores,
 )
 from embedsvc.service.state import State, run
 from embedsvc.vectors.background import leave
@@ -49,6 +52,7 @@ _TAGS = [
     {"name": "maintenance", "description": "Check, mend, compact, keep, put back, move to another model."},
     {"name": "overview", "description": "What is in a collection, and how alike texts are."},
     {"name": "embeddings", "description": "Vectors for other programs."},
+    {"name": "vector stores", "description": "Collections and their documents, for clients of OpenAI's."},
     {"name": "rerank", "description": "Scores of pairs, by a cross-encoder."},
     {"name": "text-embeddings-inference", "description": "The same for clients of TEI."},
     {"name": "health", "description": "For those who watch over the service."},
@@ -75,6 +79,12 @@ _COMPONENTS = (
     schemas.TEIRerankRequest,
     schemas.PredictRequest,
     schemas.RerankRequest,
+    schemas_openai.VectorStoreRequest,
+    schemas_openai.VectorStoreUpdate,
+    schemas_openai.AttachRequest,
+    schemas_openai.AttributesRequest,
+    schemas_openai.BatchRequest,
+    schemas_openai.VectorStoreSearchRequest,
     schemas.Problem,
     schemas.OpenAIErrorOut,
     schemas.Answer,
@@ -89,11 +99,13 @@ def create_app(settings: Settings, ended: Callable[[], object] = lambda: None) -
     encoders = Encoders(settings)
     opened = Collections(settings, encoders)
     state = State(settings, encoders, opened, Jobs(settings.data_dir, opened.open))
+    mcp = Mcp(state)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         threading.Thread(target=encoders.warm, name="warm", daemon=True).start()
-        yield
+        async with mcp.running():
+            yield
         await run(state.errands, lambda: state.jobs.stop(DRAIN_SECONDS))
         state.shutdown()
         ended()
@@ -111,8 +123,21 @@ def create_app(settings: Settings, ended: Callable[[], object] = lambda: None) -
     app.state.embedsvc = state
     app.add_middleware(Front, max_body=settings.max_body_mb * 1_000_000, keys=listed(settings.api_keys))
     problems.install(app)
-    for routes in (search, documents, collections, maintenance, overview, embeddings, rerank, tei, health, page):
+    for routes in (
+        search,
+        documents,
+        collections,
+        maintenance,
+        overview,
+        embeddings,
+        vector_stores,
+        rerank,
+        tei,
+        health,
+        page,
+    ):
         app.include_router(routes.router)
+    app.router.routes.append(Route(PATH, mcp))
     app.openapi = lambda: _openapi(app, keyed=bool(settings.api_keys))  # type: ignore[method-assign]
     return app
 

@@ -24,7 +24,7 @@ from embedsvc.statuses import STATUS, type_of
 
 log = logging.getLogger(__name__)
 
-OPENAI_ROUTES = frozenset({"/v1/embeddings", "/v1/models"})
+_OPENAI = re.compile(r"/v1/(embeddings|models|files|vector_stores)(/|$)")
 TEI_ROUTES = frozenset(
     {"/", "/embed", "/embed_all", "/similarity", "/rerank", "/predict", "/tokenize", "/decode", "/info", "/health"}
 )
@@ -69,6 +69,11 @@ def status_of(error: errors.EmbedsvcError) -> tuple[int, str]:
     return next(_STATUS[ancestor] for ancestor in type(error).__mro__ if ancestor in _STATUS)
 
 
+def speaks_openai(path: str) -> bool:
+    """Whether that route is in OpenAI's shape."""
+    return _OPENAI.match(path) is not None
+
+
 def json_bytes(value: Any) -> bytes:
     # U+FFFD for a lone surrogate: names from the request may carry one, UTF-8 cannot.
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
@@ -94,7 +99,7 @@ def problem(
         return Response(json_bytes(body), status, headers, media_type="application/json")
     if path in COHERE_ROUTES:
         return Response(json_bytes({"message": detail}), status, headers, media_type="application/json")
-    if path in OPENAI_ROUTES or path.startswith("/v1/models/"):
+    if speaks_openai(path):
         kind = {429: "rate_limit_error"}.get(status, "invalid_request_error" if status < 500 else "server_error")
         body = {"error": {"message": detail, "type": kind, "param": param, "code": code}}
         return Response(json_bytes(body), status, headers, media_type="application/json")
@@ -142,7 +147,7 @@ def _invalid(request: Request, error: Exception) -> Response:
     where = ".".join(str(part) for part in first["loc"] if not _KIND.match(str(part))) or "body"
     more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
     detail = f"{where}: {_sentence(first)}{more}"
-    if _path(request) in OPENAI_ROUTES | COHERE_ROUTES:
+    if speaks_openai(_path(request)) or _path(request) in COHERE_ROUTES:
         return problem(_path(request), 400, "", detail, param=str(first["loc"][0]) if first["loc"] else None)
     return problem(_path(request), 422, "Invalid request", detail, errors=details)
 
@@ -156,7 +161,7 @@ def _sentence(item: Mapping[str, Any]) -> str:
         return "There is no such field."
     if item["type"] == "model_type":
         return "Input should be a JSON object."
-    return f"{item['msg']}."
+    return f"{item['msg'].removeprefix('Value error, ')}."
 
 
 def _http(request: Request, error: Exception) -> Response:

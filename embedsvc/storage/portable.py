@@ -12,9 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedsvc.errors import DamagedFile, NotFound, UsageError
-from embedsvc.records import Chunking, Contract, Tuned
+from embedsvc.records import Chunking, Contract, Metadata, Tuned
 from embedsvc.storage.durability import fsync_path
-from embedsvc.storage.store import FORMAT, KEYS, TUNED, Store, passage_schema, with_text_hashes, with_turns, writing
+from embedsvc.storage.store import (
+    ABOUT,
+    FORMAT,
+    KEYS,
+    TUNED,
+    Store,
+    passage_schema,
+    with_text_hashes,
+    with_turns,
+    writing,
+)
 
 _ROWS_PER_GROUP = 4096
 
@@ -26,6 +36,7 @@ class Exported:
     contract: Contract
     chunking: Chunking
     tuned: Tuned
+    about: Metadata
     tables: Iterator[pa.Table]
 
 
@@ -80,6 +91,7 @@ def read_exported(file: Path) -> Exported:
             raise ValueError(f"it has layout {written}, this embedsvc reads layout {FORMAT}")
         parsed = Contract.from_dict(json.loads(contract)), Chunking(**json.loads(chunking))
         tuned = Tuned.from_dict(json.loads(metadata.get(TUNED, "{}")))
+        about = dict(json.loads(metadata.get(ABOUT, "{}")))
     except KeyError:
         raise DamagedFile(f"{file} is a Parquet file, but not one that `embedsvc collections export` wrote.") from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -87,7 +99,7 @@ def read_exported(file: Path) -> Exported:
             f"{file} is not a whole export of a collection: {error}. Export the collection again."
         ) from error
     schema = passage_schema(parsed[0].dimension, finer=parsed[1].finer > 0)
-    return Exported(*parsed, tuned, _tables(file, parquet, schema))
+    return Exported(*parsed, tuned, about, _tables(file, parquet, schema))
 
 
 def _tables(file: Path, parquet: pq.ParquetFile, schema: pa.Schema) -> Iterator[pa.Table]:

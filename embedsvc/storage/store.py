@@ -29,7 +29,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsvc.errors import BadFilter, Conflict, DamagedCollection, NotFound, StorageFailure, UsageError
-from embedsvc.records import Chunking, Contract, Document, Fusion, Metadata, Passage, StoredDocument, Tuned
+from embedsvc.records import (
+    Chunking,
+    Contract,
+    Document,
+    Fusion,
+    Metadata,
+    Passage,
+    StoredDocument,
+    Tuned,
+    hash_with,
+)
 from embedsvc.storage.durability import TAGS, DurableCommits, fsync_path, fsync_tree
 from embedsvc.storage.filters import compile_filter, problem_of
 from embedsvc.storage.words import matching, phrases, text_index
@@ -44,6 +54,8 @@ TUNED = "embedsvc.tuned"
 """Key of what the collection was found to be searched best by, where that was kept."""
 _FUSION = "embedsvc.fusion"
 """Key of the fusion alone, in tables tuned before there was more to keep."""
+ABOUT = "embedsvc.about"
+"""Key of what people say of the collection: a JSON object."""
 _MANY_FRAGMENTS = 64
 _TAIL_SHARE = 0.1
 """Fragments are folded together once all but the largest hold this share of the rows. Reading 16 passages took 4.7 ms
@@ -255,6 +267,23 @@ def with_text_hashes(rows: pa.Table) -> pa.Table:
     at = rows.column_names.index("text") + 1
     hashes = [embedded_hash(("", text)) for text in rows["text"].to_pylist()]
     return rows.add_column(at, _TEXT_HASH, pa.array(hashes, pa.int64()))
+
+
+def with_metadata(rows: pa.Table, change: Callable[[Metadata], Metadata]) -> pa.Table:
+    """``rows`` (of :meth:`Store.rows_of`) with the metadata that ``change`` makes of theirs, and so other hashes."""
+    changed = [change(json.loads(value or "{}")) for value in rows["metadata"].to_pylist()]
+    written = [json.dumps(dict(metadata), ensure_ascii=False) if metadata else None for metadata in changed]
+    hashes = [
+        hash_with(hash, {"metadata": metadata})
+        for hash, metadata in zip(rows["document_hash"].to_pylist(), changed, strict=True)
+    ]
+    for name, column in (
+        ("metadata", pa.ExtensionArray.from_storage(pa.json_(), pa.array(written, pa.string()))),
+        ("document_hash", pa.array(hashes, pa.string())),
+    ):
+        at = rows.column_names.index(name)
+        rows = rows.set_column(at, rows.schema.field(at), column)
+    return with_turns(with_text_hashes(rows))
 
 
 def passage_table(
@@ -582,6 +611,12 @@ class Store:
         return self.tuned.fusion or Fusion()
 
     @property
+    def about(self) -> Metadata:
+        """What people say of the collection, in their own fields."""
+        kept = (self.dataset.schema.metadata or {}).get(ABOUT.encode())
+        return {} if kept is None else dict(json.loads(kept))
+
+    @property
     def version(self) -> int:
         return int(self.dataset.version)
 
@@ -668,6 +703,14 @@ class Store:
 
         def work(dataset: lance.LanceDataset) -> None:
             dataset.update_schema_metadata({TUNED: json.dumps(tuned.to_dict())})
+
+        return self._committed(work)
+
+    def with_about(self, about: Metadata) -> Store:
+        """Keeps ``about`` in the place of what there was."""
+
+        def work(dataset: lance.LanceDataset) -> None:
+            dataset.update_schema_metadata({ABOUT: json.dumps(dict(about))})
 
         return self._committed(work)
 
@@ -980,6 +1023,17 @@ class Store:
                 )
             )
         return found
+
+    def rows_of(self, document_ids: Collection[str]) -> pa.Table:
+        """All passages of these documents with all columns, as :meth:`replace` takes them."""
+        return self._scan(list(self.dataset.schema.names), f"document_id IN ({_quoted(list(document_ids))})")
+
+    def metadata_of(self, document_ids: Collection[str]) -> dict[str, Metadata]:
+        """By id, those of these documents that there are."""
+        condition = f"ordinal = 0 AND document_id IN ({_quoted(list(document_ids))})"
+        rows = self._scan(["document_id", "metadata"], condition if document_ids else "false")
+        each = zip(rows["document_id"].to_pylist(), rows["metadata"].to_pylist(), strict=True)
+        return {id: json.loads(value or "{}") for id, value in each}
 
     def outlines(self, document_ids: Collection[str]) -> dict[str, list[PassagePlace]]:
         """The places of all passages of these documents, in order, of those that there are."""

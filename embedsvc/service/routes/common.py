@@ -13,7 +13,7 @@ from starlette.responses import Response
 from embedsvc.names import NAME
 from embedsvc.service.embedding import Cost
 from embedsvc.service.problems import json_bytes
-from embedsvc.service.schemas import Problem
+from embedsvc.service.schemas import OpenAIErrorOut, Problem
 
 Name = Annotated[
     str,
@@ -87,6 +87,18 @@ def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "description": title,
             "content": {"application/problem+json": {"schema": reference(Problem), "example": example}},
         }
+    return described
+
+
+def openai_faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """As :func:`faults`, of a route in OpenAI's shape."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        title, detail = _CASES[status]
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        example = {"error": {"message": detail, "type": kind, "param": None, "code": None}}
+        content = {"application/json": {"schema": reference(OpenAIErrorOut), "example": example}}
+        described[status] = {"description": title, "content": content}
     return described
 
 

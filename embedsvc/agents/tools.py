@@ -1,0 +1,243 @@
+"""What the tools of agents do: ``search`` and ``fetch`` in the shape that ChatGPT's connectors expect, and
+``list_collections``. They only read.
+
+The id of a hit names its collection, its place and its document (``handbook:120-480:faq-1``), so that it can be fetched
+whenever later, by whoever got it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import Any
+from urllib.parse import urlencode
+
+from embedsvc.agents.shelves import Shelf
+from embedsvc.errors import EmbedsvcError, NotFound, UsageError
+from embedsvc.names import NAME
+from embedsvc.records import WholeText
+from embedsvc.search.hits import Answer, Hit
+
+HITS = 8
+_MOST_HITS = 50
+_CHARACTERS = 20_000
+"""Of a document that are fetched at once, about 5,000 tokens: a longer one comes in parts."""
+_ID = re.compile(
+    rf"(?P<name>{NAME.pattern}):(?:(?P<start>\d{{1,15}})-(?P<end>\d{{1,15}}):)?(?P<document>.+)", re.DOTALL
+)
+
+Arguments = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """``call`` is given the shelf, the address that citations begin with (``""``: none), and the arguments. Schemas are
+    JSON schemas. Raises what :mod:`embedsvc.errors` has."""
+
+    name: str
+    title: str
+    description: str
+    takes: dict[str, Any]
+    gives: dict[str, Any]
+    call: Callable[[Shelf, str, Arguments], Awaitable[dict[str, Any]]]
+
+
+# -- search ----------------------------------------------------------------------------------------------------------
+
+
+async def _search(shelf: Shelf, public_url: str, arguments: Arguments) -> dict[str, Any]:
+    query, k = _text(arguments, "query"), arguments.get("k", HITS)
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= _MOST_HITS:
+        raise UsageError(f"k is {k!r}; ask for 1 to {_MOST_HITS} hits.")
+    there = await shelf.names()
+    names = [_text(arguments, "collection")] if arguments.get("collection") is not None else there
+    if unknown := [name for name in names if name not in there]:
+        raise NotFound(f"There is no collection {unknown[0]!r} here. There are: {', '.join(there) or 'none yet'}.")
+    if not names:
+        raise NotFound("There are no collections here yet: embedsvc index PATH -c NAME makes one.")
+    asked = await asyncio.gather(*(shelf.search(name, query, k) for name in names), return_exceptions=True)
+    answers = [answer for answer in asked if isinstance(answer, Answer)]
+    errors = [error for error in asked if isinstance(error, BaseException)]
+    for error in errors:
+        if not answers or not isinstance(error, EmbedsvcError):
+            raise error
+    # Scores of different collections do not compare; places do.
+    ranks = zip_longest(*([(answer.collection, hit) for hit in answer.hits] for answer in answers))
+    best = [found for found in chain.from_iterable(ranks) if found is not None][:k]
+    found: dict[str, Any] = {"results": [_result(name, hit, public_url) for name, hit in best]}
+    return {**found, "not_searched": list(map(str, errors))} if errors else found
+
+
+def _result(name: str, hit: Hit, public_url: str) -> dict[str, Any]:
+    return {
+        "id": _id(name, hit.document_id, hit.start, hit.end),
+        "title": _title(hit.title, hit.uri, hit.heading, hit.page),
+        "url": _url(public_url, name, hit.document_id, hit.uri, hit.start, hit.end),
+        "text": hit.text,
+    }
+
+
+def _id(name: str, document: str, start: int, end: int) -> str:
+    return f"{name}:{start}-{end}:{document}"
+
+
+def _title(title: str, uri: str, heading: str | None = None, page: int | None = None) -> str:
+    where = [title or uri.rstrip("/").rpartition("/")[2], heading, page and f"page {page}"]
+    return " › ".join(str(part) for part in where if part)
+
+
+def _url(public_url: str, name: str, document: str, uri: str, start: int, end: int) -> str:
+    """Where a reader may open it: at its own address on the web, or on the page of the service."""
+    if uri.startswith(("http://", "https://")):
+        return uri
+    place = urlencode({"c": name, "doc": document, "start": start, "end": end})
+    return f"{public_url.rstrip('/')}/?{place}" if public_url else ""
+
+
+# -- fetch -----------------------------------------------------------------------------------------------------------
+
+
+async def _fetch(shelf: Shelf, public_url: str, arguments: Arguments) -> dict[str, Any]:
+    id = _text(arguments, "id")
+    parsed = _ID.fullmatch(id)
+    if parsed is None:
+        raise UsageError(f"{id!r} is no id: take one from the results of search.")
+    name, document = parsed["name"], parsed["document"]
+    if name not in await shelf.names():
+        raise NotFound(f"There is no collection {name!r} here (any more).")
+    whole = await shelf.get(name, document)
+    start, end = int(parsed["start"] or 0), int(parsed["end"] or 0)
+    changed = not start <= end <= len(whole.text)
+    if changed:
+        start = end = 0
+    first, last = _part(whole, start, end)
+    about: dict[str, Any] = {
+        "collection": name,
+        "document_id": whole.id,
+        "uri": whole.uri,
+        "start": first,
+        "end": last,
+        "characters": len(whole.text),
+        "document": dict(whole.metadata),
+    }
+    if end > start:
+        about["cited"] = {"start": start, "end": end}
+    if changed:
+        about["note"] = "The document has changed since it was found: this is its beginning."
+    if last < len(whole.text):
+        about["next"] = _id(name, document, last, last)
+    return {
+        "id": id,
+        "title": _title(whole.title, whole.uri),
+        "text": whole.text[first:last],
+        "url": _url(public_url, name, whole.id, whole.uri, start, end),
+        "metadata": about,
+    }
+
+
+def _part(whole: WholeText, start: int, end: int) -> tuple[int, int]:
+    """What is given of a document: all, or as much around the cited place as may be, from where a passage begins to
+    where one ends. An empty place is one to read on from."""
+    if len(whole.text) <= _CHARACTERS:
+        return 0, len(whole.text)
+    room = max(0, _CHARACTERS - (end - start))
+    before = room // 4 if end > start else 0
+    begins = [span.start for span in whole.passages if start - before <= span.start <= start]
+    first = min(begins, default=start) if end > start else start
+    ends = [span.end for span in whole.passages if end < span.end <= first + max(_CHARACTERS, end - start)]
+    last = max(ends, default=max(end, first + _CHARACTERS))
+    return first, min(last, len(whole.text))
+
+
+# -- list_collections ------------------------------------------------------------------------------------------------
+
+
+async def _list_collections(shelf: Shelf, public_url: str, arguments: Arguments) -> dict[str, Any]:
+    described = []
+    for name in await shelf.names():
+        try:
+            own = await shelf.describe(name)
+        except NotFound:  # deleted just now
+            continue
+        except EmbedsvcError as error:
+            described.append({"name": name, "error": str(error)})
+            continue
+        described.append({"name": name, "documents": own["documents"], "passages": own["passages"]})
+    return {"collections": described}
+
+
+def _text(arguments: Arguments, name: str) -> str:
+    value = arguments.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError(f"{name} is {value!r}; it must be a text that is not empty.")
+    return value
+
+
+# -- what is told of them --------------------------------------------------------------------------------------------
+
+
+def _object(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required}
+
+
+_TEXT, _COUNT = {"type": "string"}, {"type": "integer", "minimum": 0}
+_URL = {"type": "string", "description": "Where a reader may open it; empty: nowhere."}
+_FOUND = _object({"id": {"type": "string", "description": "For fetch."}, "title": _TEXT, "url": _URL, "text": _TEXT})
+TOOLS = (
+    Tool(
+        "search",
+        "Search documents",
+        "Finds the passages of the indexed documents that answer a question, by meaning and by words; best first. Each "
+        "comes with its text, and an id by which fetch gives what is around it.",
+        _object(
+            {
+                "query": {"type": "string", "description": "What is asked, in words."},
+                "collection": {"type": "string", "description": "Look only there. Default: in all collections."},
+                "k": {"type": "integer", "minimum": 1, "maximum": _MOST_HITS, "description": f"Default: {HITS}."},
+            },
+            "collection",
+            "k",
+        ),
+        _object(
+            {
+                "results": {"type": "array", "items": _FOUND},
+                "not_searched": {"type": "array", "items": _TEXT, "description": "Collections that failed, and why."},
+            },
+            "not_searched",
+        ),
+        _search,
+    ),
+    Tool(
+        "fetch",
+        "Read a document",
+        "Gives the document that a result of search is in. Of a long one, the part around the result; metadata.next is "
+        "then the id of what follows.",
+        _object({"id": {"type": "string", "description": "Of a result of search."}}),
+        _object({"id": _TEXT, "title": _TEXT, "text": _TEXT, "url": _URL, "metadata": {"type": "object"}}, "metadata"),
+        _fetch,
+    ),
+    Tool(
+        "list_collections",
+        "List collections",
+        "Tells which collections of documents there are, and how large they are.",
+        _object({}),
+        _object(
+            {
+                "collections": {
+                    "type": "array",
+                    "items": _object(
+                        {"name": _TEXT, "documents": _COUNT, "passages": _COUNT, "error": _TEXT},
+                        "documents",
+                        "passages",
+                        "error",
+                    ),
+                }
+            }
+        ),
+        _list_collections,
+    ),
+)

@@ -1,0 +1,535 @@
+"""Collections as OpenAI's vector stores, and their documents as files: what is told about them, and what is done.
+
+A vector store is a collection. Its files are the uploaded ones, each with all documents that came out of it, and
+documents that came otherwise, each under its own id. All of that is read off the collection; what is not in it yet, or
+never will be, off the job that was to put it in (:mod:`.uploads`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from embedsvc.collection import collection_names, delete_collection
+from embedsvc.describe import bytes_below, read_document
+from embedsvc.errors import Conflict, EmbedsvcError, NotFound
+from embedsvc.ingest import chunking_for
+from embedsvc.maintenance import set_metadata
+from embedsvc.names import NAME
+from embedsvc.opened import Opened
+from embedsvc.outcomes import INTO
+from embedsvc.readers import FieldChoice
+from embedsvc.records import Chunking, Metadata
+from embedsvc.service import schemas_openai as schemas
+from embedsvc.service.problems import Refused
+from embedsvc.service.state import State
+from embedsvc.service.uploads import FOLDER, Attachment, Upload, Uploads, created_of, is_upload, upload_of
+from embedsvc.storage import Store
+
+log = logging.getLogger(__name__)
+
+Status = Literal["in_progress", "completed", "failed"]
+
+_ACTIVE = ("queued", "waiting", "running")
+_CODES = {
+    "unsupported": "unsupported_file",
+    "binary": "unsupported_file",
+    "crashed": "server_error",
+    "timeout": "server_error",
+    "out_of_memory": "server_error",
+}
+"""What OpenAI calls the reasons that reports begin with."""
+_BATCH = "vsfb_"
+"""Behind it, a batch's id is that of its job."""
+_chunking = threading.Lock()
+"""Held while an empty collection is made anew with another chunking, and files are attached."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is known of a job. ``lines``: by file, what became of its documents so far."""
+
+    status: str
+    error: str | None
+    total: int
+    created: int
+    lines: Mapping[str, Sequence[Mapping[str, Any]]]
+
+    @property
+    def is_active(self) -> bool:
+        return self.status in _ACTIVE
+
+    def fate(self, id: str) -> tuple[Status, dict[str, str] | None]:
+        """What became of that file; and why it failed, as OpenAI tells that."""
+        lines = self.lines.get(id, ())
+        if self.is_active and all(INTO.search(line["uri"]) for line in lines):
+            return "in_progress", None  # of a file with many documents, more may come
+        faults = [line["reason"] for line in lines if line["status"] in ("quarantined", "empty")]
+        if len(faults) < len(lines):
+            return "completed", None
+        if not faults:
+            return "failed", {"code": "server_error", "message": self.error or "It was not put in. Send it again."}
+        return "failed", {"code": _CODES.get(faults[0].partition(":")[0], "invalid_file"), "message": faults[0]}
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a vector store. ``documents``: ids, of those that are there. ``error``: why it failed.
+    ``attributes``: that it was to get, where it is not there."""
+
+    id: str
+    created: int
+    documents: tuple[str, ...] = ()
+    status: Status = "completed"
+    error: dict[str, str] | None = None
+    attributes: Metadata = field(default_factory=dict)
+
+
+# -- vector stores ---------------------------------------------------------------------------------------------------
+
+
+def create(state: State, asked: schemas.VectorStoreRequest) -> dict[str, Any]:
+    """Makes a collection, and attaches the files that are asked for.
+
+    Raises:
+        NotFound: one of the files is not there. As :meth:`Collections.make`.
+    """
+    uploads = Uploads(state.settings)
+    files = [uploads.get(id) for id in asked.file_ids]
+    settings = _chunk_settings(state, asked.chunking_strategy)
+    name = asked.name or ""
+    is_free = NAME.fullmatch(name) and name not in collection_names(state.settings.data_dir)
+    if not is_free or not state.collections.make(name, settings):
+        name = f"vs_{time.time_ns() // 1_000_000:012x}{uuid.uuid4().hex[:12]}"
+        state.collections.make(name, settings)
+    about = {"name": asked.name or "", "description": asked.description, "metadata": asked.metadata}
+    _tell(state.collections.open(name), about if name != asked.name else {**about, "name": None})
+    if files:
+        attach(state, name, [(file, {}) for file in files], None)
+    return show(state, name)
+
+
+def _chunk_settings(state: State, asked: schemas.Chunking | None) -> dict[str, Any]:
+    if not isinstance(asked, schemas.StaticChunking):
+        return {}
+    chunking = _effective(state, asked, state.encoders.load(state.settings))
+    return {"chunk_tokens": chunking.window, "overlap": chunking.overlap}
+
+
+def _effective(state: State, asked: schemas.StaticChunking, encoder: Any) -> Chunking:
+    """``asked`` are the most tokens of a passage: where the model's window is smaller, that is what counts."""
+    sizes = asked.static
+    settings = replace(
+        state.settings, chunk_tokens=sizes.max_chunk_size_tokens, overlap=sizes.chunk_overlap_tokens, finer_tokens=0
+    )
+    return chunking_for(encoder, settings, frozenset())
+
+
+def update(state: State, name: str, asked: schemas.VectorStoreUpdate) -> dict[str, Any]:
+    """Keeps another name or other metadata; what is not sent stays. Raises NotFound, Locked."""
+    changed = asked.model_dump(exclude_unset=True, include={"name", "metadata"})
+    state.collections.call(name, lambda opened: _tell(opened, {**opened.collection.store().about, **changed}))
+    return show(state, name)
+
+
+def _tell(opened: Opened, about: Mapping[str, Any]) -> None:
+    kept = {key: value for key, value in about.items() if value is not None}
+    if kept != opened.collection.store().about:
+        with opened.collection.writer(fold=False, maintain=False) as writer:
+            writer.tell(kept)
+
+
+def delete(state: State, name: str) -> None:
+    """Raises NotFound; Conflict: something writes to it."""
+    delete_collection(name, state.settings)
+    state.collections.forget(name)
+    Uploads(state.settings).detach_all(name)
+
+
+def show(state: State, name: str) -> dict[str, Any]:
+    """What OpenAI tells of a vector store. Raises NotFound, DamagedCollection."""
+    return state.collections.steadily(name, lambda: _shown(state, state.collections.peek(name).store()))
+
+
+def _shown(state: State, store: Store) -> dict[str, Any]:
+    name, about = store.path.parent.name, store.about
+    pending = _pending(state, name, store)
+    uploaded = store.known_below([FOLDER])
+    files = {upload_of(known.uri) or id for id, known in uploaded.items()}
+    counts = {
+        "in_progress": list(pending.values()).count("in_progress"),
+        "completed": store.count_documents() - len(uploaded) + len(files - pending.keys()),
+        "failed": list(pending.values()).count("failed"),
+        "cancelled": 0,
+    }
+    return {
+        "id": name,
+        "object": "vector_store",
+        "created_at": _created(store),
+        "name": about.get("name", name),
+        "description": about.get("description"),
+        "usage_bytes": bytes_below(store.path.parent),
+        "file_counts": {**counts, "total": sum(counts.values())},
+        "status": "in_progress" if counts["in_progress"] else "completed",
+        "expires_after": None,
+        "expires_at": None,
+        "last_active_at": int((store.path / "_versions").stat().st_mtime),
+        "metadata": about.get("metadata", {}),
+    }
+
+
+def _created(store: Store) -> int:
+    """About when it was made: Lance puts nothing more into the table's own folder soon after."""
+    return int(store.path.stat().st_mtime)
+
+
+def show_all(state: State) -> list[dict[str, Any]]:
+    """Of all collections that can be read, in the order in which they were made."""
+    found = []
+    for name in collection_names(state.settings.data_dir):
+        try:
+            found.append(show(state, name))
+        except NotFound:
+            continue
+        except EmbedsvcError as error:
+            log.warning("the vector store %s is left out of the list: %s", name, error)
+    return sorted(found, key=lambda each: (each["created_at"], each["id"]))
+
+
+# -- their files -----------------------------------------------------------------------------------------------------
+
+
+def attach(
+    state: State,
+    name: str,
+    files: Sequence[tuple[Upload, Metadata]],
+    chunking: schemas.Chunking | None,
+) -> str:
+    """Has a job put ``files`` in, each with its attributes; the job's id.
+
+    Raises:
+        Refused: the collection's documents are cut otherwise than asked for. Busy: too much is waiting.
+        NotFound: there is no such collection, or a file was deleted just now.
+    """
+    uploads = Uploads(state.settings)
+    with _chunking:
+        if isinstance(chunking, schemas.StaticChunking):
+            _agree_on_chunking(state, name, chunking)
+        identity = state.collections.open(name).collection.store().identity
+        sources = [uploads.source(file, attributes) for file, attributes in files]
+        # Whoever attaches a file wants it there, whatever else says the same.
+        size = sum(file.bytes for file, _ in files)
+        job: str = state.jobs.submit(name, sources, FieldChoice(), size, "ignore")["job"]
+        attachments = {file.id: Attachment(job, identity, attributes) for file, attributes in files}
+        uploads.attach(name, attachments, attachments)
+    return job
+
+
+def _agree_on_chunking(state: State, name: str, asked: schemas.StaticChunking) -> None:
+    """A collection has one chunking, which it got when it was made; an empty one may still get another."""
+    opened = state.collections.open(name)
+    store, there = opened.collection.store(), opened.collection.chunking
+    wanted = _effective(state, asked, opened.encoder)
+    if (wanted.window, wanted.overlap) == (there.window, there.overlap):
+        return
+    if store.count() or Uploads(state.settings).attached(name, store.identity):
+        raise Refused(
+            f"The documents of {name!r} are cut into passages of {there.window} tokens that share up to "
+            f"{there.overlap}, and stay so. Leave chunking_strategy out, or make another vector store.",
+            param="chunking_strategy",
+        )
+    about = store.about
+    delete_collection(name, state.settings)
+    state.collections.forget(name)
+    made = {
+        "model": store.contract.model,
+        "dtype": store.contract.dtype,
+        "chunk_tokens": wanted.window,
+        "overlap": wanted.overlap,
+        "finer_tokens": there.finer if there.finer < wanted.window else 0,
+        "language": there.language,
+        "chunk_context": there.context,
+    }
+    state.collections.make(name, made)
+    _tell(state.collections.open(name), about)
+
+
+def show_file(state: State, name: str, id: str) -> dict[str, Any]:
+    """What OpenAI tells of a file of a vector store. Raises NotFound: it has none of that id."""
+    return state.collections.call(name, lambda opened: _told(state, opened, _file(state, opened, id)))
+
+
+def list_files(state: State, name: str, status: Status | None) -> list[dict[str, Any]]:
+    """All files, or those of one status, in the order in which they came: id, creation and status of each."""
+
+    def work(opened: Opened) -> list[dict[str, Any]]:
+        store = opened.collection.store()
+        pending = _pending(state, name, store)
+        created = _created(store)
+        ids = {upload_of(known.uri) or id for id, known in store.known_documents().items()}
+        found = [
+            {
+                "id": id,
+                "created_at": created_of(id) if is_upload(id) else created,
+                "status": pending.get(id, "completed"),
+            }
+            for id in ids | pending.keys()
+        ]
+        return [each for each in found if status in (None, each["status"])]
+
+    return sorted(state.collections.call(name, work), key=lambda each: (each["created_at"], each["id"]))
+
+
+def update_file(state: State, name: str, id: str, attributes: Metadata) -> dict[str, Any]:
+    """Puts ``attributes`` in the place of those that the file has; metadata that is none (lists, objects) stays.
+
+    Raises:
+        NotFound: there is none of that id. Conflict: it is still being read. Locked: another process writes.
+    """
+
+    def work(opened: Opened) -> dict[str, Any]:
+        file = _settled(state, opened, id)
+        if file.documents:
+            set_metadata(opened.collection, file.documents, lambda own: {**_not_attributes(own), **attributes})
+        return _told(state, opened, _file(state, opened, id))
+
+    return state.collections.call(name, work)
+
+
+def remove_file(state: State, name: str, id: str) -> None:
+    """Takes a file out of a vector store, not out of the uploads; raises as :func:`update_file`."""
+
+    def work(opened: Opened) -> None:
+        file = _settled(state, opened, id)
+        if file.documents:
+            with opened.collection.writer(fold=False) as writer:
+                writer.replace((), file.documents)
+        Uploads(state.settings).detach(name, [id])
+
+    state.collections.call(name, work)
+
+
+def file_texts(state: State, name: str, id: str) -> list[str]:
+    """The text of each of the file's documents. Raises NotFound: there is none of that id, or no text of it."""
+
+    def work(opened: Opened) -> list[str]:
+        file = _file(state, opened, id)
+        if not file.documents:
+            raise NotFound(f"The file {id!r} of {name!r} is {file.status}: there is no text of it.")
+        store = opened.collection.store()
+        return [read_document(store, document).text for document in file.documents]
+
+    return state.collections.call(name, work)
+
+
+def delete_upload(state: State, id: str) -> None:
+    """Deletes an uploaded file, and what came of it in every collection.
+
+    Raises:
+        NotFound: there is none. Conflict: it is still being put into one. Locked: another process writes.
+    """
+    uploads = Uploads(state.settings)
+    uploads.get(id)
+    for name in collection_names(state.settings.data_dir):
+        try:
+            store = state.collections.peek(name).store()
+        except EmbedsvcError:  # it cannot be read, so nothing can be taken out of it
+            continue
+        if id in uploads.attached(name, store.identity) or store.known_below([f"{FOLDER}/{id}"]):
+            remove_file(state, name, id)
+    uploads.remove(id)
+
+
+def _settled(state: State, opened: Opened, id: str) -> File:
+    file = _file(state, opened, id)
+    if file.status == "in_progress":
+        raise Conflict(f"The file {id!r} is still being read into {opened.collection.name!r}. Wait until it is done.")
+    return file
+
+
+def _file(state: State, opened: Opened, id: str) -> File:
+    """Raises NotFound: there is none of that id."""
+    name = opened.collection.name
+    # What is noted is read before the collection, so that what is done in between is seen to be there.
+    attachment = Uploads(state.settings).attached(name, opened.collection.store().identity).get(id)
+    work = None if attachment is None else _work_of(state, attachment.job)
+    store = opened.collection.store()
+    known = store.known_below([f"{FOLDER}/{id}"]) if is_upload(id) else store.known_among([id], ())
+    documents = sorted((each.uri, document) for document, each in known.items())
+    created = created_of(id) if is_upload(id) else _created(store)
+    file = File(id, created, tuple(document for _, document in documents))
+    if documents and not (work and work.is_active and work.fate(id)[0] == "in_progress"):
+        return file
+    if work is None or attachment is None:
+        raise NotFound(f"{name!r} has no file {id!r}. List its files to see the ids there are.")
+    status, error = work.fate(id)
+    if status == "completed" and not work.is_active:
+        raise NotFound(f"The file {id!r} was taken out of {name!r}.")
+    # The job is not done as long as its other files are not.
+    status = "in_progress" if status == "completed" else status
+    return replace(file, status=status, error=error, attributes=attachment.attributes)
+
+
+def _pending(state: State, name: str, store: Store) -> dict[str, Status]:
+    """By id, how it is with the files that are not in the collection, not yet or for a reason. What is noted of others
+    is forgotten."""
+    uploads = Uploads(state.settings)
+    attached = uploads.attached(name, store.identity)
+    works = {job: _work_of(state, job) for job in {each.job for each in attached.values()}}
+    found: dict[str, Status] = {}
+    for id, attachment in attached.items():
+        work = works[attachment.job]
+        status = work.fate(id)[0] if work else "completed"
+        if status != "completed":
+            found[id] = status
+        elif work is None or not work.is_active:
+            uploads.detach(name, [id])
+    there = store.latest().known_below([f"{FOLDER}/{id}" for id in found]) if found else {}
+    stored = {upload_of(known.uri) for known in there.values()}
+    # One that failed to be put in again is there as it was before.
+    return {id: status for id, status in found.items() if status == "in_progress" or id not in stored}
+
+
+def _told(state: State, opened: Opened, file: File) -> dict[str, Any]:
+    store, chunking = opened.collection.store(), opened.collection.chunking
+    own = store.metadata_of(file.documents[:1])
+    return {
+        "id": file.id,
+        "object": "vector_store.file",
+        "created_at": file.created,
+        "vector_store_id": opened.collection.name,
+        "status": file.status,
+        "usage_bytes": _bytes(state, store, file),
+        "last_error": file.error,
+        "attributes": next(map(attributes, own.values()), file.attributes),
+        "chunking_strategy": {
+            "type": "static",
+            "static": {"max_chunk_size_tokens": chunking.window, "chunk_overlap_tokens": chunking.overlap},
+        },
+    }
+
+
+def _bytes(state: State, store: Store, file: File) -> int:
+    if is_upload(file.id):
+        try:
+            return Uploads(state.settings).get(file.id).bytes
+        except NotFound:
+            return 0
+    return sum(places[-1].end for places in store.outlines(file.documents).values())
+
+
+def attributes(metadata: Metadata) -> dict[str, Any]:
+    """What OpenAI's attributes can hold of a document's metadata."""
+    return {key: value for key, value in metadata.items() if isinstance(value, str | int | float)}
+
+
+def _not_attributes(metadata: Metadata) -> dict[str, Any]:
+    return {key: value for key, value in metadata.items() if not isinstance(value, str | int | float)}
+
+
+# -- batches ---------------------------------------------------------------------------------------------------------
+
+
+def show_batch(state: State, name: str, id: str) -> dict[str, Any]:
+    """What OpenAI tells of a batch of files. Raises NotFound: there is none, or no job tells of it any more."""
+    work = _batch(state, name, id)
+    fates = [work.fate(file)[0] for file in work.lines]
+    left = work.total - len(fates)
+    counts = {
+        "in_progress": fates.count("in_progress") + (left if work.is_active else 0),
+        "completed": fates.count("completed"),
+        "failed": fates.count("failed") + (0 if work.is_active else left),
+        "cancelled": 0,
+    }
+    return {
+        "id": id,
+        "object": "vector_store.files_batch",
+        "created_at": work.created,
+        "vector_store_id": name,
+        "status": "in_progress" if work.is_active else "completed" if work.status == "done" else "failed",
+        "file_counts": {**counts, "total": work.total},
+    }
+
+
+def list_batch(state: State, name: str, id: str, status: Status | None) -> list[dict[str, Any]]:
+    """The files of a batch, as :func:`list_files`."""
+    members = set(_batch(state, name, id).lines)
+    store = state.collections.peek(name).store()
+    attached = Uploads(state.settings).attached(name, store.identity)
+    members |= {file for file, attachment in attached.items() if batch_id(attachment.job) == id}
+    return [each for each in list_files(state, name, status) if each["id"] in members]
+
+
+def batch_id(job: str) -> str:
+    return f"{_BATCH}{job}"
+
+
+def _batch(state: State, name: str, id: str) -> _Work:
+    job = id.removeprefix(_BATCH)
+    if id.startswith(_BATCH):
+        try:
+            if state.jobs.get(job)["collection"] == name and (work := _work_of(state, job)):
+                return work
+        except NotFound:
+            pass
+    raise NotFound(f"{name!r} has no batch {id!r}. The newest 1,000 are kept.")
+
+
+def _work_of(state: State, job: str) -> _Work | None:
+    """None: it was so long ago that nothing is told of it."""
+    try:
+        told = state.jobs.get(job)
+    except NotFound:
+        return None
+    lines: dict[str, list[dict[str, Any]]] = {}
+    try:
+        for line in map(json.loads, state.jobs.report(job).splitlines()):
+            lines.setdefault(upload_of(line["uri"]) or "", []).append(line)
+    except (NotFound, ValueError):  # there is none yet, or its last line is being written
+        pass
+    created = int(datetime.fromisoformat(told["created"]).timestamp())
+    return _Work(told["status"], told["error"], told["total"], created, lines)
+
+
+# -- pages of lists --------------------------------------------------------------------------------------------------
+
+
+def page(
+    listed: Sequence[dict[str, Any]],
+    order: str,
+    after: str | None,
+    before: str | None,
+    limit: int,
+    show: Callable[[dict[str, Any]], dict[str, Any]] = lambda each: each,
+) -> dict[str, Any]:
+    """A page of what is ``listed``, oldest first: behind the id ``after``, in front of the id ``before``."""
+    if order == "desc":
+        listed = listed[::-1]
+    ids = [each["id"] for each in listed]
+    start = _place(ids, after, "after") + 1 if after is not None else 0
+    end = _place(ids, before, "before") if before is not None else len(ids)
+    if before is not None and after is None:
+        start = max(0, end - limit)
+    there = listed[start:end]
+    data = [show(each) for each in there[:limit]]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": len(there) > limit,
+    }
+
+
+def _place(ids: Sequence[str], id: str, param: str) -> int:
+    try:
+        return ids.index(id)
+    except ValueError:
+        raise Refused(f"{param}: there is no {id!r} in the list (any more).", param=param) from None

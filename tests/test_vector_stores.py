@@ -1,0 +1,430 @@
+"""OpenAI's own client, unmodified, on our vector-store routes: against a server in a process of its own."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+
+from embedsvc.service.attribute_filters import sql_of
+from embedsvc.service.problems import Refused
+from embedsvc.storage import write_lock
+from tests.server import Server, server, until
+
+KEY = "sesame"
+REFUNDS = b"# Refunds\n\nMoney is paid back within 14 days of a return.\n"
+TRAVEL = b"# Travel\n\nThe office books trains, never planes.\n"
+RECORDS = b'{"id": "a", "text": "Badges are handed out at the desk."}\n{"id": "b", "text": "Desks are shared."}\n'
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stores") / "indexes"
+
+
+@pytest.fixture(scope="module")
+def running(data_dir: Path) -> Iterator[Server]:
+    with server(data_dir, max_file_mb=1, max_body_mb=3, uploads_mb=5, duplicates="drop", api_keys=KEY) as started:
+        started.http.headers["authorization"] = f"Bearer {KEY}"
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(running: Server) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def store(client: OpenAI) -> Iterator[str]:
+    made = client.vector_stores.create()
+    yield made.id
+    client.vector_stores.delete(made.id)
+
+
+def put(client: OpenAI, store: str, name: str, data: bytes, **options: Any) -> Any:
+    return client.vector_stores.files.upload_and_poll(vector_store_id=store, file=(name, data), **options)
+
+
+def results(client: OpenAI, store: str, query: str | list[str], **options: Any) -> list[Any]:
+    return list(client.vector_stores.search(store, query=query, **options))
+
+
+def test_a_file_is_uploaded_attached_found_read_and_deleted(client: OpenAI) -> None:
+    made = client.vector_stores.create(name="handbook", metadata={"owner": "support"})
+    assert (made.id, made.name, made.status, made.metadata) == (
+        "handbook",
+        "handbook",
+        "completed",
+        {"owner": "support"},
+    )
+    assert made.file_counts.total == 0
+    uploaded = client.files.create(file=("refunds.md", REFUNDS), purpose="assistants")
+    assert (uploaded.filename, uploaded.bytes, uploaded.status) == ("refunds.md", len(REFUNDS), "processed")
+    file = client.vector_stores.files.create_and_poll(
+        uploaded.id, vector_store_id="handbook", attributes={"team": "support", "year": 2024, "public": True}
+    )
+    assert (file.status, file.last_error, file.id) == ("completed", None, uploaded.id)
+    assert file.attributes == {"team": "support", "year": 2024, "public": True}
+    assert file.usage_bytes == len(REFUNDS)
+    found = client.vector_stores.search("handbook", query="when do I get my money back?", max_num_results=3)
+    (best,) = found.data
+    assert (best.file_id, best.filename, best.attributes) == (uploaded.id, "refunds.md", file.attributes)
+    assert 0 < best.score <= 1
+    (content,) = best.content
+    text = REFUNDS.decode()
+    assert content.text == text[content.start : content.end]  # type: ignore[attr-defined]  # ours
+    assert (
+        "".join(part.text or "" for part in client.vector_stores.files.content(uploaded.id, vector_store_id="handbook"))
+        == text.rstrip()
+    )
+    assert client.files.content(uploaded.id).read() == REFUNDS
+    assert client.vector_stores.retrieve("handbook").file_counts.completed == 1
+    assert client.files.delete(uploaded.id).deleted
+    assert results(client, "handbook", "money") == []
+    with pytest.raises(openai.NotFoundError, match="no file"):
+        client.files.retrieve(uploaded.id)
+    assert client.vector_stores.delete("handbook").deleted
+    with pytest.raises(openai.NotFoundError, match="handbook"):
+        client.vector_stores.retrieve("handbook")
+
+
+def test_it_is_a_collection_like_any_other(client: OpenAI, running: Server) -> None:
+    document = {
+        "id": "faq/1",
+        "title": "Restart",
+        "text": "Start the store first.",
+        "metadata": {"year": 1999, "tags": ["x"]},
+    }
+    job = running.http.post("/v1/collections/library/documents", json={"documents": [document]}).json()
+    until(lambda: running.http.get(f"/v1/jobs/{job['job']}").json()["status"] == "done")
+    put(client, "library", "travel.md", TRAVEL)
+    files = {file.id: file for file in client.vector_stores.files.list("library")}
+    assert files.keys() > {"faq/1"}
+    assert files["faq/1"].attributes == {"year": 1999}
+    assert client.vector_stores.retrieve("library").file_counts.completed == len(files) == 2
+    changed = client.vector_stores.files.update("faq/1", vector_store_id="library", attributes={"year": 2001.5})
+    assert changed.attributes == {"year": 2001.5}
+    own = running.http.get("/v1/collections/library/documents/faq/1").json()
+    assert own["metadata"] == {"tags": ["x"], "year": 2001.5}
+    texts = [part.text for part in client.vector_stores.files.content("faq/1", vector_store_id="library")]
+    assert texts == ["Start the store first."]
+    hit = running.http.post("/v1/collections/library/search", json={"query": "trains", "k": 1}).json()["hits"][0]
+    assert hit["uri"].endswith("/travel.md")
+    assert client.vector_stores.files.delete("faq/1", vector_store_id="library").deleted
+    assert running.http.get("/v1/collections/library/documents").json()["total"] == 1
+    client.vector_stores.delete("library")
+
+
+def test_names_that_no_collection_can_have_or_that_are_taken_get_another_id(client: OpenAI) -> None:
+    named = client.vector_stores.create(name="Support FAQ", description="of 2026")
+    again = client.vector_stores.create(name="Support FAQ")
+    assert named.id != again.id
+    assert (named.name, named.id[:3]) == ("Support FAQ", "vs_")
+    renamed = client.vector_stores.update(named.id, name="FAQ", metadata={"a": "b"})
+    assert (renamed.id, renamed.name, renamed.metadata) == (named.id, "FAQ", {"a": "b"})
+    kept = client.vector_stores.update(named.id, metadata={})
+    assert (kept.name, kept.metadata) == ("FAQ", {})
+    listed = [each.id for each in client.vector_stores.list(limit=1)]  # the client goes on by itself
+    assert {named.id, again.id} <= set(listed)
+    assert len(listed) == len(set(listed))
+    assert client.vector_stores.list(order="asc").data[-1].id == listed[0]
+    for id in (named.id, again.id):
+        client.vector_stores.delete(id)
+
+
+@pytest.fixture(scope="module")
+def shelf(client: OpenAI) -> Iterator[str]:
+    """Of three files, one of which has no attributes."""
+    made = client.vector_stores.create()
+    put(client, made.id, "refunds.md", REFUNDS, attributes={"team": "o'support", "year": 2024, "public": True})
+    put(client, made.id, "travel.md", TRAVEL, attributes={"team": "office", "year": 2020.5, "public": False})
+    put(client, made.id, "other.txt", b"The office is open all year, money or not.")
+    yield made.id
+    client.vector_stores.delete(made.id)
+
+
+def comparison(kind: str, key: str, value: Any) -> Any:
+    return {"type": kind, "key": key, "value": value}
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        (comparison("eq", "team", "o'support"), ["refunds.md"]),
+        (comparison("eq", "year", 2024), ["refunds.md"]),
+        (comparison("eq", "public", False), ["travel.md"]),
+        (comparison("ne", "team", "office"), ["other.txt", "refunds.md"]),
+        (comparison("ne", "year", "2024"), ["other.txt", "travel.md"]),
+        (comparison("gt", "year", 2020), ["refunds.md", "travel.md"]),
+        (comparison("gte", "year", 2020.5), ["refunds.md", "travel.md"]),
+        (comparison("lt", "year", 2021), ["travel.md"]),
+        (comparison("lte", "year", -1), []),
+        (comparison("in", "team", ["office", "x"]), ["travel.md"]),
+        (comparison("in", "year", [2024, "x"]), ["refunds.md"]),
+        (comparison("in", "public", [True]), ["refunds.md"]),
+        (comparison("nin", "team", ["office"]), ["other.txt", "refunds.md"]),
+        (
+            {"type": "and", "filters": [comparison("gt", "year", 2000), comparison("eq", "public", True)]},
+            ["refunds.md"],
+        ),
+        (
+            {
+                "type": "or",
+                "filters": [
+                    comparison("eq", "team", "office"),
+                    {"type": "and", "filters": [comparison("gte", "year", 2024)]},
+                ],
+            },
+            ["refunds.md", "travel.md"],
+        ),
+    ],
+    ids=str,
+)
+def test_filters(client: OpenAI, shelf: str, filters: Any, names: list[str]) -> None:
+    assert sorted(found.filename for found in results(client, shelf, "office money", filters=filters)) == names
+
+
+@pytest.mark.parametrize(
+    ("filters", "says"),
+    [
+        ({"type": "like", "key": "a", "value": "b"}, "there are eq, ne"),
+        ({"type": "eq", "key": "a"}, "'key' and 'value'"),
+        ({"type": "eq", "key": 'a"b', "value": 1}, "double quotes"),
+        ({"type": "gt", "key": "a", "value": True}, "no order"),
+        ({"type": "eq", "key": "a", "value": None}, "a text, a number"),
+        ({"type": "eq", "key": "a", "value": ["b"]}, "a text, a number"),
+        ({"type": "in", "key": "a", "value": []}, "list of 1 to"),
+        ({"type": "in", "key": "a", "value": "b"}, "list of 1 to"),
+        ({"type": "and", "filters": []}, "at least one"),
+        ({"type": "and", "filters": ["x"]}, r"filters.filters\[0\]: a filter is an object"),
+    ],
+)
+def test_filters_that_cannot_be_expressed_are_refused(filters: Any, says: str) -> None:
+    with pytest.raises(Refused, match=says) as refused:
+        sql_of(filters)
+    assert refused.value.param == "filters"
+
+
+def test_filters_nested_without_end_are_refused() -> None:
+    filters: Any = comparison("eq", "a", 1)
+    for _ in range(50):
+        filters = {"type": "or", "filters": [filters]}
+    with pytest.raises(Refused, match="nested"):
+        sql_of(filters)
+
+
+def test_ranking_options_and_several_queries(client: OpenAI, shelf: str) -> None:
+    everything = results(client, shelf, "office money")
+    assert [found.score for found in everything] == sorted((found.score for found in everything), reverse=True)
+    threshold = everything[0].score
+    assert (
+        0
+        < len(results(client, shelf, "office money", ranking_options={"score_threshold": threshold}))
+        < len(everything)
+    )
+    assert len(results(client, shelf, "office money", max_num_results=1)) == 1
+    page = client.vector_stores.search(shelf, query=["trains", "money paid back"], ranking_options={"ranker": "auto"})
+    assert page.search_query == ["trains", "money paid back"]  # type: ignore[attr-defined]
+    names = [found.filename for found in page.data]
+    assert set(names[:2]) == {"travel.md", "refunds.md"}
+    assert len({found.content[0].text for found in page.data}) == len(page.data)
+    with pytest.raises(openai.NotFoundError, match="reranker"):
+        results(client, shelf, "x", ranking_options={"ranker": "nothing"})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"query": "x", "max_num_results": 51}, "max_num_results"),
+        ({"query": "x", "rewrite_query": True}, "rewrite_query"),
+        ({"query": []}, "query"),
+        ({"query": "x", "ranking_options": {"score_threshold": 2.0}}, "score_threshold"),
+        ({"query": "x", "filters": comparison("like", "a", "b")}, "filters"),
+    ],
+)
+def test_searches_that_cannot_be_made_are_refused(client: OpenAI, shelf: str, options: Any, says: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=says) as refused:
+        client.vector_stores.search(shelf, **options)
+    assert refused.value.type == "invalid_request_error"
+
+
+def test_a_collection_that_is_not_there(client: OpenAI) -> None:
+    for call in (
+        lambda: results(client, "nowhere", "x"),
+        lambda: client.vector_stores.files.list("nowhere"),
+        lambda: client.vector_stores.update("nowhere", name="x"),
+        lambda: client.vector_stores.delete("nowhere"),
+        lambda: put(client, "nowhere", "a.txt", b"a"),
+        lambda: client.vector_stores.file_batches.retrieve("vsfb_x", vector_store_id="nowhere"),
+    ):
+        with pytest.raises(openai.NotFoundError, match="nowhere"):
+            call()
+
+
+def test_a_wrong_key(running: Server) -> None:
+    with (
+        OpenAI(base_url=f"{running.url}/v1", api_key="wrong", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError, match="none of this service's") as refused,
+    ):
+        client.vector_stores.list()
+    assert refused.value.code == "invalid_api_key"
+
+
+def test_a_batch_tells_of_each_file(client: OpenAI, store: str) -> None:
+    batch = client.vector_stores.file_batches.upload_and_poll(
+        store, files=[("refunds.md", REFUNDS), ("blank.txt", b" \n"), ("people.jsonl", RECORDS)]
+    )
+    assert batch.status == "completed"
+    counts = batch.file_counts
+    assert (counts.total, counts.completed, counts.failed, counts.in_progress) == (3, 2, 1, 0)
+    files = {
+        file.status: file for file in client.vector_stores.file_batches.list_files(batch.id, vector_store_id=store)
+    }
+    assert files.keys() == {"completed", "failed"}
+    failed = files["failed"]
+    assert failed.last_error
+    assert (failed.last_error.code, failed.last_error.message) == ("invalid_file", "it holds only white space")
+    there = client.vector_stores.retrieve(store)
+    assert (there.status, there.file_counts.completed, there.file_counts.failed) == ("completed", 2, 1)
+    assert [file.id for file in client.vector_stores.files.list(store, filter="failed")] == [failed.id]
+    badge = results(client, store, "badge")[0]
+    assert (badge.filename, badge.content[0].text) == ("people.jsonl", "Badges are handed out at the desk.")
+    texts = [part.text for part in client.vector_stores.files.content(badge.file_id, vector_store_id=store)]
+    assert texts == ["Badges are handed out at the desk.", "Desks are shared."]
+    client.vector_stores.files.delete(failed.id, vector_store_id=store)
+    client.vector_stores.files.delete(badge.file_id, vector_store_id=store)
+    assert client.vector_stores.retrieve(store).file_counts.total == 1
+    assert client.files.retrieve(badge.file_id).filename == "people.jsonl"
+
+
+def test_a_batch_of_files_with_attributes_of_their_own(client: OpenAI, store: str) -> None:
+    ids = [client.files.create(file=(name, REFUNDS), purpose="assistants").id for name in ("a.md", "a.md")]
+    files: Any = [{"file_id": id, "attributes": {"number": number}} for number, id in enumerate(ids)]
+    batch = client.vector_stores.file_batches.create_and_poll(store, files=files)
+    # Of one name and one text, and yet two: whoever attaches a file wants it there.
+    assert batch.file_counts.completed == 2
+    numbers = {file.id: file.attributes for file in client.vector_stores.files.list(store)}
+    assert numbers == {id: {"number": number} for number, id in enumerate(ids)}
+    again = client.vector_stores.files.create_and_poll(ids[0], vector_store_id=store, attributes={"number": 7})
+    assert (again.status, again.attributes) == ("completed", {"number": 7})
+    with pytest.raises(openai.BadRequestError, match="either file_ids or files"):
+        client.vector_stores.file_batches.create(store, file_ids=ids, files=files)
+    with pytest.raises(openai.NotFoundError, match="file-gone"):
+        client.vector_stores.file_batches.create(store, file_ids=["file-gone"])
+
+
+def test_chunking(client: OpenAI) -> None:
+    text = " ".join(f"Sentence number {number} is about nothing." for number in range(60)).encode()
+    static: Any = {"type": "static", "static": {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 20}}
+    made = client.vector_stores.create(metadata={"kept": "yes"})
+    file = put(client, made.id, "long.txt", text, chunking_strategy=static)
+    assert file.chunking_strategy.static.max_chunk_size_tokens == 100
+    assert file.chunking_strategy.static.chunk_overlap_tokens == 20
+    assert client.vector_stores.retrieve(made.id).metadata == {"kept": "yes"}
+    assert put(client, made.id, "a.txt", b"a", chunking_strategy={"type": "auto"}).status == "completed"
+    assert put(client, made.id, "b.txt", b"b", chunking_strategy=static).status == "completed"
+    other: Any = {"type": "static", "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 20}}
+    with pytest.raises(openai.BadRequestError, match="passages of 100 tokens"):
+        put(client, made.id, "c.txt", b"c", chunking_strategy=other)
+    client.vector_stores.delete(made.id)
+    # OpenAI's own default is more than the model's window: the most is kept to all the same.
+    large: Any = {"type": "static", "static": {"max_chunk_size_tokens": 800, "chunk_overlap_tokens": 400}}
+    made = client.vector_stores.create(chunking_strategy=large)
+    file = put(client, made.id, "a.txt", b"a", chunking_strategy=large)
+    assert file.chunking_strategy.static.max_chunk_size_tokens <= 512
+    client.vector_stores.delete(made.id)
+    large["static"]["chunk_overlap_tokens"] = 401
+    with pytest.raises(openai.BadRequestError, match="half"):
+        client.vector_stores.create(chunking_strategy=large)
+
+
+def test_files_asked_for_at_creation(client: OpenAI) -> None:
+    id = client.files.create(file=("refunds.md", REFUNDS), purpose="user_data").id
+    made = client.vector_stores.create(name="at once", file_ids=[id])
+    assert made.file_counts.total == 1
+    until(lambda: client.vector_stores.retrieve(made.id).status == "completed")
+    assert [found.file_id for found in results(client, made.id, "money")] == [id]
+    client.vector_stores.delete(made.id)
+    assert id in [file.id for file in client.files.list(purpose="user_data")]
+    with pytest.raises(openai.NotFoundError, match="file-nope"):
+        client.vector_stores.create(file_ids=["file-nope"])
+    with pytest.raises(openai.BadRequestError, match="expires_after"):
+        client.vector_stores.create(expires_after={"anchor": "last_active_at", "days": 1})
+
+
+def test_uploads_that_are_refused(client: OpenAI, running: Server) -> None:
+    with pytest.raises(openai.APIStatusError, match="max_file_mb") as refused:
+        client.files.create(file=("large.txt", b"x" * 1_500_000), purpose="assistants")
+    assert (refused.value.status_code, refused.value.type) == (413, "invalid_request_error")
+    with pytest.raises(openai.APIStatusError, match="max_body_mb") as refused:
+        client.files.create(file=("huge.txt", b"x" * 4_000_000), purpose="assistants")
+    assert refused.value.status_code == 413
+    kept = [
+        client.files.create(file=(f"{number}.txt", b"x" * 1_000_000), purpose="assistants").id for number in range(4)
+    ]
+    with pytest.raises(openai.APIStatusError, match="uploads_mb") as refused:
+        client.files.create(file=("one more.txt", b"x" * 1_000_000), purpose="assistants")
+    assert refused.value.status_code == 507
+    for id in kept:
+        client.files.delete(id)
+    answer = running.http.post("/v1/files", data={"purpose": "assistants"}, files={"other": b"x"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "file"
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a#b%20c.txt", "é\\x/ü.md", "", "…" * 80 + ".md"])
+def test_names_of_files_are_kept_and_harm_nothing(client: OpenAI, store: str, name: str, data_dir: Path) -> None:
+    file = put(client, store, name or "  ", REFUNDS)
+    assert file.status == "completed"
+    wanted = name.replace("\\", "/").rpartition("/")[2] or "unnamed"
+    assert client.files.retrieve(file.id).filename == wanted
+    assert results(client, store, "money")[0].filename == wanted
+    assert {entry.name for entry in (data_dir / ".files").iterdir() if not entry.name.startswith(("file-", "."))} <= {
+        "jobs"
+    }
+
+
+def test_a_file_of_bytes_that_are_no_text_fails_and_says_why(client: OpenAI, store: str) -> None:
+    file = put(client, store, "program.exe", bytes(range(256)) * 20)
+    assert file.status == "failed"
+    assert file.last_error.code == "unsupported_file"
+    with pytest.raises(openai.NotFoundError, match="failed"):
+        client.vector_stores.files.content(file.id, vector_store_id=store)
+
+
+def test_what_is_still_being_read_is_told_so_and_stays(client: OpenAI, store: str, data_dir: Path) -> None:
+    id = client.files.create(file=io.BytesIO(REFUNDS), purpose="assistants").id
+    with write_lock(data_dir / store, 10):
+        file = client.vector_stores.files.create(store, file_id=id, attributes={"a": "b"})
+        assert (file.status, file.attributes) == ("in_progress", {"a": "b"})
+        batch = client.vector_stores.file_batches.create(store, file_ids=[id])
+        assert (batch.status, batch.file_counts.in_progress, batch.file_counts.total) == ("in_progress", 1, 1)
+        waiting = client.vector_stores.file_batches.list_files(batch.id, vector_store_id=store, filter="in_progress")
+        assert [each.id for each in waiting] == [id]
+        there = client.vector_stores.retrieve(store)
+        assert (there.status, there.file_counts.in_progress) == ("in_progress", 1)
+        with pytest.raises(openai.ConflictError, match="still being read"):
+            client.files.delete(id)
+    assert client.vector_stores.file_batches.poll(batch.id, vector_store_id=store).file_counts.completed == 1
+    assert client.vector_stores.files.poll(id, vector_store_id=store).status == "completed"
+    assert client.vector_stores.retrieve(store).file_counts.total == 1
+    assert client.files.delete(id).deleted
+
+
+def test_the_state_outlives_the_server(data_dir: Path, tmp_path: Path) -> None:
+    with server(tmp_path / "indexes") as first, OpenAI(base_url=f"{first.url}/v1", api_key="-") as client:
+        made = client.vector_stores.create(name="Kept")
+        kept = put(client, made.id, "refunds.md", REFUNDS, attributes={"a": 1})
+        lost = put(client, made.id, "blank.txt", b"")
+        first.process.kill()
+    with server(tmp_path / "indexes") as second, OpenAI(base_url=f"{second.url}/v1", api_key="-") as client:
+        assert client.vector_stores.retrieve(made.id).name == "Kept"
+        files = {file.id: file.status for file in client.vector_stores.files.list(made.id)}
+        assert files == {kept.id: "completed", lost.id: "failed"}
+        assert client.files.content(kept.id).read() == REFUNDS
