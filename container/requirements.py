@@ -11,8 +11,8 @@ ONLY_FOR_EXPORTS = frozenset({"torch", "sentence-transformers", "onnx", "gt-all-
 ONLY_FOR_EVALUATION = frozenset({"ir-measures"})
 NEVER_LOADED = frozenset({"huggingface-hub"})
 """tokenizers names it for what it would download."""
-ALSO = ("faiss-cpu",)
-"""Of the extra ``cpu``."""
+ALSO = ("faiss-cpu", "mcp")
+"""Of the extras ``cpu`` and ``mcp``."""
 
 
 def closure() -> dict[str, str]:
