@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,20 @@ def describe(collection: Collection) -> dict[str, Any]:
 
 def read_document(store: Store, id: str) -> WholeText:
     """The document of this id. Raises NotFound: there is none."""
-    text, passages = store.document_passages(id)
+    return _whole(*store.document_passages(id))
+
+
+def read_documents(store: Store, ids: Sequence[str]) -> list[WholeText]:
+    """The documents of these ids, of those that there are, in their order."""
+    found = (_whole(document.text, document.passages) for document in store.whole_documents(ids))
+    by_id = {document.id: document for document in found}
+    return [by_id[id] for id in dict.fromkeys(ids) if id in by_id]
+
+
+def _whole(text: str, passages: Sequence[StoredPassage]) -> WholeText:
     first = passages[0]
     spans = (PassageSpan(span.id, span.start, span.end, span.page, span.heading) for span in passages)
-    return WholeText(id, first.uri, first.title, first.metadata, text, tuple(spans))
+    return WholeText(first.document_id, first.uri, first.title, first.metadata, text, tuple(spans))
 
 
 def _index(collection: Collection) -> dict[str, Any]:

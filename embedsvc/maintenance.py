@@ -88,6 +88,21 @@ def delete_document(collection: Collection, id: str) -> None:
         writer.replace((), [id])
 
 
+def delete_ids(collection: Collection, ids: Sequence[str]) -> int:
+    """Deletes, in one commit, those of the documents of these ids that there are; how many they were.
+
+    Raises:
+        Conflict: another process writes.
+    """
+    if not ids or not collection.store().known_among(ids, ()):  # before anybody waits for the lock
+        return 0
+    with collection.writer(fold=False) as writer:
+        there = list(writer.store.known_among(ids, ()))
+        if there:
+            writer.replace((), there)
+        return len(there)
+
+
 def set_metadata(collection: Collection, ids: Sequence[str], change: Callable[[Metadata], Metadata]) -> None:
     """In one commit, gives the documents of these ids the metadata that ``change`` makes of theirs; nothing is encoded.
 

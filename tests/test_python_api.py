@@ -273,6 +273,41 @@ def test_a_reranker_that_is_not_there_is_told(docs: Any) -> None:
         docs.search("something", rerank="no-such")
 
 
+def test_documents_are_listed_by_a_filter_and_deleted_together(docs: Any) -> None:
+    docs.add([{"id": f"{number}", "text": f"No. {number}.", "metadata": {"n": number}} for number in range(6)])
+    assert [document.id for document in docs.documents(filter="metadata.n >= 4")] == ["4", "5"]
+    assert [document.id for document in docs.documents(limit=1, offset=1, filter="metadata.n >= 4")] == ["5"]
+    assert docs.count(filter="metadata.n < 2 OR text LIKE '%5%'") == 3
+    assert docs.count(filter="metadata.none = 1") == 0
+    for ask in (docs.documents, docs.count):
+        with pytest.raises(errors.BadFilter):
+            ask(filter="metadata.n >")
+    assert docs.get_many(["5", "no-such", "0", "5"]) == [docs.get("5"), docs.get("0")]
+    assert docs.delete_many(["1", "no-such", "2"]) == 2
+    assert docs.delete_many([]) == docs.delete_many(["1"]) == 0
+    assert docs.delete_uris(["urn:embedsvc:5", "urn:embedsvc:3"]) == ["urn:embedsvc:3", "urn:embedsvc:5"]
+    with pytest.raises(errors.NotFound, match="none was deleted"):
+        docs.delete_uris(["urn:embedsvc:0", "urn:none"])
+    assert docs.delete_uris([]) == []
+    assert docs.count() == 2
+
+
+def test_texts_are_embedded(library: Any) -> None:
+    texts = [CANARY_TEXTS[1], "An apple.", "x\ny"] * 100
+    vectors = library.embed(texts)
+    assert len(vectors) == 300
+    assert sum(number * number for number in vectors[1]) == pytest.approx(1, abs=1e-4)
+    assert library.embed([], "query") == []
+    (query,) = library.embed(["An apple."], "query", model="all-MiniLM-L6-v2")
+    assert query == pytest.approx(vectors[1], abs=0.05)
+    with pytest.raises(errors.UsageError, match=r"texts\[1\] is empty"):
+        library.embed(["x", ""])
+    with pytest.raises(errors.NotFound, match="no-such"):
+        library.embed(["x"], model="no-such")
+    with pytest.raises(errors.QueryTooLong):
+        library.embed(["restart " * 2000])
+
+
 def test_a_collection_is_made_with_what_it_keeps(library: Any, docs: Any) -> None:
     made = library.create("c", chunk_tokens=64, overlap=0, chunk_context="headings", language="german")
     assert made.count() == 0
@@ -417,7 +452,7 @@ COUNT = b'{"total": 7, "limit": 1, "offset": 0, "documents": []}'
 
 def taken(responses: list[Response], remote: Remote | None = None) -> tuple[Any, list[Request | Pause]]:
     """What comes of ``count`` where the service answers so, and the steps that were taken."""
-    steps = (remote or Remote("http://there", retries=2)).count("c")
+    steps = (remote or Remote("http://there", retries=2)).count("c", None)
     done: list[Any] = [next(steps)]
     coming = iter(responses)
     try:

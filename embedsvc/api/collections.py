@@ -104,17 +104,33 @@ class Collection:
         """A document with its whole text and the spans of its passages. Raises NotFound: there is none."""
         return self._run(self._place.get(self.name, id))
 
+    def get_many(self, ids: Iterable[str]) -> list[WholeText]:
+        """The documents of these ids, in their order; those of which there is none are passed over."""
+        return self._run(self._place.get_many(self.name, list(ids)))
+
     def delete(self, id: str) -> None:
         """Deletes a document, durably. Raises NotFound: there is none. Locked: another process writes."""
         return self._run(self._place.delete(self.name, id))
 
-    def documents(self, limit: int = 100, offset: int = 0) -> list[StoredDocument]:
-        """A page of ``limit`` documents (1 to 1000) in the order of their uris, without their text."""
-        return self._run(self._place.documents(self.name, limit, offset))
+    def delete_many(self, ids: Iterable[str]) -> int:
+        """Deletes documents, durably and in one commit; ids of which there is none are passed over. Returns how many
+        there were. Raises Locked: another process writes."""
+        return self._run(self._place.delete_many(self.name, list(ids)))
 
-    def count(self) -> int:
-        """How many documents there are."""
-        return self._run(self._place.count(self.name))
+    def delete_uris(self, uris: Iterable[str]) -> list[str]:
+        """Deletes the documents of these uris, and all that came out of files of these uris, durably and in one commit;
+        returns the uris of what is gone. Raises NotFound: there is none of one of them, and nothing was deleted.
+        Locked: another process writes."""
+        return self._run(self._place.delete_uris(self.name, list(uris)))
+
+    def documents(self, limit: int = 100, offset: int = 0, filter: str | None = None) -> list[StoredDocument]:
+        """A page of ``limit`` documents (1 to 1000) in the order of their uris, without their text; with ``filter``, as
+        of :meth:`search`, of those that have a passage for which it holds."""
+        return self._run(self._place.documents(self.name, limit, offset, filter))
+
+    def count(self, filter: str | None = None) -> int:
+        """How many documents there are, as of :meth:`documents`."""
+        return self._run(self._place.count(self.name, filter))
 
     def describe(self) -> dict[str, Any]:
         """Counts, contract, chunking and vector index, as ``embedsvc collections show --json`` tells them."""
@@ -152,17 +168,29 @@ class AsyncCollection:
         """:meth:`Collection.get`."""
         return await self._run(self._place.get(self.name, id))
 
+    async def get_many(self, ids: Iterable[str]) -> list[WholeText]:
+        """:meth:`Collection.get_many`."""
+        return await self._run(self._place.get_many(self.name, list(ids)))
+
     async def delete(self, id: str) -> None:
         """:meth:`Collection.delete`."""
         return await self._run(self._place.delete(self.name, id))
 
-    async def documents(self, limit: int = 100, offset: int = 0) -> list[StoredDocument]:
-        """:meth:`Collection.documents`."""
-        return await self._run(self._place.documents(self.name, limit, offset))
+    async def delete_many(self, ids: Iterable[str]) -> int:
+        """:meth:`Collection.delete_many`."""
+        return await self._run(self._place.delete_many(self.name, list(ids)))
 
-    async def count(self) -> int:
+    async def delete_uris(self, uris: Iterable[str]) -> list[str]:
+        """:meth:`Collection.delete_uris`."""
+        return await self._run(self._place.delete_uris(self.name, list(uris)))
+
+    async def documents(self, limit: int = 100, offset: int = 0, filter: str | None = None) -> list[StoredDocument]:
+        """:meth:`Collection.documents`."""
+        return await self._run(self._place.documents(self.name, limit, offset, filter))
+
+    async def count(self, filter: str | None = None) -> int:
         """:meth:`Collection.count`."""
-        return await self._run(self._place.count(self.name))
+        return await self._run(self._place.count(self.name, filter))
 
     async def describe(self) -> dict[str, Any]:
         """:meth:`Collection.describe`."""

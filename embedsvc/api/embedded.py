@@ -8,17 +8,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from embedsvc.api.options import CollectionOptions, NewDocument, checked
+from embedsvc.api.options import CollectionOptions, Kind, NewDocument, checked
 from embedsvc.api.paths import named_paths
 from embedsvc.api.steps import Steps, T, Work
 from embedsvc.collection import collection_names, delete_collection
 from embedsvc.config import Settings, load_settings
-from embedsvc.describe import read_document
+from embedsvc.describe import read_document, read_documents
 from embedsvc.encoders import Encoders
 from embedsvc.encoding.tokens import load_counter
 from embedsvc.errors import UsageError
 from embedsvc.ingest import FIXED, ingest_items, ingest_paths
-from embedsvc.maintenance import delete_document
+from embedsvc.maintenance import delete_document, delete_documents, delete_ids
 from embedsvc.opened import Collections, Opened
 from embedsvc.outcomes import Report
 from embedsvc.readers import FieldChoice, PathPatterns, check_patterns, discover
@@ -28,6 +28,8 @@ from embedsvc.search.asking import Asked, answers_to, queries_of
 from embedsvc.search.hits import Answer
 
 _MAX_PAGE = 1000
+_MOST_TEXTS = 2048
+"""That are in memory as tokens at once."""
 _OF_ENCODERS = (
     "model", "runtime", "dtype", "threads", "batch_tokens", "cache_dir", "models", "rerankers", "model_memory_mb",
 )  # fmt: skip
@@ -116,16 +118,25 @@ class Embedded:
     def get(self, name: str, id: str) -> Steps[WholeText]:
         return self._call(name, lambda opened: read_document(opened.collection.store(), id))
 
+    def get_many(self, name: str, ids: Sequence[str]) -> Steps[list[WholeText]]:
+        return self._call(name, lambda opened: read_documents(opened.collection.store(), ids))
+
     def delete(self, name: str, id: str) -> Steps[None]:
         return self._call(name, lambda opened: delete_document(opened.collection, id))
 
-    def documents(self, name: str, limit: int, offset: int) -> Steps[list[StoredDocument]]:
+    def delete_many(self, name: str, ids: Sequence[str]) -> Steps[int]:
+        return self._call(name, lambda opened: delete_ids(opened.collection, ids))
+
+    def delete_uris(self, name: str, uris: Sequence[str]) -> Steps[list[str]]:
+        return self._call(name, lambda opened: delete_documents(opened.collection, uris, fold=False) if uris else [])
+
+    def documents(self, name: str, limit: int, offset: int, filter: str | None) -> Steps[list[StoredDocument]]:
         if not (1 <= limit <= _MAX_PAGE and offset >= 0):
             raise UsageError(f"limit is {limit}, offset {offset}; ask for 1 to {_MAX_PAGE} documents, from 0 on.")
-        return self._call(name, lambda opened: opened.collection.store().documents(offset, limit))
+        return self._call(name, lambda opened: opened.collection.store().documents(offset, limit, filter))
 
-    def count(self, name: str) -> Steps[int]:
-        return self._call(name, lambda opened: opened.collection.store().count_documents())
+    def count(self, name: str, filter: str | None) -> Steps[int]:
+        return self._call(name, lambda opened: opened.collection.store().count_documents(filter))
 
     def describe(self, name: str) -> Steps[dict[str, Any]]:
         return _work(lambda: self._collections.describe(name))
@@ -137,6 +148,18 @@ class Embedded:
         settings = load_settings(options)
         fixed = self._fixed | {option: getattr(settings, option) for option in options}
         return _work(lambda: self._make(name, fixed))
+
+    def embed(self, texts: Sequence[str], kind: Kind, model: str | None) -> Steps[list[list[float]]]:
+        return _work(lambda: self._embed(texts, kind, model))
+
+    def _embed(self, texts: Sequence[str], kind: Kind, model: str | None) -> list[list[float]]:
+        encoder = self._encoders.default() if model is None else self._encoders.named(model)
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), _MOST_TEXTS):
+            part = texts[start : start + _MOST_TEXTS]
+            encoded = encoder.encode_texts(part, kind=kind, on_overflow=self._settings.on_overflow)
+            vectors += encoded.vectors.tolist()
+        return vectors
 
     def remove(self, name: str) -> Steps[None]:
         return _work(lambda: self._remove(name))

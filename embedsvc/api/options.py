@@ -85,6 +85,10 @@ class CollectionOptions(TypedDict, total=False):
     """Of the text, for stems and stop words of lexical search."""
 
 
+Kind = Literal["query", "passage"]
+"""What a text to be embedded is: models may put another prompt before each."""
+
+
 class NewDocument(TypedDict, total=False):
     """A document to be added. Without ``id`` it comes from ``uri``, without both from the text."""
 

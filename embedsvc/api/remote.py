@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
+import base64
 import json
 import os
 import random
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -14,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from embedsvc import __version__
-from embedsvc.api.options import CollectionOptions, NewDocument, checked
+from embedsvc.api.options import CollectionOptions, Kind, NewDocument, checked
 from embedsvc.api.paths import named_paths
 from embedsvc.api.steps import Pause, Request, Response, Steps, Work
 from embedsvc.errors import JobFailed, Overloaded, ReadError, Unreachable, UsageError, VersionMismatch
@@ -25,7 +28,7 @@ from embedsvc.records import PassageSpan, StoredDocument, WholeText
 from embedsvc.search.asking import Asked
 from embedsvc.search.hits import Answer
 from embedsvc.search.telling import answer_of
-from embedsvc.statuses import error_of
+from embedsvc.statuses import error_of, type_of
 
 _AGAIN = (429, 503)
 """Statuses of a request that was not taken and may be tried again."""
@@ -35,6 +38,12 @@ _POLL_FIRST, _POLL_LAST = 0.02, 1.0
 """Seconds between looks at a job."""
 _BATCH_BYTES, _BATCH_FILES, _BATCH_DOCUMENTS = 32_000_000, 500, 10_000
 """What is sent at once, at most; a single larger file is sent alone."""
+_BATCH_IDS = 1000
+"""Documents that are read by one request."""
+_BATCH_TEXTS = 256
+"""Texts that are embedded by one request: what it answers with is no more than a megabyte or two."""
+_OPENAI_CODES = {"context_length_exceeded": type_of("Query too long")}
+"""Types of the problems that the routes in OpenAI's shape tell by a code; others are told by the status."""
 _MAX_FILE_BYTES = 100_000_000
 """Of files that are sent. The service may take less, and says so."""
 
@@ -77,22 +86,42 @@ class Remote:
         return Report(name, tuple(outcomes))
 
     def get(self, name: str, id: str) -> Steps[WholeText]:
-        value = yield from self._ask(Request("GET", f"{_of(name)}/documents/{_escaped(id)}"))
-        return WholeText(**{**value, "passages": tuple(PassageSpan(**span) for span in value["passages"])})
+        return _whole_of((yield from self._ask(Request("GET", f"{_of(name)}/documents/{_escaped(id)}"))))
+
+    def get_many(self, name: str, ids: Sequence[str]) -> Steps[list[WholeText]]:
+        found: list[WholeText] = []
+        for start in range(0, len(ids), _BATCH_IDS):
+            body = _json({"ids": ids[start : start + _BATCH_IDS]}, "The ids")
+            value = yield from self._ask(Request("POST", f"{_of(name)}/documents/read", body))
+            found += map(_whole_of, value["documents"])
+        return found
 
     def delete(self, name: str, id: str) -> Steps[None]:
         yield from self._ask(Request("DELETE", f"{_of(name)}/documents/{_escaped(id)}"))
 
-    def documents(self, name: str, limit: int, offset: int) -> Steps[list[StoredDocument]]:
-        value = yield from self._page(name, limit, offset)
+    def delete_many(self, name: str, ids: Sequence[str]) -> Steps[int]:
+        value = yield from self._ask(Request("POST", f"{_of(name)}/documents/delete", _json({"ids": ids}, "The ids")))
+        return int(value["deleted"])
+
+    def delete_uris(self, name: str, uris: Sequence[str]) -> Steps[list[str]]:
+        if not uris:
+            return []
+        value = yield from self._ask(Request("DELETE", f"{_of(name)}/documents", query={"uri": uris}))
+        return list(value["deleted"])
+
+    def documents(self, name: str, limit: int, offset: int, filter: str | None) -> Steps[list[StoredDocument]]:
+        value = yield from self._page(name, limit, offset, filter)
         return [StoredDocument(**document) for document in value["documents"]]
 
-    def count(self, name: str) -> Steps[int]:
-        value = yield from self._page(name, 1, 0)
+    def count(self, name: str, filter: str | None) -> Steps[int]:
+        value = yield from self._page(name, 1, 0, filter)
         return int(value["total"])
 
-    def _page(self, name: str, limit: int, offset: int) -> Steps[Any]:
-        return self._ask(Request("GET", f"{_of(name)}/documents", query={"limit": limit, "offset": offset}))
+    def _page(self, name: str, limit: int, offset: int, filter: str | None) -> Steps[Any]:
+        query: dict[str, int | str] = {"limit": limit, "offset": offset}
+        if filter is not None:
+            query["filter"] = filter
+        return self._ask(Request("GET", f"{_of(name)}/documents", query=query))
 
     def describe(self, name: str) -> Steps[dict[str, Any]]:
         return self._ask(Request("GET", _of(name)))
@@ -103,6 +132,18 @@ class Remote:
 
     def create(self, name: str, options: CollectionOptions) -> Steps[None]:
         yield from self._ask(Request("PUT", _of(name), _json(options, "The options")))
+
+    def embed(self, texts: Sequence[str], kind: Kind, model: str | None) -> Steps[list[list[float]]]:
+        if model is None:
+            models = yield from self._ask(Request("GET", "/v1/models"))
+            model = models["data"][0]["id"]
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), _BATCH_TEXTS):
+            asked = {"model": model, "input": texts[start : start + _BATCH_TEXTS], "input_type": kind}
+            body = _json({**asked, "encoding_format": "base64"}, "The texts")
+            value = yield from self._ask(Request("POST", "/v1/embeddings", body))
+            vectors += (_numbers(each["embedding"]) for each in value["data"])
+        return vectors
 
     def remove(self, name: str) -> Steps[None]:
         yield from self._ask(Request("DELETE", _of(name)))
@@ -156,7 +197,10 @@ class Remote:
     def _problem(self, response: Response) -> Exception:
         try:
             problem = json.loads(response.body)
-            type, detail = problem["type"], problem["detail"]
+            if "error" in problem:  # in OpenAI's shape
+                type, detail = _OPENAI_CODES.get(problem["error"]["code"]), problem["error"]["message"]
+            else:
+                type, detail = problem["type"], problem["detail"]
         except (ValueError, KeyError, TypeError):  # of a proxy before the service
             type, detail = None, f"{self._url} answers with status {response.status}."
             if response.status in (401, 403):
@@ -194,6 +238,18 @@ def _told_to_wait(response: Response) -> float | None:
         return max(0.0, (date - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None
+
+
+def _whole_of(value: Mapping[str, Any]) -> WholeText:
+    return WholeText(**{**value, "passages": tuple(PassageSpan(**span) for span in value["passages"])})
+
+
+def _numbers(encoded: str) -> list[float]:
+    """Of base64 over little-endian float32."""
+    numbers = array.array("f", base64.b64decode(encoded))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tolist()
 
 
 def _of(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ class Request:
     path: str
     json: bytes | None = None
     files: tuple[tuple[str, bytes], ...] = ()
-    query: Mapping[str, int] = field(default_factory=dict)
+    query: Mapping[str, int | str | Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,14 @@ class DuplicatesRequest(_Request):
     drop: bool = Field(False, description="Delete all but the first of each group.")
 
 
+class IdsRequest(_Request):
+    ids: list[str] = Field(description="Documents' ids.", examples=[["faq-1", "faq-2"]])
+
+
+class ReadRequest(_Request):
+    ids: list[str] = Field(max_length=1000, description="Documents' ids, at most 1,000.", examples=[["faq-1", "faq-2"]])
+
+
 class AlikeRequest(_Request):
     threshold: float = Field(0.95, gt=0, le=1, description="Cosine from which on two passages count as alike.")
 
@@ -664,6 +672,10 @@ class DocumentSummary(BaseModel):
     characters: int
 
 
+class DeletedCount(BaseModel):
+    deleted: int = Field(description="How many of them there were.")
+
+
 class DocumentList(BaseModel):
     total: int
     limit: int
@@ -693,6 +705,10 @@ class DocumentOut(BaseModel):
     start: int | None = Field(None, description="Only of a part: where it begins.")
     end: int | None = Field(None, description="Only of a part: where it ends.")
     characters: int | None = Field(None, description="Only of a part: how many the whole document has.")
+
+
+class DocumentsOut(BaseModel):
+    documents: list[DocumentOut]
 
 
 class EmbeddingOut(BaseModel):

@@ -943,12 +943,32 @@ class Store:
         if not self.dataset.count_rows(filter=f"document_id = {_quoted([document_id])}"):
             raise _no_document(document_id)
 
-    def count_documents(self) -> int:
-        return int(self.dataset.count_rows(filter="ordinal = 0"))
+    def count_documents(self, where: str | None = None) -> int:
+        """How many there are; with the user's SQL condition ``where``, of those with a passage for which it holds.
 
-    def documents(self, start: int = 0, count: int | None = None) -> list[StoredDocument]:
-        """All documents in the order of their uris, or ``count`` of them from the place ``start`` on."""
+        Raises:
+            BadFilter: as :meth:`matching`.
+        """
+        if where is None:
+            return int(self.dataset.count_rows(filter="ordinal = 0"))
+        return len(self._documents_where(where))
+
+    def _documents_where(self, where: str) -> pa.ChunkedArray:
+        """Ids of the documents with a passage for which the user's condition holds."""
+        compiled = compile_filter(where)
+        with _reading(self.path), _evaluating(where):
+            return pc.unique(self.dataset.scanner(columns=["document_id"], filter=compiled).to_table()["document_id"])
+
+    def documents(self, start: int = 0, count: int | None = None, where: str | None = None) -> list[StoredDocument]:
+        """All documents in the order of their uris, or ``count`` of them from the place ``start`` on; with the user's
+        SQL condition ``where``, of those with a passage for which it holds.
+
+        Raises:
+            BadFilter: as :meth:`matching`.
+        """
         rows = self._scan(["document_id", "uri", "title", "document_hash", "end"], None)
+        if where is not None:
+            rows = rows.filter(pc.is_in(rows["document_id"], value_set=self._documents_where(where)))
         groups = rows.group_by(["document_id", "uri", "title", "document_hash"]).aggregate(
             [("end", "max"), ([], "count_all")]
         )

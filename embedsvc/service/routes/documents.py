@@ -15,11 +15,22 @@ from embedsvc.errors import FileTooLarge, NotFound, UsageError
 from embedsvc.opened import Opened
 from embedsvc.readers import FieldChoice, Rejected
 from embedsvc.records import Source, ready_document
-from embedsvc.service.body import apart, clean, read_json
+from embedsvc.service.body import apart, clean, read_json, read_model
 from embedsvc.service.jobs import Item
 from embedsvc.service.problems import UnsupportedMedia
 from embedsvc.service.routes.common import Name, faults, reply, shows, takes
-from embedsvc.service.schemas import Deleted, DocumentList, DocumentOut, DocumentsRequest, JobOut, UploadRequest
+from embedsvc.service.schemas import (
+    Deleted,
+    DeletedCount,
+    DocumentList,
+    DocumentOut,
+    DocumentsOut,
+    DocumentsRequest,
+    IdsRequest,
+    JobOut,
+    ReadRequest,
+    UploadRequest,
+)
 from embedsvc.service.state import run, state_of
 from embedsvc.storage import StoredPassage
 
@@ -52,6 +63,14 @@ JOB = {
     "created": "2026-01-05T09:30:00.000Z",
     "started": "2026-01-05T09:30:00.010Z",
     "finished": None,
+}
+_DOCUMENT = {
+    "id": "faq-1",
+    "uri": "urn:embedsvc:faq-1",
+    "title": "Restart",
+    "metadata": {"year": 2024},
+    "text": "After a power failure, start the store first.",
+    "passages": [{"id": "faq-1:0", "start": 0, "end": 45, "page": None, "heading": None}],
 }
 _REPORT_LINE = (
     '{"uri": "scan.pdf", "status": "quarantined", "passages": 0, "tokens": 0, "encoded_tokens": 0, "seconds": 0.01, '
@@ -201,7 +220,8 @@ async def read_report(id: Annotated[str, Path(description="The job's id.")], req
 @router.get(
     "/v1/collections/{name}/documents",
     summary="List the documents",
-    description="In the order of their uris, a page at a time.",
+    description="In the order of their uris, a page at a time. With `filter`, those that have a passage for which it "
+    "holds.",
     response_class=Response,
     responses={
         200: {
@@ -233,13 +253,16 @@ async def list_documents(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000, description="Documents per page.")] = 100,
     offset: Annotated[int, Query(ge=0, lt=2**63, description="Documents to skip.")] = 0,
+    filter: Annotated[
+        str | None, Query(description="SQL condition, as of a search.", examples=["metadata.year >= 2024"])
+    ] = None,
 ) -> Response:
     state = state_of(request)
 
     def work(opened: Opened) -> Response:
         store = opened.collection.store()
-        page = [asdict(document) for document in store.documents(offset, limit)]
-        return reply({"total": store.count_documents(), "limit": limit, "offset": offset, "documents": page})
+        page = [asdict(document) for document in store.documents(offset, limit, filter)]
+        return reply({"total": store.count_documents(filter), "limit": limit, "offset": offset, "documents": page})
 
     return await run(state.errands, lambda: state.collections.call(name, work))
 
@@ -283,17 +306,7 @@ async def delete_by_uri(
     responses={
         200: {
             "model": DocumentOut,
-            **shows(
-                "The document.",
-                {
-                    "id": "faq-1",
-                    "uri": "urn:embedsvc:faq-1",
-                    "title": "Restart",
-                    "metadata": {"year": 2024},
-                    "text": "After a power failure, start the store first.",
-                    "passages": [{"id": "faq-1:0", "start": 0, "end": 45, "page": None, "heading": None}],
-                },
-            ),
+            **shows("The document.", _DOCUMENT),
         },
         **faults(400, 404, 422, 500),
     },
@@ -334,6 +347,50 @@ async def read_document(
 
 def _span(passage: StoredPassage) -> dict[str, Any]:
     return {name: getattr(passage, name) for name in ("id", "start", "end", "page", "heading")}
+
+
+@router.post(
+    "/v1/collections/{name}/documents/read",
+    summary="Read several documents",
+    description="In the order of their ids; those of which there is none are passed over.",
+    response_class=Response,
+    responses={
+        200: {"model": DocumentsOut, **shows("Those that there are.", {"documents": [_DOCUMENT]})},
+        **faults(400, 404, 413, 415, 422, 500),
+    },
+    openapi_extra=takes(ReadRequest, {"two": {"ids": ["faq-1", "faq-2"]}}),
+)
+async def read_documents(name: Name, request: Request) -> Response:
+    state = state_of(request)
+    body = await read_model(request, ReadRequest)
+
+    def work(opened: Opened) -> Response:
+        found = describe.read_documents(opened.collection.store(), body.ids)
+        return reply({"documents": list(map(asdict, found))})
+
+    return await run(state.errands, lambda: state.collections.call(name, work))
+
+
+@router.post(
+    "/v1/collections/{name}/documents/delete",
+    summary="Delete several documents",
+    description="In one commit, and answered once that is on the disk. Ids of which there is no document are passed "
+    "over. 409 while another process writes to the collection.",
+    response_class=Response,
+    responses={
+        200: {"model": DeletedCount, **shows("How many there were.", {"deleted": 2})},
+        **faults(400, 404, 409, 413, 415, 422, 500, 507),
+    },
+    openapi_extra=takes(IdsRequest, {"two": {"ids": ["faq-1", "faq-2"]}}),
+)
+async def delete_documents(name: Name, request: Request) -> Response:
+    state = state_of(request)
+    body = await read_model(request, IdsRequest)
+
+    def work(opened: Opened) -> Response:
+        return reply({"deleted": maintenance.delete_ids(opened.collection, body.ids)})
+
+    return await run(state.errands, lambda: state.collections.call(name, work))
 
 
 @router.delete(
