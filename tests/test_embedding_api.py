@@ -192,8 +192,10 @@ def test_the_hugging_face_client(running: Server, encoder: Encoder) -> None:
 
 
 def test_langchain(running: Server, encoder: Encoder) -> None:
-    langchain = pytest.importorskip("langchain_huggingface")
-    endpoint = langchain.HuggingFaceEndpointEmbeddings(model=running.url)
+    langchain = pytest.importorskip("langchain_openai")
+    endpoint = langchain.OpenAIEmbeddings(
+        model="all-MiniLM-L6-v2", base_url=f"{running.url}/v1", api_key="none", check_embedding_ctx_length=False
+    )
     assert near(endpoint.embed_documents(TEXTS), encoder)
     assert near([endpoint.embed_query(TEXTS[1])], encoder, TEXTS[1:2])
 

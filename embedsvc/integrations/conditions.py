@@ -1,0 +1,99 @@
+"""Conditions of our filter language, put together from a framework's own filters.
+
+Every one is true or false of a passage, never NULL, so that NOT means what it says there: a document that lacks a field
+does not have the value that was asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import Any
+
+from embedsvc.errors import BadFilter
+
+ALWAYS, NEVER = "1 = 1", "1 = 0"
+
+
+def metadata(*keys: str) -> str:
+    """The field of an input's own to which these keys lead, outermost first.
+
+    Raises:
+        BadFilter: a key that a filter cannot name.
+    """
+    for key in keys:
+        if not isinstance(key, str) or not key or '"' in key:
+            raise BadFilter(f"A filter cannot name the metadata {key!r}: it is empty, no text, or has a double quote.")
+    return ".".join(("metadata", *(f'"{key}"' for key in keys)))
+
+
+def equal(field: str, value: Any) -> str:
+    """``field`` has that value; None: it has none."""
+    return f"{field} IS NULL" if value is None else f"({field} = {_literal(field, value)}) IS TRUE"
+
+
+def compared(field: str, operator: str, value: Any) -> str:
+    """``operator``: ``>``, ``>=``, ``<`` or ``<=``. Text is compared letter by letter: dates, where all are written in
+    one way (ISO 8601), by time."""
+    if isinstance(value, bool):
+        raise BadFilter(f"{field} {operator} {value}: true and false have no order.")
+    return f"({field} {operator} {_literal(field, value)}) IS TRUE"
+
+
+def among(field: str, values: Iterable[Any]) -> str:
+    """``field`` has one of these values. They may be of several types, and None."""
+    kinds: dict[type, list[str]] = {}
+    for value in values:
+        if value is not None:
+            kinds.setdefault(str if isinstance(value, date) else type(value), []).append(_literal(field, value))
+    alternatives = [f"({field} IN ({', '.join(literals)})) IS TRUE" for literals in kinds.values()]
+    if any(value is None for value in values):
+        alternatives.append(equal(field, None))
+    return either(alternatives)
+
+
+def has_text(field: str, text: Any, *, any_case: bool = False) -> str:
+    """``text`` stands somewhere in ``field``."""
+    if not isinstance(text, str):
+        raise BadFilter(f"{field}: {text!r} is no text to look for.")
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("'", "''")
+    return f"({field} {'ILIKE' if any_case else 'LIKE'} '%{escaped}%') IS TRUE"
+
+
+def like(field: str, pattern: Any) -> str:
+    """SQL's LIKE: ``%`` stands for any letters, ``_`` for one."""
+    if not isinstance(pattern, str):
+        raise BadFilter(f"{field}: {pattern!r} is no pattern.")
+    return f"({field} LIKE {_literal(field, pattern)}) IS TRUE"
+
+
+def both(conditions: Sequence[str]) -> str:
+    """All of them hold."""
+    return _joined(" AND ", conditions) or ALWAYS
+
+
+def either(conditions: Sequence[str]) -> str:
+    """One of them holds, at least."""
+    return _joined(" OR ", conditions) or NEVER
+
+
+def neither(condition: str) -> str:
+    """It does not hold."""
+    return f"NOT ({condition})"
+
+
+def _joined(word: str, conditions: Sequence[str]) -> str:
+    return f"({word.join(conditions)})" if len(conditions) > 1 else "".join(conditions)
+
+
+def _literal(field: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, int | float) and math.isfinite(value):
+        return repr(value)
+    if isinstance(value, date):  # datetime is one
+        value = value.isoformat()
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    raise BadFilter(f"{field}: {value!r:.80} cannot be compared with; give a text, a number, a date, true or false.")
