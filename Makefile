@@ -38,6 +38,7 @@ check: $(READY)
 	for page in python openai mcp; do \
 	    $(BIN)/python -m tests.examples docs/$$page.md | $(BIN)/mypy /dev/stdin || exit 1; \
 	done
+	$(BIN)/python -m tests.examples --apart docs/integrations.md | $(BIN)/mypy /dev/stdin
 
 # The page of all commands and flags; a test compares it.
 docs: $(READY)

@@ -7,13 +7,15 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mcp import Client, StdioServerParameters
 
+import embedsvc
 from embedsvc.config import Settings
 from tests.conftest import write_tree
-from tests.examples import examples
+from tests.examples import examples, examples_apart
 from tests.server import server, until
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -24,15 +26,19 @@ HANDBOOK = {
 }
 
 
-def test_the_examples_of_the_python_api_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def handbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home with a handbook, and a data directory."""
     write_tree(tmp_path / "handbook", HANDBOOK)
     monkeypatch.setenv("EMBEDSVC_CACHE_DIR", str(Settings().cache))  # exported models, which are slow to make
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("EMBEDSVC_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("EMBEDSVC_RUNTIME", "onnx")
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("handbook")
+def test_the_examples_of_the_python_api_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program = examples(DOCS / "python.md")
     assert program.count("http://localhost:8080") == 2
     with server(tmp_path / "data") as running:
@@ -89,3 +95,25 @@ def test_the_examples_and_settings_of_agents_work(tmp_path: Path, capsys: pytest
     said = capsys.readouterr().out
     assert f"Refunds {running.url}/?c=handbook&doc=refunds&start=0" in said
     assert "Money is paid back" in said
+
+
+@pytest.mark.usefixtures("handbook")
+def test_the_examples_of_the_integrations_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
+    for extra in ("langchain_core", "haystack", "llama_index.core"):
+        pytest.importorskip(extra)
+    embedsvc.open("handbook").index(tmp_path / "handbook")
+    program = examples_apart(DOCS / "integrations.md")
+    assert program.count("http://localhost:8080") == 2
+    sections: dict[str, Any] = {}
+    with server(tmp_path / "data") as running:
+        exec(compile(program.replace("http://localhost:8080", running.url), "docs/integrations.md", "exec"), sections)
+        for at in range(3):
+            sections[f"section_{at}"]()
+    said = capsys.readouterr().out
+    assert "handbook/refunds.md 0 # Refunds" in said
+    assert "The office books trains." in said
+    assert said.count("Bees make honey.") == 2
+    assert "'legs': 6" in said
