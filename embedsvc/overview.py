@@ -36,13 +36,18 @@ _MOST_LABELS = 100
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """``passages`` of the collection, ``label``: words that set its typical passages apart, ``typical``: the nearest to
-    its centre, ``tightness``: the mean cosine with the centre."""
+    """``row_ids``: of its passages, the nearest to its centre first, ``label``: words that set its typical passages
+    apart, ``typical``: its first passages, ``tightness``: the mean cosine with the centre."""
 
     label: tuple[str, ...]
-    passages: int
+    row_ids: tuple[int, ...]
     tightness: float
     typical: tuple[StoredPassage, ...]
+
+    @property
+    def passages(self) -> int:
+        """How many there are."""
+        return len(self.row_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ def clusters(snapshot: Snapshot, count: int | None = None) -> list[Cluster]:
     """
     if count is not None and not 1 <= count <= _MOST_CLUSTERS:
         raise UsageError(f"{count} clusters are asked for; ask for 1 to {_MOST_CLUSTERS}.")
-    row_ids, vectors = _own_vectors(snapshot)
+    row_ids, vectors = own_vectors(snapshot)
     if not len(row_ids):
         return []
     count = max(1, min(20, round((len(row_ids) / 2) ** 0.5))) if count is None else min(count, len(row_ids))
@@ -107,15 +112,15 @@ def clusters(snapshot: Snapshot, count: int | None = None) -> list[Cluster]:
     centres = _centres(some, count, random)
     cosines = vectors @ centres.T
     nearest = cosines.argmax(axis=1)
-    members = [np.flatnonzero(nearest == at) for at in range(count)]
-    typical = [own[np.argsort(-cosines[own, at], kind="stable")[:_TYPICAL]] for at, own in enumerate(members)]
-    passages = [snapshot.store.take(row_ids[own].tolist()) if len(own) else [] for own in typical]
+    unordered = [np.flatnonzero(nearest == at) for at in range(count)]
+    members = [own[np.argsort(-cosines[own, at], kind="stable")] for at, own in enumerate(unordered)]
+    passages = [snapshot.store.take(row_ids[own[:_TYPICAL]].tolist()) if len(own) else [] for own in members]
     words = [Counter(word for passage in own for word in set(content_words(passage.text))) for own in passages]
     everywhere = sum(words, Counter[str]())
     made = [
         Cluster(
             _label(words[at], everywhere),
-            len(own),
+            tuple(row_ids[own].tolist()),
             round(float(cosines[own, at].mean()), 4),
             tuple(passages[at][:_SHOWN]),
         )
@@ -141,7 +146,7 @@ def classify(
         raise UsageError("A label is empty. Give each a name.")
     names = list(labels)
     described = encoder.encode_texts([labels[name].strip() or name for name in names], kind="query").vectors
-    row_ids, vectors = _own_vectors(snapshot)
+    row_ids, vectors = own_vectors(snapshot)
     cosines = vectors @ described.T
     best = cosines.argmax(axis=1)
     second = np.sort(cosines, axis=1)[:, -2]
@@ -158,8 +163,12 @@ def classify(
     )
 
 
-def _own_vectors(snapshot: Snapshot) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Row ids (n,) and the passages' own vectors (n, dimension)."""
+def own_vectors(snapshot: Snapshot) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Row ids (n,) and the passages' own vectors (n, dimension), of length 1, in the order of the store.
+
+    Raises:
+        UsageError: more than 200,000 passages.
+    """
     if (count := snapshot.store.count()) > _MOST_PASSAGES:
         raise UsageError(
             f"{snapshot.name!r} has {count:,} passages; up to {_MOST_PASSAGES:,} can be looked over at once."

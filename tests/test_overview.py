@@ -11,7 +11,7 @@ from embedsvc.collection import Collection
 from embedsvc.config import Settings
 from embedsvc.errors import UsageError
 from embedsvc.ingest import ingest_items
-from embedsvc.overview import Classified, classify, clusters, near_passages
+from embedsvc.overview import Classified, classify, clusters, near_passages, own_vectors
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, make_document
 from tests.fakes import FakeEncoder
@@ -59,6 +59,9 @@ def test_clusters_are_labelled_by_their_own_words(collection: Collection) -> Non
     assert {"blue", "sky"} <= set(found[1].label)
     assert found[2].label == ("frog", "green")
     assert [passage.document_id for passage in found[2].typical] == ["f"]
+    own = [passage.row_id for passage in collection.snapshot().store.take(list(found[0].row_ids[:3]))]
+    assert [passage.row_id for passage in found[0].typical] == own  # the nearest to the centre first
+    assert sorted(id for cluster in found for id in cluster.row_ids) == sorted(own_vectors(collection.snapshot())[0])
     assert found == clusters(collection.snapshot(), 3)
     assert sum(cluster.passages for cluster in clusters(collection.snapshot())) == len(TEXTS)
     assert sum(cluster.passages for cluster in clusters(collection.snapshot(), 100)) == len(TEXTS)  # of 6 at most
