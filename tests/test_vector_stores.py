@@ -438,3 +438,16 @@ def test_the_id_of_a_document_is_no_path(client: OpenAI, running: Server, store:
         until(lambda job=job: running.http.get(f"/v1/jobs/{job.json()['job']}").json()["status"] == "done")
         assert client.vector_stores.files.delete(id, vector_store_id=store).deleted
     assert (tmp_path / "package.json").exists()
+
+
+def test_what_could_be_put_back_keeps_a_collection_from_being_made_anew(
+    client: OpenAI, running: Server, store: str
+) -> None:
+    file = put(client, store, "refunds.md", REFUNDS)
+    running.http.post(f"/v1/collections/{store}/snapshots", json={"label": "before"}).raise_for_status()
+    client.vector_stores.files.delete(file.id, vector_store_id=store)
+    other: Any = {"type": "static", "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 20}}
+    with pytest.raises(openai.BadRequestError, match="stay so"):
+        put(client, store, "travel.md", TRAVEL, chunking_strategy=other)
+    kept = running.http.get(f"/v1/collections/{store}/snapshots").json()["snapshots"]
+    assert [each["labels"] for each in kept] == [["before"]]
