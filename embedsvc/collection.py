@@ -119,8 +119,9 @@ def remove_unseen(name: str, settings: Settings) -> None:
                 raise StorageFailure(f"{folder} cannot be removed: {error}. Check its permissions.") from error
 
 
-def delete_collection(name: str, settings: Settings) -> None:
-    """Removes a collection, damaged or not: at once out of sight, then its files.
+def delete_collection(name: str, settings: Settings, check: Callable[[], None] = lambda: None) -> None:
+    """Removes a collection, damaged or not: at once out of sight, then its files. ``check`` is called before, while
+    nobody else can write to it; where that raises, all stays.
 
     Raises:
         NotFound: there is none; what a deletion that was killed had left of it is removed all the same.
@@ -131,6 +132,7 @@ def delete_collection(name: str, settings: Settings) -> None:
         directory = collection_directory(name, settings)
         with write_lock(directory, settings.lock_timeout):
             collection_directory(name, settings)  # NotFound, where another process deleted it before we got the lock
+            check()
             try:
                 for folder in (directory, *asides(name, settings)):
                     put_out_of_sight(folder, name)

@@ -428,3 +428,26 @@ def test_the_state_outlives_the_server(data_dir: Path, tmp_path: Path) -> None:
         files = {file.id: file.status for file in client.vector_stores.files.list(made.id)}
         assert files == {kept.id: "completed", lost.id: "failed"}
         assert client.files.content(kept.id).read() == REFUNDS
+
+
+def test_the_id_of_a_document_is_no_path(client: OpenAI, running: Server, store: str, tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text("{}")
+    ids = [str(tmp_path / "package"), "a\0b", "long" * 100]
+    for id in ids:
+        job = running.http.post(f"/v1/collections/{store}/documents", json={"documents": [{"id": id, "text": id}]})
+        until(lambda job=job: running.http.get(f"/v1/jobs/{job.json()['job']}").json()["status"] == "done")
+        assert client.vector_stores.files.delete(id, vector_store_id=store).deleted
+    assert (tmp_path / "package.json").exists()
+
+
+def test_what_could_be_put_back_keeps_a_collection_from_being_made_anew(
+    client: OpenAI, running: Server, store: str
+) -> None:
+    file = put(client, store, "refunds.md", REFUNDS)
+    running.http.post(f"/v1/collections/{store}/snapshots", json={"label": "before"}).raise_for_status()
+    client.vector_stores.files.delete(file.id, vector_store_id=store)
+    other: Any = {"type": "static", "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 20}}
+    with pytest.raises(openai.BadRequestError, match="stay so"):
+        put(client, store, "travel.md", TRAVEL, chunking_strategy=other)
+    kept = running.http.get(f"/v1/collections/{store}/snapshots").json()["snapshots"]
+    assert [each["labels"] for each in kept] == [["before"]]

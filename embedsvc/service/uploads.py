@@ -28,7 +28,7 @@ from embedsvc.errors import NotFound, StorageFailure
 from embedsvc.outcomes import INTO
 from embedsvc.records import Metadata, Source, without_surrogates
 from embedsvc.service.problems import json_bytes
-from embedsvc.storage.durability import fsync_tree
+from embedsvc.storage.durability import fsync_path, fsync_tree
 from embedsvc.storage.store import writing
 
 FOLDER = "files"
@@ -127,6 +127,7 @@ class Uploads:
                 staged.rename(self._folder / id)
                 if self._is_durable:
                     fsync_tree(self._folder / id)
+                    fsync_path(self._folder.parent)  # which names this folder since the first upload
             finally:
                 shutil.rmtree(staged, ignore_errors=True)
         return Upload(id, name, purpose, len(data))
@@ -202,8 +203,9 @@ class Uploads:
         return found
 
     def detach(self, collection: str, ids: Iterable[str]) -> None:
-        """What is noted of these counts no more."""
-        for id in ids:
+        """What is noted of these counts no more. Documents that came otherwise may be among them: nothing is ever noted
+        of those, and what their ids spell is not a place to look for it."""
+        for id in filter(is_upload, ids):
             (self._folder / _JOBS / collection / f"{id}.json").unlink(missing_ok=True)
 
     def detach_all(self, collection: str) -> None:

@@ -233,20 +233,26 @@ def attach(
 
 
 def _agree_on_chunking(state: State, name: str, asked: schemas.StaticChunking) -> None:
-    """A collection has one chunking, which it got when it was made; an empty one may still get another."""
+    """A collection has one chunking, which it got when it was made; one that never held a document, as far as can be
+    told by what could be put back, may still get another."""
     opened = state.collections.open(name)
     store, there = opened.collection.store(), opened.collection.chunking
     wanted = _effective(state, asked, opened.encoder)
     if (wanted.window, wanted.overlap) == (there.window, there.overlap):
         return
-    if store.count() or Uploads(state.settings).attached(name, store.identity):
-        raise Refused(
-            f"The documents of {name!r} are cut into passages of {there.window} tokens that share up to "
-            f"{there.overlap}, and stay so. Leave chunking_strategy out, or make another vector store.",
-            param="chunking_strategy",
-        )
+
+    def check() -> None:
+        versions = state.collections.peek(name).store().versions()
+        if any(each.passages for each in versions) or Uploads(state.settings).attached(name, store.identity):
+            raise Refused(
+                f"The documents of {name!r} are cut into passages of {there.window} tokens that share up to "
+                f"{there.overlap}, and stay so. Leave chunking_strategy out, or make another vector store.",
+                param="chunking_strategy",
+            )
+
+    check()  # without waiting for who writes
     about = store.about
-    delete_collection(name, state.settings)
+    delete_collection(name, state.settings, check)
     state.collections.forget(name)
     made = {
         "model": store.contract.model,
