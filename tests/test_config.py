@@ -54,7 +54,7 @@ def test_every_setting_can_be_set_each_way(monkeypatch: pytest.MonkeyPatch) -> N
         "finer_tokens": 15, "reader_memory_mb": 16, "reader_timeout_s": 17, "duplicates": "drop", "language": "german",
         "chunk_context": "headings",
         "ocr": "off", "ocr_languages": "deu", "ocr_timeout_s": 19,
-        "api_keys": "k",
+        "api_keys": "k", "public_url": "http://h", "uploads_mb": 20,
         "tokenizers": "t", "url_timeout_s": 18, "allow_private_urls": True, "sitemap_other_hosts": True,
     }  # fmt: skip
     assert other.keys() == {name for name in Settings.__dataclass_fields__}  # noqa: C416
