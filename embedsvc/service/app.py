@@ -70,6 +70,8 @@ _COMPONENTS = (
     schemas.RestoreRequest,
     schemas.MigrateRequest,
     schemas.DocumentsRequest,
+    schemas.IdsRequest,
+    schemas.ReadRequest,
     schemas.UploadRequest,
     schemas.EmbeddingsRequest,
     schemas.EmbedRequest,

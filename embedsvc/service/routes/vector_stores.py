@@ -29,6 +29,24 @@ from embedsvc.service.state import State, run, state_of
 from embedsvc.service.uploads import Upload, Uploads, name_of, upload_of
 
 router = APIRouter(tags=["vector stores"])
+_OPEN = frozenset({"attributes", "metadata"})
+"""Fields that hold what people named themselves."""
+
+
+def _schema_of(example: Any) -> dict[str, Any]:
+    """The JSON schema of answers that look like ``example``; what is null in it may be anything."""
+    if isinstance(example, dict):
+        fields = {name: {"type": "object"} if name in _OPEN else _schema_of(each) for name, each in example.items()}
+        return {"type": "object", "properties": fields}
+    if isinstance(example, list):
+        return {"type": "array", "items": _schema_of(example[0]) if example else {}}
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "string"}
+    return {} if example is None else {"type": kinds[type(example)]}
+
+
+def _shows(description: str, example: Any) -> dict[str, Any]:
+    return shows(description, example, _schema_of(example))
+
 
 _T = TypeVar("_T")
 StoreId = Annotated[str, Path(description="A vector store's id: the collection's name.", examples=["handbook"])]
@@ -131,7 +149,7 @@ async def _errand(request: Request, work: Callable[[State], _T]) -> _T:
     "one of OpenAI's kind. `file_ids` are put in as by `/files`. A static `chunking_strategy` is kept with the "
     "collection; `max_chunk_size_tokens` is the most, a model whose window is smaller cuts smaller.",
     response_class=Response,
-    responses={200: shows("It is made.", _STORE), **openai_faults(400, 404, 413, 503, 507)},
+    responses={200: _shows("It is made.", _STORE), **openai_faults(400, 404, 413, 503, 507)},
     openapi_extra=takes(VectorStoreRequest, {"named": {"name": "handbook", "metadata": {"owner": "support"}}}),
 )
 async def create_vector_store(request: Request) -> Response:
@@ -144,7 +162,7 @@ async def create_vector_store(request: Request) -> Response:
     summary="List the vector stores",
     description="All collections that can be read.",
     response_class=Response,
-    responses={200: shows("A page of them.", _list(_STORE)), **openai_faults(400)},
+    responses={200: _shows("A page of them.", _list(_STORE)), **openai_faults(400)},
 )
 async def list_vector_stores(
     request: Request, order: Order = "desc", after: After = None, before: Before = None, limit: Limit = 20
@@ -156,8 +174,9 @@ async def list_vector_stores(
 @router.get(
     "/v1/vector_stores/{id}",
     summary="Look at a vector store",
+    description="Counts of its files by what became of them, and its metadata.",
     response_class=Response,
-    responses={200: shows("The vector store.", _STORE), **openai_faults(404)},
+    responses={200: _shows("The vector store.", _STORE), **openai_faults(404)},
 )
 async def show_vector_store(id: StoreId, request: Request) -> Response:
     return reply(await _errand(request, lambda state: vector_stores.show(state, id)))
@@ -168,7 +187,7 @@ async def show_vector_store(id: StoreId, request: Request) -> Response:
     summary="Rename a vector store, or tell other metadata",
     description="Its id stays. What is not sent stays.",
     response_class=Response,
-    responses={200: shows("The vector store.", _STORE), **openai_faults(400, 404, 409)},
+    responses={200: _shows("The vector store.", _STORE), **openai_faults(400, 404, 409)},
     openapi_extra=takes(VectorStoreUpdate, {"renamed": {"name": "Handbook of 2026"}}),
 )
 async def update_vector_store(id: StoreId, request: Request) -> Response:
@@ -182,7 +201,7 @@ async def update_vector_store(id: StoreId, request: Request) -> Response:
     description="The collection with all its documents, for good. Uploaded files stay.",
     response_class=Response,
     responses={
-        200: shows("It is gone.", {"id": "handbook", "object": "vector_store.deleted", "deleted": True}),
+        200: _shows("It is gone.", {"id": "handbook", "object": "vector_store.deleted", "deleted": True}),
         **openai_faults(404, 409),
     },
 )
@@ -197,7 +216,7 @@ async def delete_vector_store(id: StoreId, request: Request) -> Response:
     description="As `/v1/collections/{name}/search` does by default. Of several queries, the best results of all: a "
     "passage that several find comes once. Besides OpenAI's fields, each text tells its place in its document.",
     response_class=Response,
-    responses={200: shows("The results, best first.", _RESULTS), **openai_faults(400, 404, 429, 503)},
+    responses={200: _shows("The results, best first.", _RESULTS), **openai_faults(400, 404, 429, 503)},
     openapi_extra=takes(
         VectorStoreSearchRequest,
         {"filtered": {"query": "how do refunds work?", "filters": {"type": "eq", "key": "team", "value": "support"}}},
@@ -261,7 +280,7 @@ def _result(hit: Hit) -> dict[str, Any]:
     "metadata of its documents. A static `chunking_strategy` must be the collection's, unless that is empty: then the "
     "collection gets it.",
     response_class=Response,
-    responses={200: shows("Taken.", {**_STORE_FILE, "status": "in_progress"}), **openai_faults(400, 404, 503)},
+    responses={200: _shows("Taken.", {**_STORE_FILE, "status": "in_progress"}), **openai_faults(400, 404, 503)},
     openapi_extra=takes(AttachRequest, {"file": {"file_id": _FILE["id"], "attributes": {"team": "support"}}}),
 )
 async def attach_file(id: StoreId, request: Request) -> Response:
@@ -284,7 +303,7 @@ def _polled(value: dict[str, Any], is_under_way: Callable[[dict[str, Any]], bool
     summary="List the files of a vector store",
     description="Uploaded ones, and each document that came otherwise as one.",
     response_class=Response,
-    responses={200: shows("A page of them.", _list(_STORE_FILE)), **openai_faults(400, 404)},
+    responses={200: _shows("A page of them.", _list(_STORE_FILE)), **openai_faults(400, 404)},
 )
 async def list_files(
     id: StoreId,
@@ -310,7 +329,7 @@ async def list_files(
     description="One text of each document that came out of it.",
     response_class=Response,
     responses={
-        200: shows(
+        200: _shows(
             "The text.",
             {
                 "object": "vector_store.file_content.page",
@@ -333,7 +352,7 @@ async def read_file(id: StoreId, file_id: FileId, request: Request) -> Response:
     summary="Look at a file of a vector store",
     description="Also how it comes along: `in_progress`, `completed`, or `failed` with its `last_error`.",
     response_class=Response,
-    responses={200: shows("The file.", _STORE_FILE), **openai_faults(404)},
+    responses={200: _shows("The file.", _STORE_FILE), **openai_faults(404)},
 )
 async def show_file(id: StoreId, file_id: FileId, request: Request) -> Response:
     file = await _errand(request, lambda state: vector_stores.show_file(state, id, file_id))
@@ -346,7 +365,7 @@ async def show_file(id: StoreId, file_id: FileId, request: Request) -> Response:
     description="In one commit, without reading or encoding it again. Metadata that are no attributes (lists, objects) "
     "stay.",
     response_class=Response,
-    responses={200: shows("The file.", _STORE_FILE), **openai_faults(400, 404, 409)},
+    responses={200: _shows("The file.", _STORE_FILE), **openai_faults(400, 404, 409)},
     openapi_extra=takes(AttributesRequest, {"attributes": {"attributes": {"team": "sales"}}}),
 )
 async def update_file(id: StoreId, file_id: FileId, request: Request) -> Response:
@@ -361,7 +380,7 @@ async def update_file(id: StoreId, file_id: FileId, request: Request) -> Respons
     description="What was uploaded stays among the files.",
     response_class=Response,
     responses={
-        200: shows("It is gone.", {"id": _FILE["id"], "object": "vector_store.file.deleted", "deleted": True}),
+        200: _shows("It is gone.", {"id": _FILE["id"], "object": "vector_store.file.deleted", "deleted": True}),
         **openai_faults(404, 409),
     },
 )
@@ -378,7 +397,7 @@ async def remove_file(id: StoreId, file_id: FileId, request: Request) -> Respons
     summary="Put several uploaded files into a vector store",
     description="By one job; up to 2,000. It cannot be cancelled.",
     response_class=Response,
-    responses={200: shows("Taken.", _BATCH), **openai_faults(400, 404, 503)},
+    responses={200: _shows("Taken.", _BATCH), **openai_faults(400, 404, 503)},
     openapi_extra=takes(BatchRequest, {"files": {"file_ids": [_FILE["id"]], "attributes": {"team": "support"}}}),
 )
 async def attach_files(id: StoreId, request: Request) -> Response:
@@ -404,8 +423,9 @@ def _is_under_way(batch: dict[str, Any]) -> bool:
 @router.get(
     "/v1/vector_stores/{id}/file_batches/{batch_id}",
     summary="Ask how a batch of files comes along",
+    description="`completed` once each of its files is on the disk and found, or has failed.",
     response_class=Response,
-    responses={200: shows("The batch.", _BATCH), **openai_faults(404)},
+    responses={200: _shows("The batch.", _BATCH), **openai_faults(404)},
 )
 async def show_batch(id: StoreId, batch_id: BatchId, request: Request) -> Response:
     batch = await _errand(request, lambda state: vector_stores.show_batch(state, id, batch_id))
@@ -415,8 +435,9 @@ async def show_batch(id: StoreId, batch_id: BatchId, request: Request) -> Respon
 @router.get(
     "/v1/vector_stores/{id}/file_batches/{batch_id}/files",
     summary="List the files of a batch",
+    description="As the files of a vector store, by pages; each tells how it comes along.",
     response_class=Response,
-    responses={200: shows("A page of them.", _list(_STORE_FILE)), **openai_faults(400, 404)},
+    responses={200: _shows("A page of them.", _list(_STORE_FILE)), **openai_faults(400, 404)},
 )
 async def list_batch(
     id: StoreId,
@@ -451,7 +472,7 @@ def _upload(upload: Upload) -> dict[str, Any]:
     description="A form with `file` and `purpose`, which is kept and not used. It is read only when it is put into a "
     "vector store, and stays until it is deleted.",
     response_class=Response,
-    responses={200: shows("It is on the disk.", _FILE), **openai_faults(400, 413, 507)},
+    responses={200: _shows("It is on the disk.", _FILE), **openai_faults(400, 413, 507)},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -464,7 +485,8 @@ def _upload(upload: Upload) -> dict[str, Any]:
                             "file": {"type": "string", "format": "binary"},
                             "purpose": {"type": "string"},
                         },
-                    }
+                    },
+                    "examples": {"a document": {"value": {"file": "# Refunds …", "purpose": "assistants"}}},
                 }
             },
         }
@@ -497,8 +519,9 @@ async def upload_file(request: Request) -> Response:
 @router.get(
     "/v1/files",
     summary="List the uploaded files",
+    description="All that are kept, put into vector stores or not, by pages.",
     response_class=Response,
-    responses={200: shows("A page of them.", _list(_FILE)), **openai_faults(400)},
+    responses={200: _shows("A page of them.", _list(_FILE)), **openai_faults(400)},
 )
 async def list_uploads(
     request: Request,
@@ -515,8 +538,9 @@ async def list_uploads(
 @router.get(
     "/v1/files/{file_id}",
     summary="Look at an uploaded file",
+    description="Its name, size and time. Where it was put in, the vector store's file says.",
     response_class=Response,
-    responses={200: shows("The file.", _FILE), **openai_faults(404)},
+    responses={200: _shows("The file.", _FILE), **openai_faults(404)},
 )
 async def show_upload(file_id: FileId, request: Request) -> Response:
     return reply(_upload(await _errand(request, lambda state: Uploads(state.settings).get(file_id))))
@@ -525,11 +549,14 @@ async def show_upload(file_id: FileId, request: Request) -> Response:
 @router.get(
     "/v1/files/{file_id}/content",
     summary="Get an uploaded file back",
+    description="The very bytes that were uploaded.",
     response_class=Response,
     responses={
         200: {
             "description": "Its bytes.",
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}, "example": "# Refunds …"}
+            },
         },
         **openai_faults(404),
     },
@@ -545,7 +572,7 @@ async def read_upload(file_id: FileId, request: Request) -> Response:
     description="And take it out of every vector store.",
     response_class=Response,
     responses={
-        200: shows("It is gone.", {"id": _FILE["id"], "object": "file", "deleted": True}),
+        200: _shows("It is gone.", {"id": _FILE["id"], "object": "file", "deleted": True}),
         **openai_faults(404, 409),
     },
 )
