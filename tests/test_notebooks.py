@@ -26,6 +26,7 @@ EXPECTED = {
     "evaluate.ipynb": Expected(("hybrid   nDCG@10", "14 queries:"), 2),
     "explore.ipynb": Expected(("Onion soup · ", "Models [0:", "documents alike: Models = Copy of Models"), 3),
     "quickstart.ipynb": Expected(("[1] ", "“Move a collection to another model", "of cli.md"), 2),
+    "rag.ipynb": Expected(("[7] is no source", "it answers meanwhile. [1]", "cli.md, characters"), 0),
 }
 
 
