@@ -10,8 +10,9 @@ import openai
 import pytest
 
 import embedsvc
+from embedsvc.config import Settings
 from embedsvc.errors import AccessDenied
-from embedsvc.service.access import refusal
+from embedsvc.service.access import refusal, stranger
 from tests.server import Server, server
 
 KEYS = "first-key, zweiter-schlüssel"
@@ -118,3 +119,55 @@ def test_a_service_open_to_all_says_so(tmp_path: Path) -> None:
     with server(tmp_path, host="0.0.0.0", api_keys="a") as running:
         running.stop()
     assert not any("EMBEDSVC_API_KEYS" in line for line in running.log)
+
+
+@pytest.fixture(scope="module")
+def keyless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with server(tmp_path_factory.mktemp("keyless")) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "https://evil.example", "sec-fetch-site": "cross-site"},
+        {"origin": "null", "sec-fetch-site": "cross-site"},  # a page in a sandboxed frame
+        {"origin": "null"},
+        {"host": "evil.example"},  # a name that was made to point here
+        {"host": "evil.example", "origin": "http://evil.example", "sec-fetch-site": "same-origin"},
+    ],
+)
+def test_without_keys_no_page_of_another_site_learns_or_changes_anything(
+    keyless: Server, headers: dict[str, str]
+) -> None:
+    form = {"files": ("note.md", b"Send the money to Mallory.")}
+    for answer in (
+        keyless.http.post("/v1/collections/handbook/documents", files=form, headers=headers),
+        keyless.http.post("/v1/files", files={"file": form["files"]}, data={"purpose": "x"}, headers=headers),
+        keyless.http.post("/v1/collections/handbook/documents", content=b'{"documents": []}', headers=headers),
+        keyless.http.get("/v1/collections", headers=headers),
+        keyless.http.post("/mcp", json={}, headers=headers),
+    ):
+        assert answer.status_code == 403, answer.text
+        assert "public_url" in answer.text
+    assert keyless.http.get("/v1/collections").json()["collections"] == []
+    assert keyless.http.get("/healthz", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "settings"),
+    [
+        ({"host": "127.0.0.1:8080"}, {}),
+        ({"host": "[::1]:8080", "origin": "http://[::1]:8080"}, {}),
+        ({"host": "localhost:8080", "origin": "http://localhost:8080", "sec-fetch-site": "same-origin"}, {}),
+        ({"host": "docs.example:80", "origin": "http://docs.example"}, {"host": "0.0.0.0"}),
+        ({"host": "docs.example", "origin": "https://docs.example"}, {"public_url": "https://docs.example/kb"}),
+        ({"host": "localhost:8080", "origin": "https://docs.example"}, {"public_url": "https://docs.example"}),
+        ({"host": "localhost:8080", "origin": "https://docs.example", "sec-fetch-site": "same-origin"}, {}),
+        ({}, {}),
+    ],
+)
+def test_whoever_is_no_page_or_our_own_is_no_stranger(headers: dict[str, str], settings: dict[str, str]) -> None:
+    sent = [(name.encode(), value.encode()) for name, value in headers.items()]
+    assert stranger({"type": "http", "headers": sent}, Settings(**settings)) is None  # type: ignore[arg-type]

@@ -489,7 +489,7 @@ def test_while_a_model_loads_all_else_goes_on(tmp_path: Path, tiny: Path, monkey
     monkeypatch.setattr("embedsvc.encoders.load_encoder", load)
 
     async def ask() -> list[int]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
 
             async def embed(model: str, text: str) -> int:
                 return (await client.post("/v1/embeddings", json={"model": model, "input": text})).status_code

@@ -961,7 +961,7 @@ def test_metrics_tell_the_recall_that_was_measured_and_that_people_get(
     app = create_app(here)
 
     async def ask() -> tuple[str, httpx.Response]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
             before = (await client.get("/metrics")).text
             assert (await client.post("/v1/collections/empty/search", json={"query": "x"})).status_code == 200
             for vector in vectors(4).tolist():
@@ -1048,7 +1048,7 @@ def test_while_one_collection_is_opened_the_others_are_searched(
     app = create_app(here)
 
     async def ask() -> list[int]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
 
             async def search(name: str) -> int:
                 return (await client.post(f"/v1/collections/{name}/search", json={"query": "x"})).status_code
@@ -1180,7 +1180,7 @@ def in_app(app: Any) -> Iterator[httpx.Client]:
 
             return loop.run_until_complete(ask())
 
-    with httpx.Client(transport=Transport(), base_url="http://service") as client:
+    with httpx.Client(transport=Transport(), base_url="http://localhost") as client:
         yield client
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
@@ -1341,7 +1341,7 @@ def test_a_request_that_a_stopping_server_gives_up_is_told_so(path: str, shape: 
 
     async def stop() -> None:
         scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": []}
-        task = asyncio.ensure_future(Front(endless, 1000)(scope, None, send))  # type: ignore[arg-type]
+        task = asyncio.ensure_future(Front(endless, Settings())(scope, None, send))  # type: ignore[arg-type]
         await asyncio.sleep(0)
         task.cancel()
         await task

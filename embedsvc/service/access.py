@@ -1,17 +1,23 @@
 """Who may ask: where ``api_keys`` are set, a request brings one of them, in the header in which clients of OpenAI and
-text-embeddings-inference send theirs."""
+text-embeddings-inference send theirs. Where none are, whoever reaches the service may, but no page of another site in
+a browser that reaches it."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
 from starlette.types import Scope
+
+from embedsvc.config import Settings
 
 _OPEN = frozenset({"/healthz", "/readyz", "/health", "/docs", "/openapi.json"})
 """What says nothing of what is kept here, and is asked for by those who cannot send a header: probes and browsers."""
 _OPEN_FOLDERS = ("/page/", "/static-offline-docs/")
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 def is_open(scope: Scope) -> bool:
@@ -35,6 +41,28 @@ def refusal(scope: Scope, keys: Sequence[str]) -> str | None:
     if kind.lower() != b"bearer" or not any(matches) or len(sent) > 1:
         return "The key in the header Authorization is none of this service's (api_keys). Send it as Bearer KEY."
     return None
+
+
+def stranger(scope: Scope, settings: Settings) -> str | None:
+    """The site whose page asks, in a browser of somebody who reaches the service, or whose name was made to point to
+    this machine; None: no page does, or our own."""
+    headers = Headers(scope=scope)
+    own, asked = _host(settings.public_url), _host(f"//{headers.get('host', '')}")
+    if settings.host in _THIS_MACHINE and asked not in (*_THIS_MACHINE, own, None):
+        return asked
+    origin = headers.get("origin")
+    # Browsers say themselves whether a page asks its own site, also where a proxy has put another name into Host.
+    if origin is None or headers.get("sec-fetch-site") == "same-origin":
+        return None
+    theirs = _host(origin)  # of a page whose site is not told ("null"): none
+    return None if theirs is not None and theirs in (asked, own) else origin
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def _digest(key: bytes) -> bytes:

@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import Route
 
 from embedsvc import __version__
-from embedsvc.config import Settings, listed, load_settings
+from embedsvc.config import Settings, load_settings
 from embedsvc.encoders import Encoders
 from embedsvc.logs import set_up_logging
 from embedsvc.opened import Collections
@@ -123,7 +123,7 @@ def create_app(settings: Settings, ended: Callable[[], object] = lambda: None) -
         swagger_ui_parameters={"validatorUrl": None},
     )
     app.state.embedsvc = state
-    app.add_middleware(Front, max_body=settings.max_body_mb * 1_000_000, keys=listed(settings.api_keys))
+    app.add_middleware(Front, settings=settings)
     problems.install(app)
     for routes in (
         search,

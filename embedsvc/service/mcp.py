@@ -9,9 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
@@ -22,6 +20,7 @@ from embedsvc.opened import Opened
 from embedsvc.records import WholeText
 from embedsvc.search.asking import Asked, answers_to, queries_of
 from embedsvc.search.hits import Answer
+from embedsvc.service.access import stranger
 from embedsvc.service.problems import problem
 from embedsvc.service.state import State, run
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from embedsvc.agents.server import Door
 
 PATH = "/mcp"
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 _MISSING = "MCP needs the package mcp, which is not installed here: pip install 'embedsvc[mcp]'."
 
 
@@ -104,8 +102,8 @@ class Mcp:
             refusal = "Send POST: this server keeps no sessions."
             await problem(PATH, 405, "Method Not Allowed", refusal, headers={"allow": "POST"})(scope, receive, send)
             return
-        if (stranger := self._stranger(Headers(scope=scope))) is not None:
-            refusal = f"What comes from {stranger} may not ask here. Set public_url where others are to reach this."
+        if (who := stranger(scope, self._state.settings)) is not None:  # with a key, too, as MCP asks for
+            refusal = f"What comes from {who} may not ask here. Set public_url where others are to reach this."
             await problem(PATH, 403, "Access denied", refusal)(scope, receive, send)
             return
         if importlib.util.find_spec("mcp") is None:
@@ -117,14 +115,6 @@ class Mcp:
         door = await asyncio.shield(self._door)
         await door(scope, _again(body, receive), send)
 
-    def _stranger(self, headers: Headers) -> str | None:
-        """A site whose page, in a browser of this machine, asks here, or whose name was made to point here."""
-        own, host = _host(self._state.settings.public_url), _host(f"//{headers.get('host', '')}")
-        if self._state.settings.host in _LOCAL and host not in (*_LOCAL, own):
-            return str(host)
-        origin = headers.get("origin")
-        return origin if origin is not None and _host(origin) not in (host, own) else None
-
 
 def _again(body: bytes, receive: Receive) -> Receive:
     """``receive`` of a request whose ``body`` was read already."""
@@ -134,13 +124,6 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return messages.pop() if messages else await receive()
 
     return received
-
-
-def _host(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
 
 
 def _door(shelf: OfService, public_url: str, max_body_mb: int) -> Door:

@@ -1,4 +1,4 @@
-"""Around every request: an id, the key, the body limit, one log line, and a last resort for what nobody foresaw."""
+"""Around every request: an id, who may ask, the body limit, one log line, and a last resort for what nobody foresaw."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Sequence
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embedsvc import __version__
-from embedsvc.service.access import refusal
+from embedsvc.config import Settings, listed
+from embedsvc.service.access import is_open, refusal, stranger
 from embedsvc.service.problems import BodyTooLarge, problem
 
 log = logging.getLogger("embedsvc.service")
@@ -23,12 +23,13 @@ _STOPPING = "The service is stopping and cannot finish this request any more. As
 
 
 class Front:
-    """ASGI middleware; see the module. ``max_body`` in bytes; ``keys``: see :mod:`embedsvc.service.access`."""
+    """ASGI middleware; see the module, and :mod:`embedsvc.service.access`."""
 
-    def __init__(self, app: ASGIApp, max_body: int, keys: Sequence[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._max_body = max_body
-        self._keys = keys
+        self._settings = settings
+        self._max_body = settings.max_body_mb * 1_000_000
+        self._keys = listed(settings.api_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,6 +62,10 @@ class Front:
                 headers = {"www-authenticate": "Bearer", "connection": "close"}
                 refused = problem(path, 401, "Access denied", why, code="invalid_api_key", headers=headers)
                 await refused(scope, receive, noted)
+            elif not self._keys and not is_open(scope) and (who := stranger(scope, self._settings)) is not None:
+                why = f"What comes from {who} may not ask here. Set public_url, or api_keys, where others are to."
+                headers = {"connection": "close"}
+                await problem(path, 403, "Access denied", why, headers=headers)(scope, receive, noted)
             elif _declared_length(scope) > self._max_body:
                 headers = {"connection": "close"}
                 await problem(path, 413, "Request body too large", too_large, headers=headers)(scope, receive, noted)
