@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import httpx2
 import pytest
 from mcp import Client, StdioServerParameters
@@ -20,8 +21,10 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 from embedsvc.agents.tools import TOOLS
+from embedsvc.config import load_settings
 from embedsvc.errors import NotFound
 from embedsvc.records import PassageSpan, WholeText
+from embedsvc.service import create_app
 from embedsvc.storage.store import TABLE
 from tests.server import Server, server, until
 
@@ -268,6 +271,35 @@ def test_without_the_sdk_it_says_what_to_install(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "pip install 'embedsvc[mcp]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ModuleNotFoundError("mcp_types"), 503), (ZeroDivisionError("secret"), 500)]
+)
+def test_a_service_whose_sdk_fails_goes_on_and_ends(
+    error: Exception, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("embedsvc.service.mcp._door", fail)
+    monkeypatch.setattr("embedsvc.encoders.Encoders.warm", lambda self: None)
+    ended: list[bool] = []
+    app = create_app(load_settings({"data_dir": str(tmp_path), "runtime": "onnx"}), lambda: ended.append(True))
+
+    async def work() -> None:
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
+        ):
+            for _ in range(2):
+                answer = await http.post("/mcp", json={})
+                assert (answer.status_code, "secret" in answer.text) == (status, False)
+                assert (await http.get("/v1/collections")).status_code == 200
+
+    asyncio.run(work())
+    assert ended == [True], "jobs were stopped, and threads ended"
 
 
 # -- parts of long documents, without a server -----------------------------------------------------------------------

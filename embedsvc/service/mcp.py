@@ -4,7 +4,6 @@ asked."""
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from embedsvc.agents.server import Door
 
 PATH = "/mcp"
-_MISSING = "MCP needs the package mcp, which is not installed here: pip install 'embedsvc[mcp]'."
+_MISSING = "MCP needs the package mcp, which is not installed here, or too old: pip install 'embedsvc[mcp]'."
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +89,10 @@ class Mcp:
             door = await run(
                 self._state.loading, lambda: _door(OfService(self._state), settings.public_url, settings.max_body_mb)
             )
-        except BaseException as error:
-            opened.set_exception(error)
-            raise
+        except Exception as error:  # told to all who ask; the service goes on, and stops, as it would without
+            missing = isinstance(error, ImportError)
+            opened.set_exception(MissingDependency(_MISSING) if missing else error)
+            return
         async with door.running():
             opened.set_result(door)
             await stop.wait()
@@ -106,8 +106,6 @@ class Mcp:
             refusal = f"What comes from {who} may not ask here. Set public_url where others are to reach this."
             await problem(PATH, 403, "Access denied", refusal)(scope, receive, send)
             return
-        if importlib.util.find_spec("mcp") is None:
-            raise MissingDependency(_MISSING)
         # Read here, where a client that leaves in the midst of it is no fault of the service.
         body = await Request(scope, receive).body()
         assert self._door is not None  # requests come while it is running
