@@ -141,7 +141,7 @@ def others_may_run(python: Path) -> bool:
 def ingest(http: httpx.Client) -> None:
     files = [("files", (path.name, path.read_bytes())) for path in sorted((ROOT / "docs").glob("*.md"))]
     job = http.post("/v1/collections/docs/documents", files=files).raise_for_status().json()
-    while (state := http.get(f"/v1/jobs/{job['job']}").json())["status"] in ("queued", "running"):
+    while (state := http.get(f"/v1/jobs/{job['job']}").json())["status"] in ("queued", "waiting", "running"):
         time.sleep(0.1)
     if state["status"] != "done":
         sys.exit(f"the job ended as {state['status']}: {state}")

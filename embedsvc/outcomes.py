@@ -12,8 +12,15 @@ Status = Literal["indexed", "unchanged", "replaced", "removed", "duplicate", "qu
 
 CLASHES = "duplicate: another input of this run has the document id {!r} too; only the first was taken."
 """Why an input is quarantined whose document's id another one has."""
+ACTIVE = ("queued", "waiting", "running")
+"""Statuses of a job of the service that is not over."""
 INTO = re.compile("!/|#")
 """What stands in a uri between a file and what is in it: a member of an archive, an attachment; a record."""
+
+
+def uri_of_upload(name: str) -> str:
+    """What a file sent under ``name`` is cited by: ``#`` would set a record apart from its file, ``%`` escapes it."""
+    return name.replace("%", "%25").replace("#", "%23")
 
 
 @dataclass(frozen=True, slots=True)

@@ -591,6 +591,22 @@ def test_the_key_is_sent_and_a_wrong_one_told(guarded: str, ask: Callable[..., l
             ask(guarded, key)
 
 
+def test_files_that_are_too_large_for_a_service_do_not_stop_the_others(tmp_path: Path) -> None:
+    for name, text in {"a.txt": "Money is paid back.", "b#.txt": "b " * 700_000, "z.txt": "Trains are booked."}.items():
+        (tmp_path / name).write_text(text)
+    with server(tmp_path / "indexes", max_body_mb=1) as running, embedsvc.connect(running.url) as service:
+        report = service.open("docs").index(*(tmp_path / name for name in ("a.txt", "b#.txt", "z.txt")))
+        assert service.open("docs").count() == 2
+    assert {outcome.uri: outcome.status for outcome in report.outcomes} == {
+        "a.txt": "indexed",
+        "b%23.txt": "quarantined",
+        "z.txt": "indexed",
+    }
+    (failed,) = report.failed
+    assert (failed.reason or "").startswith("too_large: ")
+    assert "max_body_mb" in (failed.reason or "")
+
+
 @pytest.mark.parametrize("ask", [names, names_async])
 def test_a_service_that_is_not_there_is_told(ask: Callable[..., list[str]]) -> None:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as closing:

@@ -21,7 +21,7 @@ from embedsvc.api.options import CollectionOptions, Kind, NewDocument, checked
 from embedsvc.api.paths import named_paths
 from embedsvc.api.steps import Pause, Request, Response, Steps, Work
 from embedsvc.errors import JobFailed, Overloaded, ReadError, Unreachable, UsageError, VersionMismatch
-from embedsvc.outcomes import Outcome, Report, outcome_of
+from embedsvc.outcomes import ACTIVE, Outcome, Report, outcome_of, uri_of_upload
 from embedsvc.readers.discovery import FoundFile, absolute, discover, is_url
 from embedsvc.readers.ignoring import PathPatterns, check_patterns
 from embedsvc.records import PassageSpan, StoredDocument, WholeText
@@ -46,6 +46,10 @@ _OPENAI_CODES = {"context_length_exceeded": type_of("Query too long")}
 """Types of the problems that the routes in OpenAI's shape tell by a code; others are told by the status."""
 _MAX_FILE_BYTES = 100_000_000
 """Of files that are sent. The service may take less, and says so."""
+
+
+class _TooLarge(UsageError):
+    """The service, or what stands before it, takes no request of that size."""
 
 
 class Remote:
@@ -75,7 +79,7 @@ class Remote:
             files, rejected = batch
             outcomes += rejected
             if files:
-                outcomes += yield from self._put_in(Request("POST", f"{_of(name)}/documents", files=tuple(files)))
+                outcomes += yield from self._put_files(name, tuple(files))
         return Report(name, tuple(outcomes))
 
     def add(self, name: str, documents: Iterable[NewDocument]) -> Steps[Report]:
@@ -148,13 +152,24 @@ class Remote:
     def remove(self, name: str) -> Steps[None]:
         yield from self._ask(Request("DELETE", _of(name)))
 
+    def _put_files(self, name: str, files: tuple[tuple[str, bytes], ...]) -> Steps[list[Outcome]]:
+        """What became of ``files``; in parts where together they are more than is taken at once there, or before."""
+        try:
+            return (yield from self._put_in(Request("POST", f"{_of(name)}/documents", files=files)))
+        except _TooLarge as error:
+            if len(files) == 1:
+                return [Outcome(uri_of_upload(files[0][0]), "quarantined", reason=f"too_large: {error}")]
+        half = len(files) // 2
+        first = yield from self._put_files(name, files[:half])
+        return first + (yield from self._put_files(name, files[half:]))
+
     # -- a job, a request --------------------------------------------------------------------------------------------
 
     def _put_in(self, request: Request) -> Steps[list[Outcome]]:
         """What became of the inputs of the job that ``request`` begins, once it is done."""
         job = yield from self._ask(request)
         seconds = _POLL_FIRST
-        while job["status"] in ("queued", "waiting", "running"):
+        while job["status"] in ACTIVE:
             yield Pause(seconds)
             seconds = min(1.5 * seconds, _POLL_LAST)
             job = yield from self._ask(Request("GET", f"/v1/jobs/{job['job']}"))
@@ -205,6 +220,8 @@ class Remote:
             type, detail = None, f"{self._url} answers with status {response.status}."
             if response.status in (401, 403):
                 detail += " Check the api_key."
+        if response.status == 413:
+            return _TooLarge(detail)
         error = error_of(response.status, type, detail)
         if isinstance(error, Overloaded):
             error.retry_after = round(_told_to_wait(response) or 1)

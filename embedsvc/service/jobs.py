@@ -32,7 +32,7 @@ from embedsvc.encoding import Encoder
 from embedsvc.errors import Busy, Conflict, EmbedsvcError, Locked, NotFound, NotReady, StorageFailure
 from embedsvc.ingest import ingest_items
 from embedsvc.opened import Opened
-from embedsvc.outcomes import Outcome, outcome_dict
+from embedsvc.outcomes import ACTIVE, Outcome, outcome_dict
 from embedsvc.readers import FieldChoice, Rejected
 from embedsvc.records import Document, Source
 from embedsvc.service.problems import json_bytes
@@ -48,7 +48,6 @@ Progress = Callable[[int, int], None]
 Work = Callable[[Progress], dict[str, Any]]
 JobStatus = Literal["queued", "waiting", "running", "done", "failed", "interrupted"]
 """``waiting``: it is its turn, and another process writes to the collection."""
-_ACTIVE = ("queued", "waiting", "running")
 _FAILED = ("quarantined", "empty")
 
 _FOLDER = ".jobs"
@@ -254,10 +253,10 @@ class Jobs:
             state: dict[str, Any] = json.loads((self._folder / f"{id}.json").read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"There is no job {id!r}. The newest {_KEEP} jobs are kept.") from None
-        if state["status"] in _ACTIVE and not self._is_alive(state["owner"]):
+        if state["status"] in ACTIVE and not self._is_alive(state["owner"]):
             # It may have finished between the two looks.
             state = json.loads((self._folder / f"{id}.json").read_bytes())
-            if state["status"] in _ACTIVE:
+            if state["status"] in ACTIVE:
                 state["status"], state["error"] = "interrupted", _INTERRUPTED
         del state["owner"]
         return state

@@ -25,7 +25,7 @@ from urllib.parse import unquote
 
 from embedsvc.config import Settings
 from embedsvc.errors import NotFound, StorageFailure
-from embedsvc.outcomes import INTO
+from embedsvc.outcomes import INTO, uri_of_upload
 from embedsvc.records import Metadata, Source, without_surrogates
 from embedsvc.service.problems import json_bytes
 from embedsvc.storage.durability import fsync_path, fsync_tree
@@ -56,8 +56,7 @@ class Upload:
 
     @property
     def uri(self) -> str:
-        # '#' sets a record apart from its file in a uri; '%' escapes it.
-        return f"{FOLDER}/{self.id}/{self.name.replace('%', '%25').replace('#', '%23')}"
+        return f"{FOLDER}/{self.id}/{uri_of_upload(self.name)}"
 
 
 @dataclass(frozen=True, slots=True)

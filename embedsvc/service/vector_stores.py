@@ -24,7 +24,7 @@ from embedsvc.ingest import chunking_for
 from embedsvc.maintenance import set_metadata
 from embedsvc.names import NAME
 from embedsvc.opened import Opened
-from embedsvc.outcomes import INTO
+from embedsvc.outcomes import ACTIVE, INTO
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Metadata
 from embedsvc.service import schemas_openai as schemas
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 Status = Literal["in_progress", "completed", "failed"]
 
-_ACTIVE = ("queued", "waiting", "running")
 _CODES = {
     "unsupported": "unsupported_file",
     "binary": "unsupported_file",
@@ -64,7 +63,7 @@ class _Work:
 
     @property
     def is_active(self) -> bool:
-        return self.status in _ACTIVE
+        return self.status in ACTIVE
 
     def fate(self, id: str) -> tuple[Status, dict[str, str] | None]:
         """What became of that file; and why it failed, as OpenAI tells that."""

@@ -13,6 +13,7 @@ from embedsvc import describe, maintenance
 from embedsvc.config import OnDuplicate
 from embedsvc.errors import FileTooLarge, NotFound, UsageError
 from embedsvc.opened import Opened
+from embedsvc.outcomes import uri_of_upload
 from embedsvc.readers import FieldChoice, Rejected
 from embedsvc.records import Source, ready_document
 from embedsvc.service.body import apart, clean, read_json, read_model
@@ -177,8 +178,7 @@ async def _uploaded(request: Request, max_file_mb: int) -> tuple[list[Item], Fie
 
 async def _file(file: UploadFile, max_file_mb: int) -> Source | Rejected:
     name = (file.filename or "").replace("\\", "/").replace("\0", "") or "unnamed"
-    # '#' sets the record apart from its file in a uri; '%' escapes it.
-    uri = name.replace("%", "%25").replace("#", "%23")
+    uri = uri_of_upload(name)
     if (file.size or 0) > max_file_mb * 1_000_000:
         return Rejected(uri, FileTooLarge(f"{uri}: {file.size} bytes, more than {max_file_mb} MB (max_file_mb)."))
     return Source(uri, name.rpartition("/")[2], await file.read())
