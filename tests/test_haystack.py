@@ -292,3 +292,14 @@ def test_the_first_write_makes_the_collection(place: dict[str, Any]) -> None:
     assert store.write_documents([Document(content=f"{number}") for number in range(3)]) == 3
     assert "made" in store.place.library.names()
     store.place.library.delete("made")
+
+
+def test_other_meta_leave_a_document_cited_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "refunds.md").write_text(f"# Refunds\n\n{REFUNDS}\n")
+    store = EmbedsvcDocumentStore("files", settings={"data_dir": tmp_path / "data", "runtime": "onnx", "dtype": "int8"})
+    store.collection.index(tmp_path / "refunds.md")
+    (before,) = store.collection.documents()
+    assert store.update_by_filter({}, {"team": "support"}) == 1
+    (after,) = store.collection.documents()
+    assert (after.id, after.uri, after.title) == (before.id, before.uri, "Refunds")
+    assert store.filter_documents()[0].meta == {"team": "support"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Self
 
 from haystack import Document, default_from_dict
@@ -13,6 +12,7 @@ from haystack.document_stores.types import DuplicatePolicy
 from haystack.utils import Secret
 
 from embedsvc.api.collections import Collection
+from embedsvc.api.options import NewDocument
 from embedsvc.errors import UsageError
 from embedsvc.integrations.citing import citation, unit_scores
 from embedsvc.integrations.haystack.filters import condition_of
@@ -122,10 +122,20 @@ class EmbedsvcDocumentStore:
         return sum(collection.delete_many(ids) for ids in list(self._pages(filters)))
 
     def update_by_filter(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
-        """Puts ``meta`` over what the documents have; texts are not encoded again. Returns how many there were."""
-        found = self.filter_documents(filters)
-        updated = [replace(document, meta={**document.meta, **meta}) for document in found]
-        return self.write_documents(updated, DuplicatePolicy.OVERWRITE)
+        """Puts ``meta`` over what the documents have, which stay cited as they were; texts are not encoded again. Of
+        documents that were read from files, pages and headings are not kept. Returns how many there were."""
+        collection = self.collection
+        updated = [
+            NewDocument(
+                **{"uri": document.uri, "title": document.title}
+                | new_document(document.id, document.text, {**document.metadata, **meta})
+            )
+            for ids in self._pages(filters)
+            for document in collection.get_many(ids)
+        ]
+        if updated:
+            check_report(collection.add(updated))
+        return len(updated)
 
     def count_documents_by_filter(self, filters: dict[str, Any]) -> int:
         return self.collection.count(condition_of(filters))
