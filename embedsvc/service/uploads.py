@@ -191,15 +191,23 @@ class Uploads:
 
     def attached(self, collection: str, identity: str | None) -> dict[str, Attachment]:
         """By file, what is noted of the collection with that table."""
-        found = {}
-        for file in sorted((self._folder / _JOBS / collection).glob("file-*.json")):
-            with suppress(FileNotFoundError):
-                attachment = Attachment(**_read(file))
-                if attachment.identity == identity:
-                    found[file.stem] = attachment
-                else:
-                    file.unlink()
-        return found
+        ids = sorted(file.stem for file in (self._folder / _JOBS / collection).glob("file-*.json"))
+        noted = {id: self.attachment(collection, identity, id) for id in ids}
+        return {id: attachment for id, attachment in noted.items() if attachment is not None}
+
+    def attachment(self, collection: str, identity: str | None, id: str) -> Attachment | None:
+        """What is noted of that file, as :meth:`attached` tells it."""
+        if not is_upload(id):
+            return None
+        file = self._folder / _JOBS / collection / f"{id}.json"
+        try:
+            attachment = Attachment(**_read(file))
+        except FileNotFoundError:
+            return None
+        if attachment.identity == identity:
+            return attachment
+        file.unlink(missing_ok=True)
+        return None
 
     def detach(self, collection: str, ids: Iterable[str]) -> None:
         """What is noted of these counts no more. Documents that came otherwise may be among them: nothing is ever noted

@@ -347,7 +347,7 @@ def delete_upload(state: State, id: str) -> None:
             store = state.collections.peek(name).store()
         except EmbedsvcError:  # it cannot be read, so nothing can be taken out of it
             continue
-        if id in uploads.attached(name, store.identity) or store.known_below([f"{FOLDER}/{id}"]):
+        if uploads.attachment(name, store.identity, id) or store.known_below([f"{FOLDER}/{id}"]):
             remove_file(state, name, id)
     uploads.remove(id)
 
@@ -363,7 +363,7 @@ def _file(state: State, opened: Opened, id: str) -> File:
     """Raises NotFound: there is none of that id."""
     name = opened.collection.name
     # What is noted is read before the collection, so that what is done in between is seen to be there.
-    attachment = Uploads(state.settings).attached(name, opened.collection.store().identity).get(id)
+    attachment = Uploads(state.settings).attachment(name, opened.collection.store().identity, id)
     work = None if attachment is None else _work_of(state, attachment.job)
     store = opened.collection.store()
     known = store.known_below([f"{FOLDER}/{id}"]) if is_upload(id) else store.known_among([id], ())
