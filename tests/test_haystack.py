@@ -55,8 +55,8 @@ def place(request: pytest.FixtureRequest, data: Path) -> Iterator[dict[str, Any]
         yield {"settings": {"data_dir": data / "embedded", "runtime": "onnx", "dtype": "int8"}}
     else:
         with server(data / "remote", api_keys="right") as running, pytest.MonkeyPatch.context() as patch:
-            patch.setenv("EMBEDSVC_TESTS_KEY", "right")
-            yield {"url": running.url, "api_key": Secret.from_env_var("EMBEDSVC_TESTS_KEY")}
+            patch.setenv("HAYSTACK_TESTS_KEY", "right")
+            yield {"url": running.url, "api_key": Secret.from_env_var("HAYSTACK_TESTS_KEY")}
 
 
 @pytest.fixture(scope="module")

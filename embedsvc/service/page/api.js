@@ -27,7 +27,10 @@ function adviceFor(status) {
   return "";
 }
 
-const heading = { 0: "The service does not answer", 401: "A key is needed", 403: "This key may not do that" };
+const heading = { 0: "The service does not answer", 403: "This key may not do that" };
+
+/** Of a key, the service tells programs which header to send; readers are told what to do. */
+const keyHeading = () => (key() ? "This key is not accepted" : "A key is needed");
 
 export function problemOf(status, body, requestId) {
   let told = {};
@@ -36,10 +39,10 @@ export function problemOf(status, body, requestId) {
   } catch {
     // From something between here and the service; its HTML is of no use to a reader.
   }
-  const detail = typeof told.detail === "string" ? told.detail : "";
+  const detail = typeof told.detail === "string" && status !== 401 ? told.detail : "";
   return new Problem(
     status,
-    heading[status] ?? told.title ?? `The service answered ${status}`,
+    (status === 401 ? keyHeading() : heading[status]) ?? told.title ?? `The service answered ${status}`,
     detail,
     requestId ?? "",
   );

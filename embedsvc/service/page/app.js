@@ -102,8 +102,7 @@ const VIEWS = {
     choices(all, state);
     if (!all.length) return ingestView(state, all, true);
     if (!state.c) {
-      const last = localStorage.getItem(LAST);
-      const c = all.some((each) => each.name === last) ? last : (all.find((each) => !each.error) ?? all[0]).name;
+      const c = usual(all);
       if (state.q) {
         queueMicrotask(() => address.go({ c }, { replace: true }));
         return [];
@@ -121,9 +120,15 @@ const VIEWS = {
   add: async (state) => {
     const all = await known();
     choices(all, state);
-    return ingestView(state, all, !all.length);
+    return ingestView({ ...state, c: state.c || usual(all) }, all, !all.length);
   },
 };
+
+/** The collection that was asked last, or else the first that can be; undefined where there is none. */
+function usual(all) {
+  const last = localStorage.getItem(LAST);
+  return (all.find((each) => each.name === last) ?? all.find((each) => !each.error) ?? all[0])?.name;
+}
 
 /** Below an empty search box: what is searched. */
 function about(all, name) {
