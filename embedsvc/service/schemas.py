@@ -190,7 +190,9 @@ class IdsRequest(_Request):
 
 
 class ReadRequest(_Request):
-    ids: list[str] = Field(max_length=1000, description="Documents' ids, at most 1,000.", examples=[["faq-1", "faq-2"]])
+    ids: list[str] = Field(
+        min_length=1, max_length=1000, description="Documents' ids, 1 to 1,000.", examples=[["faq-1", "faq-2"]]
+    )
 
 
 class AlikeRequest(_Request):

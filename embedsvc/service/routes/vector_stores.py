@@ -31,12 +31,15 @@ from embedsvc.service.uploads import Upload, Uploads, name_of, upload_of
 router = APIRouter(tags=["vector stores"])
 _OPEN = frozenset({"attributes", "metadata"})
 """Fields that hold what people named themselves."""
+_OR_NULL = frozenset({"first_id", "last_id"})
+"""Fields of a page that are null where it is empty."""
 
 
 def _schema_of(example: Any) -> dict[str, Any]:
     """The JSON schema of answers that look like ``example``; what is null in it may be anything."""
     if isinstance(example, dict):
         fields = {name: {"type": "object"} if name in _OPEN else _schema_of(each) for name, each in example.items()}
+        fields |= {name: {"type": ["string", "null"]} for name in _OR_NULL & example.keys()}
         return {"type": "object", "properties": fields}
     if isinstance(example, list):
         return {"type": "array", "items": _schema_of(example[0]) if example else {}}
