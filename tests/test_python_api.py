@@ -267,6 +267,16 @@ def test_more_than_is_sent_at_once(docs: Any, tmp_path: Path, monkeypatch: pytes
     assert docs.search("Number 6.", mode="lexical", k=1).hits[0].document_id == "6"
 
 
+def test_folders_that_would_be_cited_alike_are_not_sent_over_one_another(url: str, tmp_path: Path) -> None:
+    one, other = (write_tree(tmp_path / top / "docs", {"a.txt": f"Of {top}."}) for top in ("one", "other"))
+    with embedsvc.connect(url) as library:
+        docs = library.open("alike")
+        with pytest.raises(errors.UsageError, match=r"one/docs and .*other/docs would both be cited as docs"):
+            docs.index(one, other)
+        assert docs.index(tmp_path, one).counts == {"indexed": 2}
+        library.delete("alike")
+
+
 def test_a_reranker_that_is_not_there_is_told(docs: Any) -> None:
     docs.add([{"text": "Something."}])
     with pytest.raises((errors.NotFound, errors.ModelError), match=r"no-such|No reranker is served"):

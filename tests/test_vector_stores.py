@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import MagicMock
 
 import openai
 import pytest
 from openai import OpenAI
 
+from embedsvc.config import Settings
+from embedsvc.service import vector_stores
 from embedsvc.service.attribute_filters import sql_of
 from embedsvc.service.problems import Refused
 from embedsvc.storage import write_lock
@@ -301,6 +305,13 @@ def test_a_batch_tells_of_each_file(client: OpenAI, store: str) -> None:
     client.vector_stores.files.delete(badge.file_id, vector_store_id=store)
     assert client.vector_stores.retrieve(store).file_counts.total == 1
     assert client.files.retrieve(badge.file_id).filename == "people.jsonl"
+
+
+def test_more_than_fits_is_refused_before_it_is_read() -> None:
+    upload = SimpleNamespace(id="file-1", bytes=600_000_000)
+    state = SimpleNamespace(settings=Settings(), collections=SimpleNamespace(open=MagicMock()))
+    with pytest.raises(Refused, match="These 2 files have 1,200 MB together; put in at most 1,000 MB at once"):
+        vector_stores.attach(cast("Any", state), "c", [(cast("Any", upload), {})] * 2, None)
 
 
 def test_a_batch_of_files_with_attributes_of_their_own(client: OpenAI, store: str) -> None:

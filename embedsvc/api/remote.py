@@ -306,6 +306,14 @@ def _batches(named: Sequence[str], selection: PathPatterns) -> Iterator[tuple[_F
     """The files under ``named``, by the names that they are cited by, as many as are sent at once; and what becomes of
     those that cannot be."""
     tops = [absolute(path) for path in named]
+    by_name = {top.name: top for top in tops}
+    for top in tops:
+        other = by_name[top.name]
+        if other != top and other not in top.parents and top not in other.parents:
+            raise UsageError(
+                f"{top} and {other} would both be cited as {top.name}, one in place of the other. Name the folder "
+                "above both, or give one another name."
+            )
     files: _Files = []
     rejected: list[Outcome] = []
     size = 0

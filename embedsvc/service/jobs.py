@@ -58,7 +58,8 @@ _LISTED = 100
 _SAVE_SECONDS = 0.2
 _REPORT = ".report.jsonl"
 _MAX_WAITING = 256
-_MAX_WAITING_BYTES = 1_000_000_000
+MAX_WAITING_BYTES = 1_000_000_000
+"""Of the inputs of all jobs that wait: they are held in memory."""
 _INTERRUPTED = "The service stopped before the job was done. What was committed stays: send it again to go on."
 
 
@@ -221,7 +222,7 @@ class Jobs:
             if self._stopping.is_set():
                 raise NotReady("The service is stopping. Send this again when it is back.")
             waiting = [other for queue in self._queues.values() for other in queue]
-            if len(waiting) >= _MAX_WAITING or sum(other.size for other in waiting) + size > _MAX_WAITING_BYTES:
+            if len(waiting) >= _MAX_WAITING or sum(other.size for other in waiting) + size > MAX_WAITING_BYTES:
                 raise Busy(f"{len(waiting)} jobs are waiting, as many as fit. Send this again when one has finished.")
             try:
                 self._own()

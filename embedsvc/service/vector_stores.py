@@ -28,6 +28,7 @@ from embedsvc.outcomes import ACTIVE, INTO
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Metadata
 from embedsvc.service import schemas_openai as schemas
+from embedsvc.service.jobs import MAX_WAITING_BYTES
 from embedsvc.service.problems import Refused
 from embedsvc.service.state import State
 from embedsvc.service.uploads import FOLDER, Attachment, Upload, Uploads, created_of, is_upload, upload_of
@@ -222,9 +223,15 @@ def attach(
         if isinstance(chunking, schemas.StaticChunking):
             _agree_on_chunking(state, name, chunking)
         identity = state.collections.open(name).collection.store().identity
+        size = sum(file.bytes for file, _ in files)
+        if size > MAX_WAITING_BYTES:  # before they are read into memory; waiting would not help
+            most = MAX_WAITING_BYTES // 1_000_000
+            raise Refused(
+                f"These {len(files)} files have {size // 1_000_000:,} MB together; put in at most {most:,} MB at once.",
+                param="file_ids",
+            )
         sources = [uploads.source(file, attributes) for file, attributes in files]
         # Whoever attaches a file wants it there, whatever else says the same.
-        size = sum(file.bytes for file, _ in files)
         job: str = state.jobs.submit(name, sources, FieldChoice(), size, "ignore")["job"]
         attachments = {file.id: Attachment(job, identity, attributes) for file, attributes in files}
         uploads.attach(name, attachments, attachments)
