@@ -19,7 +19,7 @@ PEER   := .venv-infinity
 
 .PHONY: demo browser test check docs bench bench-encode bench-index bench-quality bench-ingest crash-test fault-test fuzz clean
 
-demo: $(READY)
+demo: $(VENV)/.runs-$(FAISS)
 	$(BIN)/embedsvc demo
 
 browser:
@@ -88,6 +88,13 @@ $(PEER)/.ready: constraints.txt
 	grep '^torch==' constraints.txt > $(PEER)/constraints.txt
 	$(PEER)/bin/pip install --quiet --disable-pip-version-check -c $(PEER)/constraints.txt \
 	    'infinity_emb[server,torch]' 'typer<0.12' 'click<8.2'
+	touch $@
+
+# What it takes to run, without what only tests need.
+$(VENV)/.runs-$(FAISS): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): torch, Lance, FAISS and others, about 2 GB on the disk; some minutes …"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),mcp]'
 	touch $@
 
 $(READY): pyproject.toml constraints.txt

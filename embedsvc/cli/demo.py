@@ -41,7 +41,10 @@ def run(settings: Settings, *, port_is_asked: bool, stay: bool | None) -> None:
         for outcome in ingest_items(collection, encoder, documents, FieldChoice()):
             done += 1
             tokens += outcome.tokens
-            status.update(f"{done} of {len(documents)} modules, {tokens:,} tokens")
+            told = f"{done} of {len(documents)} modules, {tokens:,} tokens"
+            status.update(told)
+            if not console.is_terminal and done % 100 == 0:
+                console.print(told)
     passages = collection.store().count()
     console.print(f"{passages:,} passages, ready after {time.monotonic() - started:.1f} s.\n")
     port = settings.port if port_is_asked or _is_free(settings) else 0
@@ -52,13 +55,14 @@ def run(settings: Settings, *, port_is_asked: bool, stay: bool | None) -> None:
             console.print(f"\n{rank}. {hit['heading']}   [cyan]{hit['uri']} [{hit['start']}:{hit['end']}][/cyan]")
             console.print("   " + " ".join(hit["text"].split())[:300] + " …", markup=False)
         console.print(f"\nAnswered in {answer['took_ms']:.1f} ms by {url}/v1/collections/{_NAME}/search")
-        console.print(f"In a browser: [bold]{url}[/bold]   API documentation: [bold]{url}/docs[/bold]")
-        console.print(
-            f"From the terminal: {sys.argv[0]} search 'parse a date' -c {_NAME} --data-dir {settings.data_dir}"
-        )
+        where = f"--data-dir {settings.data_dir}"
+        console.print(f"From the terminal: {sys.argv[0]} search 'parse a date' -c {_NAME} {where}")
         if sys.stdin.isatty() if stay is None else stay:
+            console.print(f"In a browser: [bold]{url}[/bold]   API documentation: [bold]{url}/docs[/bold]")
             console.print("The server goes on until Ctrl-C.")
             signal.pause()
+        else:
+            console.print(f"In a browser: {sys.argv[0]} serve {where}, then [bold]http://{settings.host}:{settings.port}[/bold]")
 
 
 def _ask(url: str) -> Any:
