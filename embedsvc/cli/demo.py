@@ -62,7 +62,9 @@ def run(settings: Settings, *, port_is_asked: bool, stay: bool | None) -> None:
             console.print("The server goes on until Ctrl-C.")
             signal.pause()
         else:
-            console.print(f"In a browser: {sys.argv[0]} serve {where}, then [bold]http://{settings.host}:{settings.port}[/bold]")
+            console.print(
+                f"In a browser: {sys.argv[0]} serve {where}, then [bold]http://{settings.host}:{settings.port}[/bold]"
+            )
 
 
 def _ask(url: str) -> Any:
