@@ -600,7 +600,12 @@ def test_the_commands(library: Path, run: Run) -> None:  # noqa: F811
     assert do("restore", "library", "--label", "first")["restored"] == kept["version"]
     told = run("collections", "restore", "library", "--label", "first", "--data-dir", library)
     assert told.out.startswith(f"Version {kept['version']} is what the collection is already")
-    assert do("verify", "library")["ok"]
+    unnamed = run("collections", "restore", "library", "--data-dir", library)
+    assert (unnamed.code, "by its number or by its label" in unnamed.err) == (2, True)
+    verified = do("verify", "library")
+    assert verified["ok"]
+    assert "are of unit length" in str(verified)
+    assert "not of unit length" not in str(verified)
     assert do("snapshot", "library", "--label", "first", "--delete") == {"name": "library", "deleted": "first"}
     assert run("collections", "verify", "libary", "--data-dir", library).code == 2
     for file in (library / "library/passages.lance/data").iterdir():
