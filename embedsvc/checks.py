@@ -143,7 +143,9 @@ def check_collection(
     if passages:
         queries = stand_ins(store.some_vectors(_SAMPLED_ROWS), index.kind, len(index), _RECALL_QUERIES)
     seen = _seen(store, queries, finer=not isinstance(index, DiskIndex))
-    checks.append(Check(f"{name}: vectors", seen.off == 0, f"{seen.off:,} of {seen.vectors:,} are not of unit length"))
+    wrong = f"{seen.off:,} of {seen.vectors:,} are not of unit length"
+    told = wrong if seen.off else f"all {seen.vectors:,} are of unit length"
+    checks.append(Check(f"{name}: vectors", seen.off == 0, told))
     sampled = seen.row_ids[:: max(1, len(seen.row_ids) // _SAMPLE)]
     if thorough:
         off = _unlike(store, index, sampled)

@@ -224,7 +224,7 @@ def version_of(store: Store, version: int | None = None, label: str | None = Non
         UsageError: not exactly one of the two. NotFound: it is not there (any more).
     """
     if (version is None) == (label is None):
-        raise UsageError("Name the version to go back to: a version or a label, not both.")
+        raise UsageError("Name one version to go back to: by its number or by its label.")
     return store.snapshot_version(str(label)) if version is None else store.at(version).version
 
 

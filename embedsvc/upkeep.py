@@ -115,6 +115,13 @@ class Snapshot:
                 return ids[passing[:k]], scores[passing[:k]]
             wanted *= 10
 
+    def passes_any(self, condition: str) -> bool:
+        """Whether the user's SQL ``condition`` holds for any passage; raises as :meth:`nearest`."""
+        if isinstance(self.index, DiskIndex):
+            return bool(self.store.some_metadata(condition, 1))
+        few = self.index.few(self._among(condition), _FEW)
+        return few is None or len(few) > 0
+
     def _among(self, condition: str) -> Among:
         assert isinstance(self.index, VectorIndex)
         return self._filters.among(self.index, condition, lambda since: self.store.matching(condition, since))

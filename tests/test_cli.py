@@ -327,12 +327,15 @@ def test_search_options_reach_the_search(run: Run, library: Path) -> None:
     for wrong, said in (
         (("--boost", "{"), "--boost '{' is not JSON"),
         (("--boost", "3"), "--boost '3' is not a JSON object"),
-        (("--boost", '{"factor": 2}'), "A boost has factor"),
-        (("--per-group", 2), "give group_by too"),
+        (("--boost", '{"factor": 2}'), "A boost is given factor;"),
+        (("--per-group", 2), "--per-group is about groups: give --group-by too"),
+        (("--no-merge", "--narrow"), "--no-merge lets them: ask for one of the two"),
+        (("--no-merge", "--narrow-tokens", 40), "--narrow-tokens lets no two hits share text"),
         (("--duplicates", "some"), "duplicates is 'some'"),
         (("--group-by", "metadata.none"), "No passage of 'library' has a value in metadata.none"),
     ):
         refused(run("search", "planets", *wrong, "-c", "library", "--data-dir", library), 2, said)
+    refused(run("search", "planet " * 600, *flags), 2, "or give --on-overflow split or truncate.")
     long = run("search", "planet " * 600, "--on-overflow", "truncate", *flags)
     assert long.json["tokens_cut"] == 90
 
@@ -757,7 +760,7 @@ def test_what_is_called_plan_is_indexed(run: Run, tmp_path: Path, monkeypatch: p
         (("search", "x", "--normalisation", "most"), "'most'; choose max, minmax, zscore"),
         (("search", "x", "--rerank", "no-such-model"), "no-such-model"),
         (("search", "x", "--rerank-depth", 20), "give --rerank too"),
-        (("search", "x", "--order", "document"), "give expand or max_context_tokens too"),
+        (("search", "x", "--order", "document"), "--order is a context's: give --expand or --context too"),
         (("search", "x", "--expand", "chapter"), "expand is 'chapter'"),
         (("search", "?", "--min-confidence", 2), "min_confidence is 2"),
         (("search", "x", "--context", 10**9), "max_context_tokens is 1,000,000,000; ask for 1 to 200,000"),

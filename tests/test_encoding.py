@@ -480,3 +480,22 @@ def test_int8_without_parity_is_refused_and_auto_goes_on_with_fp32(
     encoder = load_encoder(settings)
     assert encoder.dtype == encoder.contract.dtype == "fp32"
     assert "Going on with fp32" in caplog.text
+
+
+def test_onnxruntime_keeps_no_id_for_telemetry(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("a", "b")]
+    graph = helper.make_graph([helper.make_node("Identity", ["a"], ["b"])], "same", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    work = "import sys; from pathlib import Path; from embedsvc.encoding.onnx_runtime import _session; "
+    done = subprocess.run(
+        [sys.executable, "-c", f"{work}_session(Path(sys.argv[1]), 1)", tmp_path / "model.onnx"],
+        cwd=Path(__file__).parent.parent,
+        env={"PATH": "/usr/bin:/bin", "HOME": "/dev/null/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

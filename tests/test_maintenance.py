@@ -20,6 +20,7 @@ import pytest
 
 from embedsvc import maintenance
 from embedsvc.checks import Check, check_collection
+from embedsvc.cli import output
 from embedsvc.collection import Collection, EncodedDocument
 from embedsvc.config import Settings
 from embedsvc.encoders import Encoders
@@ -599,7 +600,12 @@ def test_the_commands(library: Path, run: Run) -> None:  # noqa: F811
     assert do("restore", "library", "--label", "first")["restored"] == kept["version"]
     told = run("collections", "restore", "library", "--label", "first", "--data-dir", library)
     assert told.out.startswith(f"Version {kept['version']} is what the collection is already")
-    assert do("verify", "library")["ok"]
+    unnamed = run("collections", "restore", "library", "--data-dir", library)
+    assert (unnamed.code, "by its number or by its label" in unnamed.err) == (2, True)
+    verified = do("verify", "library")
+    assert verified["ok"]
+    assert "are of unit length" in str(verified)
+    assert "not of unit length" not in str(verified)
     assert do("snapshot", "library", "--label", "first", "--delete") == {"name": "library", "deleted": "first"}
     assert run("collections", "verify", "libary", "--data-dir", library).code == 2
     for file in (library / "library/passages.lance/data").iterdir():
@@ -624,6 +630,26 @@ def test_documents_are_deleted_by_id_by_uri_or_with_their_file(library: Path, ru
     }
     left = Collection.open("library", Settings(data_dir=library)).store().documents()
     assert [each.uri.rpartition("/")[2] for each in left] == ["astronomy.txt"]
+
+
+def test_documents_are_deleted_as_their_place_is_printed(
+    library: Path,
+    run: Run,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uris = [each.uri for each in Collection.open("library", Settings(data_dir=library)).store().documents()]
+    garden = next(uri for uri in uris if uri.endswith("garden.txt"))
+    record = next(uri for uri in uris if "papers.jsonl#" in uri)
+    folder = Path(garden.removeprefix("file://")).parent
+    command, common = ("documents", "delete", "library"), ("--data-dir", library, "--json")
+    assert run(*command, output.shown_uri(record), *common).json["deleted"] == [record]
+    monkeypatch.chdir(folder)
+    shown = output.shown_uri(garden)
+    assert shown == "garden.txt"
+    refused = run(*command, f"{shown}x", *common)
+    assert refused.code == 2
+    assert "garden.txtx" in refused.err
+    assert run(*command, f"../{folder.name}/{shown}", *common).json["deleted"] == [garden]
 
 
 def test_a_search_of_a_version_that_is_removed_is_made_again(indexed: Settings) -> None:

@@ -24,6 +24,7 @@ from embedsvc.agents.tools import TOOLS
 from embedsvc.config import load_settings
 from embedsvc.errors import NotFound
 from embedsvc.records import PassageSpan, WholeText
+from embedsvc.search.hits import Answer
 from embedsvc.service import create_app
 from embedsvc.storage.store import TABLE
 from tests.server import Server, server, until
@@ -148,7 +149,18 @@ def test_what_is_found_can_be_fetched(connect: Connect, running: Server) -> None
             assert "not empty" in await refused(client, "search", query=" ")
             assert "ask for 1 to 50" in await refused(client, "search", query="x", k=51)
             assert "no id" in await refused(client, "fetch", id="nonsense")
-            assert "'gone'" in await refused(client, "fetch", id="handbook:0-1:gone")
+            gone = await refused(client, "fetch", id="handbook:0-1:gone")
+            assert "no document 'gone'" in gone
+            assert "from the results of search" in gone
+            long = await refused(client, "search", query="restart " * 2000)
+            assert long.endswith("Ask again with a shorter query.")
+            assert "on_overflow" not in long
+            assert "no argument 'limit'; it takes query, collection, k" in await refused(
+                client, "search", query="x", limit=3
+            )
+            nothing = await call(client, "search", query="?!")
+            assert nothing["results"] == []
+            assert [said.partition(" only")[0] for said in nothing["warnings"]] == ["The query is of punctuation"]
             with pytest.raises(MCPError, match="no tool 'delete'"):
                 await client.call_tool("delete", {})
 
@@ -348,6 +360,23 @@ def test_of_a_long_document_what_is_around_the_place_is_fetched() -> None:
     assert about["cited"] == {"start": 30100, "end": 30500}
     whole = fetched(_Fake(LONG), f"numbers:0-{len(LONG)}:long")
     assert whole["text"] == LONG  # a hit is never cut
+
+
+class _Warned:
+    """A shelf of two collections, of which one does not understand."""
+
+    async def names(self) -> list[str]:
+        return ["one", "two"]
+
+    async def search(self, name: str, query: str, k: int) -> Answer:
+        warnings = ("Cut.", "Foreign.") if name == "two" else ("Cut.",)
+        return Answer(query, name, 1, "hybrid", 0.0, (), warnings=warnings)
+
+
+def test_warnings_of_some_collections_name_them() -> None:
+    search = next(tool for tool in TOOLS if tool.name == "search")
+    found = run(search.call(_Warned(), "", {"query": "x"}))  # type: ignore[arg-type]
+    assert found == {"results": [], "warnings": ["Cut.", "two: Foreign."]}
 
 
 def test_a_place_that_is_not_there_any_more() -> None:

@@ -492,8 +492,8 @@ def test_boosts_of_json() -> None:
     recency = {"field": "metadata.date", "half_life_days": 90, "weight": 0.2}
     assert boost_of(recency) == Recency("metadata.date", 90, 0.2)
     for wrong, message in (
-        ({}, "has nothing; it has either field"),
-        ({"filter": "title = 'a'"}, "A boost has filter;"),
+        ({}, "given nothing; give it either field"),
+        ({"filter": "title = 'a'"}, "A boost is given filter;"),
         ({**recency, "factor": 2}, "either field, half_life_days and weight, or filter and factor"),
         ({**recency, "weight": "much"}, "weight of a boost is 'much'; it must be a number"),
         ({**recency, "weight": True}, "weight of a boost is True"),

@@ -277,7 +277,7 @@ def test_filter_min_score_and_overflow(http: httpx.Client) -> None:
         ({"query": " \n"}, 400, ["empty"]),
         ({"query": 7}, 422, ["#/query"]),
         ({}, 400, ["exactly one", "none"]),
-        ({"query": "a", "vector": [1.0]}, 400, ["exactly one", "query and vector"]),
+        ({"query": "a", "vector": [1.0]}, 400, ["exactly one", "query and vector were sent"]),
         ({"queries": []}, 400, ["1 to 100"]),
         ({"queries": ["a"] * 101}, 400, ["101"]),
         ({"queries": ["a", ""]}, 400, ["empty"]),

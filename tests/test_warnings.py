@@ -9,12 +9,13 @@ import pytest
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder
+from embedsvc.records import make_document
 from embedsvc.search import Query, search
 from embedsvc.search.languages import foreign
 from embedsvc.search.terms import first_words, is_only_punctuation
 from tests.fakes import FakeEncoder
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
-from tests.test_search import MODES, ask, ids, texts
+from tests.test_search import MODES, ask, collection_of, ids, texts
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,42 @@ def test_words_are_counted_in_any_script() -> None:
     assert first_words("one two three", 2) == ("one two", 1)
     assert first_words("a-b c", 3) == ("a-b c", 0)
     assert first_words("東京都庁", 1) == ("東京", 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ("metadata.yaer = 2021", "No document has metadata.yaer; the nearest field is metadata.year."),
+        (
+            "metadata.place.ctiy = 'Ulm'",
+            "No document has metadata.place.ctiy; the nearest field is metadata.place.city.",
+        ),
+        (
+            'metadata."no such" = 1',
+            'No document has metadata."no such"; there are metadata.place, metadata.place.city, ',
+        ),
+        ("metadata.year = 1999", "passes the filter metadata.year = 1999."),
+        ("title = 'none'", "passes the filter title = 'none'."),
+    ],
+)
+def test_a_filter_that_passes_nothing_is_told(
+    tmp_path: Path, fake: FakeEncoder, mode: str, condition: str, told: str
+) -> None:
+    metadata = {"year": 2021, "place": {"city": "Ulm"}}
+    collection = collection_of(tmp_path, fake, make_document("t:a", "red", id="a", metadata=metadata))
+    (said,) = ask(collection, fake, "red", mode=mode, filter=condition).warnings
+    assert said.startswith("No passage of ")
+    assert told in said
+    assert ("No document" in said) == told.startswith("No document")
+
+
+def test_what_a_filter_passes_and_something_else_leaves_out_is_not_the_filters(
+    tmp_path: Path, fake: FakeEncoder
+) -> None:
+    collection = collection_of(tmp_path, fake, make_document("t:a", "red", id="a", metadata={"year": 2021}))
+    assert ask(collection, fake, "red", filter="metadata.yaer IS NULL").warnings == ()
+    assert ask(collection, fake, "nowhere", mode="lexical", filter="metadata.year = 2021").warnings == ()
 
 
 def test_the_command_warns_on_stderr(run: Run, library: Path) -> None:  # noqa: F811

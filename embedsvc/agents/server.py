@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from embedsvc import __version__
 from embedsvc.agents.shelves import Shelf
-from embedsvc.agents.tools import TOOLS, Tool
+from embedsvc.agents.tools import TOOLS, Tool, check_arguments
 from embedsvc.errors import EmbedsvcError
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ def make_server(shelf: Shelf, public_url: str) -> Server[Any]:
             raise MCPError(types.INVALID_PARAMS, f"There is no tool {params.name!r}. There are {', '.join(_TOOLS)}.")
         base = public_url or ("" if context.request is None else str(context.request.base_url))
         try:
+            check_arguments(tool, params.arguments or {})
             value = await tool.call(shelf, base, params.arguments or {})
         except EmbedsvcError as error:
             return _failed(str(error))

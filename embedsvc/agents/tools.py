@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 from urllib.parse import urlencode
 
 from embedsvc.agents.shelves import Shelf
-from embedsvc.errors import EmbedsvcError, NotFound, UsageError
+from embedsvc.errors import EmbedsvcError, NotFound, QueryTooLong, UsageError
 from embedsvc.names import NAME
 from embedsvc.records import WholeText
 from embedsvc.search.hits import Answer, Hit
@@ -45,6 +45,14 @@ class Tool:
     call: Callable[[Shelf, str, Arguments], Awaitable[dict[str, Any]]]
 
 
+def check_arguments(tool: Tool, arguments: Arguments) -> None:
+    """Raises UsageError for an argument that the tool would pass over: the agent would believe that it was heard. Where
+    a tool takes nothing, nothing is lost: some clients send a stand-in then."""
+    known = tool.takes["properties"]
+    if known and (unknown := [name for name in arguments if name not in known]):
+        raise UsageError(f"{tool.name} has no argument {unknown[0]!r}; it takes {', '.join(known)}.")
+
+
 # -- search ----------------------------------------------------------------------------------------------------------
 
 
@@ -57,18 +65,35 @@ async def _search(shelf: Shelf, public_url: str, arguments: Arguments) -> dict[s
     if unknown := [name for name in names if name not in there]:
         raise NotFound(f"There is no collection {unknown[0]!r} here. There are: {', '.join(there) or 'none yet'}.")
     if not names:
-        raise NotFound("There are no collections here yet: embedsvc index PATH -c NAME makes one.")
+        raise NotFound("There are no collections here yet. The user can make one: embedsvc index PATH -c NAME.")
     asked = await asyncio.gather(*(shelf.search(name, query, k) for name in names), return_exceptions=True)
     answers = [answer for answer in asked if isinstance(answer, Answer)]
     errors = [error for error in asked if isinstance(error, BaseException)]
     for error in errors:
+        if isinstance(error, QueryTooLong):
+            # Its remedies are options that agents are not given; one that a service told has its message only.
+            fact = str(error).partition(" Shorten it")[0]
+            raise UsageError(f"{fact} Ask again with a shorter query.") from None
         if not answers or not isinstance(error, EmbedsvcError):
             raise error
     # Scores of different collections do not compare; places do.
     ranks = zip_longest(*([(answer.collection, hit) for hit in answer.hits] for answer in answers))
     best = [found for found in chain.from_iterable(ranks) if found is not None][:k]
     found: dict[str, Any] = {"results": [_result(name, hit, public_url) for name, hit in best]}
+    if warnings := _warnings_of(answers):
+        found["warnings"] = warnings
     return {**found, "not_searched": list(map(str, errors))} if errors else found
+
+
+def _warnings_of(answers: Sequence[Answer]) -> list[str]:
+    """Each once; of some of the collections only, with their names."""
+    of: dict[str, list[str]] = {}
+    for answer in answers:
+        for warning in answer.warnings:
+            of.setdefault(warning, []).append(answer.collection)
+    return [
+        warning if len(names) == len(answers) else f"{', '.join(names)}: {warning}" for warning, names in of.items()
+    ]
 
 
 def _result(name: str, hit: Hit, public_url: str) -> dict[str, Any]:
@@ -107,8 +132,12 @@ async def _fetch(shelf: Shelf, public_url: str, arguments: Arguments) -> dict[st
         raise UsageError(f"{id!r} is no id: take one from the results of search.")
     name, document = parsed["name"], parsed["document"]
     if name not in await shelf.names():
-        raise NotFound(f"There is no collection {name!r} here (any more).")
-    whole = await shelf.get(name, document)
+        raise NotFound(f"There is no collection {name!r} here (any more). Those that there are: list_collections.")
+    try:
+        whole = await shelf.get(name, document)
+    except NotFound:
+        gone = f"There is no document {document!r} in {name!r} (any more)."
+        raise NotFound(f"{gone} Take an id from the results of search.") from None
     start, end = int(parsed["start"] or 0), int(parsed["end"] or 0)
     changed = not start <= end <= len(whole.text)
     if changed:
@@ -184,6 +213,10 @@ def _object(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required}
 
 
+def _only(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
+    return {**_object(properties, *optional), "additionalProperties": False}
+
+
 _TEXT, _COUNT = {"type": "string"}, {"type": "integer", "minimum": 0}
 _URL = {"type": "string", "description": "Where a reader may open it; empty: nowhere."}
 _FOUND = _object({"id": {"type": "string", "description": "For fetch."}, "title": _TEXT, "url": _URL, "text": _TEXT})
@@ -193,7 +226,7 @@ TOOLS = (
         "Search documents",
         "Finds the passages of the indexed documents that answer a question, by meaning and by words; best first. Each "
         "comes with its text, and an id by which fetch gives what is around it.",
-        _object(
+        _only(
             {
                 "query": {"type": "string", "description": "What is asked, in words."},
                 "collection": {"type": "string", "description": "Look only there. Default: in all collections."},
@@ -206,8 +239,15 @@ TOOLS = (
             {
                 "results": {"type": "array", "items": _FOUND},
                 "not_searched": {"type": "array", "items": _TEXT, "description": "Collections that failed, and why."},
+                "warnings": {
+                    "type": "array",
+                    "items": _TEXT,
+                    "description": "What of the query was not understood, or not looked at. Modes, filters and models "
+                    "that they name are the user's to choose.",
+                },
             },
             "not_searched",
+            "warnings",
         ),
         _search,
     ),
@@ -216,7 +256,7 @@ TOOLS = (
         "Read a document",
         "Gives the document that a result of search is in. Of a long one, the part around the result; metadata.next is "
         "then the id of what follows.",
-        _object({"id": {"type": "string", "description": "Of a result of search."}}),
+        _only({"id": {"type": "string", "description": "Of a result of search."}}),
         _object({"id": _TEXT, "title": _TEXT, "text": _TEXT, "url": _URL, "metadata": {"type": "object"}}, "metadata"),
         _fetch,
     ),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
-from embedsvc.api.options import NewDocument, SearchOptions
+from embedsvc.api.options import NewDocument, SearchOptions, check_search, numbers_of
 from embedsvc.api.place import Place
 from embedsvc.api.steps import Steps, T
 from embedsvc.search.asking import Asked
@@ -31,12 +31,14 @@ class RunsAsync(Protocol):
 
 
 def _asked(query: str | Sequence[float], options: SearchOptions) -> Asked:
+    check_search(options)
     if isinstance(query, str):
         return Asked(query=query, **options)
-    return Asked(vector=[float(number) for number in query], **options)
+    return Asked(vector=numbers_of(query), **options)
 
 
 def _packed(query: str, max_tokens: int, options: SearchOptions) -> Asked:
+    check_search({"max_context_tokens": max_tokens})
     return replace(_asked(query, options), max_context_tokens=max_tokens)
 
 

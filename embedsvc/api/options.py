@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, Literal, Required, TypedDict
 
 from embedsvc.config import Dtype
 from embedsvc.errors import UsageError
 from embedsvc.outcomes import CLASHES, Outcome
 from embedsvc.records import ChunkContext, Document, Language, Metadata, ready_document
+from embedsvc.search.asking import Asked
 from embedsvc.search.hits import Mode
 
 
@@ -107,6 +111,60 @@ def check_names(given: Iterable[str], known: Collection[str], kind: str) -> None
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
             raise UsageError(f"There is no {kind} {name}. {hint}")
+
+
+_TEXT, _FILE = ((str,), "a text"), ((str, os.PathLike), "a text")
+_WHOLE, _NUMBER, _BOOLEAN = ((Integral,), "a whole number"), ((Real,), "a number"), ((bool,), "True or False")
+_EXPECTED: Mapping[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(("mode", "filter", "expand", "order", "on_overflow", "duplicates", "group_by"), _TEXT),
+    **dict.fromkeys(("rerank", "tokenizer"), _FILE),
+    **dict.fromkeys(("k", "rerank_depth", "max_context_tokens", "per_group"), _WHOLE),
+    **dict.fromkeys(("min_score", "min_confidence", "time_budget_ms", "diversity"), _NUMBER),
+    **dict.fromkeys(("highlight", "merge", "explain"), _BOOLEAN),
+    "narrow": ((bool, Integral), "True, False or a whole number"),
+    "fusion": ((Mapping,), "a dict"),
+    "boosts": ((list, tuple), "a list of dicts"),
+}
+_OF_FUSION: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "method": _TEXT,
+    "weight": _NUMBER,
+    "normalisation": _TEXT,
+    "depth": _WHOLE,
+}
+
+
+def check_search(options: Mapping[str, Any]) -> None:
+    """Raises UsageError for an option that there is not, or a value of another type: type checkers see it, notebooks
+    do not. Values out of range are the search's to refuse."""
+    for name, value in options.items():
+        if name in _OF_FUSION:
+            raise UsageError(f"{name} is a part of fusion: give fusion={{{name!r}: {value!r:.80}}}.")
+        check_names([name], _EXPECTED, "search option")
+        if value is not None or getattr(_DEFAULTS, name) is not None:
+            _check_type(name, value, _EXPECTED[name])
+    for name, value in (options.get("fusion") or {}).items():
+        if name in _OF_FUSION:
+            _check_type(f"{name} of fusion", value, _OF_FUSION[name])
+    for place, boost in enumerate(options.get("boosts", ())):
+        _check_type(f"boosts[{place}]", boost, ((Mapping,), "a dict"))
+
+
+_DEFAULTS = Asked()
+
+
+def _check_type(name: str, value: object, expected: tuple[tuple[type, ...], str]) -> None:
+    kinds, told = expected
+    # Python counts True and False as numbers.
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise UsageError(f"{name} is {value!r:.80}; it must be {told}.")
+
+
+def numbers_of(vector: Any) -> list[float]:
+    """A query vector as numbers; raises UsageError where it is none."""
+    if not isinstance(vector, bytes | bytearray):  # which would be numbers, of letters
+        with contextlib.suppress(TypeError, ValueError):
+            return [float(number) for number in vector]
+    raise UsageError(f"The query is {vector!r:.80}; it must be a text, or a vector: a list of numbers.")
 
 
 _KINDS: Mapping[str, type] = {"text": str, "id": str, "uri": str, "title": str, "metadata": Mapping}

@@ -246,13 +246,24 @@ def search(
     from embedsvc.collection import Collection
     from embedsvc.encoding import encoder_for
     from embedsvc.encoding.tokens import load_counter
-    from embedsvc.errors import UsageError
+    from embedsvc.errors import QueryTooLong, UsageError
     from embedsvc.records import Fusion
     from embedsvc.search import Evidence, Query, Rerank, Selection, check_query, fusion_of, search
 
     settings = settings_of(data_dir=data_dir, on_overflow=on_overflow)
     if rerank is None and (rerank_depth is not None or time_budget is not None):
         raise UsageError("--rerank-depth and --time-budget are about reranking: give --rerank too.")
+    # The search would refuse these too, by the names that they have over REST.
+    no_context = expand is None and context is None
+    refuse_where(
+        (no_context, {"--order": order, "--tokenizer": tokenizer}, "is a context's: give --expand or --context too."),
+        (group_by is None, {"--per-group": per_group}, "is about groups: give --group-by too."),
+        (
+            not merge,
+            {"--narrow": narrow or None, "--narrow-tokens": narrow_tokens},
+            "lets no two hits share text, --no-merge lets them: ask for one of the two.",
+        ),
+    )
     reranker = None
     if rerank is not None:
         from embedsvc.encoding.cross_encoder import load_cross_encoder
@@ -283,7 +294,10 @@ def search(
     collection = Collection.open(name, settings)
     if changed:
         asked = replace(asked, fusion=fusion_of(collection.store().fusion, changed))
-    answer = search(collection.snapshot(), encoder_for(collection.contract, settings), asked)
+    try:
+        answer = search(collection.snapshot(), encoder_for(collection.contract, settings), asked)
+    except QueryTooLong as error:
+        raise UsageError(error.with_remedy("give --on-overflow split or truncate")) from None
     output.answer(answer, json)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 import typer
 
 from embedsvc.cli.options import DataDir, Json, Which, settings_of
+
+if TYPE_CHECKING:
+    from embedsvc.storage import Store
 
 app = typer.Typer(help="Delete single documents of a collection.", no_args_is_help=True)
 
@@ -20,7 +24,8 @@ def _group() -> None:
 def delete(
     name: Which,
     documents: Annotated[
-        list[str], typer.Argument(metavar="URI|ID...", help="As in hits and reports; of a file: all that is in it.")
+        list[str],
+        typer.Argument(metavar="PATH|URI|ID...", help="As in hits and reports; of a file: all that is in it."),
     ],
     data_dir: DataDir = None,
     json: Json = False,
@@ -30,6 +35,21 @@ def delete(
     from embedsvc.collection import Collection
     from embedsvc.maintenance import delete_documents
 
-    gone = delete_documents(Collection.open(name, settings_of(data_dir=data_dir)), documents)
+    collection = Collection.open(name, settings_of(data_dir=data_dir))
+    store = collection.store()
+    gone = delete_documents(collection, [_stored_as(store, each) for each in documents])
     lines = [*(f"Deleted {output.shown_uri(uri)}" for uri in gone)]
     output.message("\n".join(lines), {"name": name, "deleted": gone}, json)
+
+
+def _stored_as(store: Store, given: str) -> str:
+    """``given`` where it is an id or uri, else the uri of the file whose path it is, as ``output.shown_uri`` prints."""
+    from embedsvc.readers import absolute
+
+    if store.known_as(given):
+        return given
+    path, sign, fragment = given.rpartition("#")
+    uris = [absolute(given).as_uri()]
+    if sign:
+        uris += [f"{absolute(path).as_uri()}#{written}" for written in (quote(fragment, safe=""), fragment)]
+    return next((uri for uri in uris if store.known_as(uri)), given)

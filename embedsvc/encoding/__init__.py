@@ -6,6 +6,7 @@ The names below are loaded when first used: numpy, tokenizers and onnxruntime co
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from embedsvc.encoding.encoder import EncodedTexts, Encoder, OnOverflow
     from embedsvc.encoding.loading import load_encoder
     from embedsvc.encoding.models import Model, resolve_model
+
+# onnxruntime sends telemetry otherwise, and warns on the terminal where it cannot keep an id for it. It reads this when
+# it is imported, which only modules of this package do; its own function for it comes too late.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "EncodedTexts",

@@ -69,7 +69,8 @@ def queries_of(
 
     given = [field for field in ("query", "queries", "vector") if getattr(asked, field) is not None]
     if len(given) != 1:
-        raise UsageError(f"Send exactly one of query, queries and vector; {' and '.join(given) or 'none'} was sent.")
+        sent = f"{' and '.join(given)} were sent" if given else "none was sent"
+        raise UsageError(f"Send exactly one of query, queries and vector; {sent}.")
     if asked.queries is not None and not 1 <= len(asked.queries) <= _MAX_QUERIES:
         raise UsageError(f"queries has {len(asked.queries)} entries; send 1 to {_MAX_QUERIES}.")
     if asked.rerank is None and (asked.rerank_depth is not None or asked.time_budget_ms is not None):

@@ -79,8 +79,8 @@ def boost_of(given: Mapping[str, Any]) -> Boost:
             except OverflowError:
                 raise UsageError("A number of a boost has more than 308 digits; choose a smaller one.") from None
     raise UsageError(
-        f"A boost has {', '.join(sorted(given)) or 'nothing'}; it has either field, half_life_days and weight, or "
-        "filter and factor."
+        f"A boost is given {', '.join(sorted(given)) or 'nothing'}; give it either field, half_life_days and weight, "
+        "or filter and factor."
     )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import chain
+from typing import Any
 
 from embedsvc.records import Language
 from embedsvc.search.languages import foreign, named
 from embedsvc.search.run import Run
 from embedsvc.search.terms import is_only_punctuation
+from embedsvc.storage.filters import field_of, named_keys
 from embedsvc.storage.words import has_words, says_something
 
 _READ = 2_000
@@ -15,10 +19,16 @@ _READ = 2_000
 _UNKNOWN = 1 / 3
 """Share of a query's tokens that the model may not know without a word about it."""
 
+_FIELDS = 3
+"""Of a filter that nothing passes, those that are looked for: each may take a look at every passage."""
+_DOCUMENTS = 1_000
+"""That are asked which fields there are."""
+_TOLD = 8
+
 
 def warnings_of(run: Run) -> tuple[str, ...]:
     """One sentence or two about each thing, for people; ``run`` has been through the stages, for the last time."""
-    return (*_about_words(run), *_about_depth(run))
+    return (*_about_words(run), *_about_depth(run), *_about_filter(run))
 
 
 def not_found(phrases: Sequence[str]) -> str:
@@ -33,6 +43,39 @@ def _about_depth(run: Run) -> Iterator[str]:
             f"{len(run.hits):,} of {run.query.k:,} hits were found among the {run.limit:,} best candidates, and the "
             "search went no further: there may be more. Look for them with a filter, or ask for less to be left out."
         )
+
+
+def _about_filter(run: Run) -> Iterator[str]:
+    condition = run.query.filter
+    if condition is None or run.hits or run.snapshot.passes_any(condition):
+        return
+    store = run.snapshot.store
+    named = [field_of(keys) for keys in named_keys(condition)]
+    missing = [field for field in named[:_FIELDS] if not store.some_metadata(f"{field} IS NOT NULL", 1)]
+    told = f"No passage of {run.snapshot.name!r} passes the filter {condition}."
+    if missing:
+        there = list(
+            dict.fromkeys(chain.from_iterable(map(_fields_in, store.some_metadata("ordinal = 0", _DOCUMENTS))))
+        )
+        told += "".join(f" No document has {field}{_instead_of(field, there)}." for field in missing)
+    yield told
+
+
+def _fields_in(metadata: Mapping[str, Any], above: Sequence[str] = ()) -> Iterator[str]:
+    for key, value in metadata.items():
+        yield field_of((*above, key))
+        if isinstance(value, dict):
+            yield from _fields_in(value, (*above, key))
+
+
+def _instead_of(field: str, there: Sequence[str]) -> str:
+    """What may have been meant. The common beginning of the names would make all of them alike."""
+    by_key = {each.removeprefix("metadata."): each for each in there}
+    if near := get_close_matches(field.removeprefix("metadata."), by_key, n=1):
+        return f"; the nearest field is {by_key[near[0]]}"
+    if not there:
+        return ", nor any other field of its own that could be seen"
+    return f"; there are {', '.join(there[:_TOLD])}{' …' if len(there) > _TOLD else ''}"
 
 
 def _about_words(run: Run) -> Sequence[str]:

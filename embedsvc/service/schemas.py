@@ -524,7 +524,7 @@ class Answer(BaseModel):
     )
     warnings: list[str] = Field(
         description="What of the query was not understood or not looked at, in sentences: a language that the model "
-        "does not know, words too common to be looked up, what was cut."
+        "does not know, words too common to be looked up, what was cut; or that no passage passes the filter."
     )
     hits: list[HitOut]
     rerank_late: bool | None = Field(None, description="True where there was no time to rerank; else absent.")

@@ -116,6 +116,21 @@ def metadata_keys(field: str) -> tuple[str, ...]:
     return tuple(key.strip('"') for key in _KEY.findall(path[1]))
 
 
+def named_keys(sql: str) -> list[tuple[str, ...]]:
+    """The keys, outermost first, of each field of an input's own that ``sql``, a good filter, names; each once."""
+    import sqlglot
+    from sqlglot import exp
+
+    columns = [column.parts for column in sqlglot.parse_one(sql).find_all(exp.Column)]
+    found = [tuple(part.name for part in parts[1:]) for parts in columns if parts[0].name.lower() == "metadata"]
+    return list(dict.fromkeys(keys for keys in found if keys))
+
+
+def field_of(keys: Sequence[str]) -> str:
+    """The field that these keys lead to, as a filter names it."""
+    return "metadata." + ".".join(key if key.isidentifier() else '"' + key.replace('"', '""') + '"' for key in keys)
+
+
 def _refuse_parts(condition: exp.Expression, sql: str) -> None:
     """Raises BadFilter for what is SQL, and no condition on one passage; of some of it the store does not say so, but
     breaks."""
