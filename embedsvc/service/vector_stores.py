@@ -447,6 +447,7 @@ def show_batch(state: State, name: str, id: str) -> dict[str, Any]:
     work = _batch(state, name, id)
     fates = [work.fate(file)[0] for file in work.lines]
     left = work.total - len(fates)
+    was_stopped = not work.is_active and work.status != "done"
     counts = {
         "in_progress": fates.count("in_progress") + (left if work.is_active else 0),
         "completed": fates.count("completed"),
@@ -458,7 +459,8 @@ def show_batch(state: State, name: str, id: str) -> dict[str, Any]:
         "object": "vector_store.files_batch",
         "created_at": work.created,
         "vector_store_id": name,
-        "status": "in_progress" if work.is_active else "completed" if work.status == "done" else "failed",
+        # By the counts, not by the job: what it still does after its last file is upkeep that no client waits for.
+        "status": "in_progress" if counts["in_progress"] else "failed" if was_stopped else "completed",
         "file_counts": {**counts, "total": work.total},
     }
 
