@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import openai
 import pytest
 from openai import OpenAI
 
+from embedsvc.service import vector_stores
 from embedsvc.service.attribute_filters import sql_of
 from embedsvc.service.problems import Refused
+from embedsvc.service.state import State
 from embedsvc.storage import write_lock
 from tests.server import Server, server, until
 
@@ -301,6 +303,28 @@ def test_a_batch_tells_of_each_file(client: OpenAI, store: str) -> None:
     client.vector_stores.files.delete(badge.file_id, vector_store_id=store)
     assert client.vector_stores.retrieve(store).file_counts.total == 1
     assert client.files.retrieve(badge.file_id).filename == "people.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("job", "lines", "status", "in_progress"),
+    [
+        ("running", {}, "in_progress", 2),
+        ("running", {"a": ["indexed"]}, "in_progress", 1),
+        ("running", {"a": ["indexed"], "b": ["empty"]}, "completed", 0),  # it is still at its upkeep
+        ("done", {"a": ["indexed"], "b": ["empty"]}, "completed", 0),
+        ("interrupted", {"a": ["indexed"], "b": ["indexed"]}, "completed", 0),
+        ("interrupted", {"a": ["indexed"]}, "failed", 0),
+        ("failed", {}, "failed", 0),
+    ],
+)
+def test_status_and_counts_of_a_batch_agree(
+    job: str, lines: dict[str, list[str]], status: str, in_progress: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {id: [{"uri": id, "status": each, "reason": "no"} for each in those] for id, those in lines.items()}
+    work = vector_stores._Work(job, None, 2, 0, told)
+    monkeypatch.setattr(vector_stores, "_batch", lambda *_: work)
+    batch = vector_stores.show_batch(cast("State", None), "c", "vsfb_x")
+    assert (batch["status"], batch["file_counts"]["in_progress"]) == (status, in_progress)
 
 
 def test_a_batch_of_files_with_attributes_of_their_own(client: OpenAI, store: str) -> None:

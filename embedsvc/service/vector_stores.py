@@ -447,7 +447,6 @@ def show_batch(state: State, name: str, id: str) -> dict[str, Any]:
     work = _batch(state, name, id)
     fates = [work.fate(file)[0] for file in work.lines]
     left = work.total - len(fates)
-    was_stopped = not work.is_active and work.status != "done"
     counts = {
         "in_progress": fates.count("in_progress") + (left if work.is_active else 0),
         "completed": fates.count("completed"),
@@ -460,7 +459,7 @@ def show_batch(state: State, name: str, id: str) -> dict[str, Any]:
         "created_at": work.created,
         "vector_store_id": name,
         # By the counts, not by the job: what it still does after its last file is upkeep that no client waits for.
-        "status": "in_progress" if counts["in_progress"] else "failed" if was_stopped else "completed",
+        "status": "in_progress" if counts["in_progress"] else "failed" if left and not work.is_active else "completed",
         "file_counts": {**counts, "total": work.total},
     }
 
