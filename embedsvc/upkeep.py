@@ -246,8 +246,8 @@ class Upkeep:
             _small_budgets.add(self.goal.memory)
             log.warning(
                 "%s needs %d MB of memory at least for its vector index, and %d are allowed: it is searched through "
-                "the store's own index on the disk, as all others that do not fit. Raise index_memory_mb, or put less into "
-                "one collection.",
+                "the store's own index on the disk, as all others that do not fit. Raise index_memory_mb, or put "
+                "less into one collection.",
                 self.name,
                 math.ceil(planned.least / 1e6),
                 self.goal.memory // 1_000_000,
