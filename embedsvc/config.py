@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import tomllib
 import types
@@ -15,7 +16,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from embedsvc.errors import UsageError
 from embedsvc.records import ChunkContext, Language
 
+log = logging.getLogger(__name__)
+
 CONFIG_FILE = "embedsvc.toml"
+PREFIX = "EMBEDSVC_"
+_OTHERS = ("API_KEY", "URL", "KEY", "BEIR_DIR")
+"""What else programs of ours read behind ``PREFIX``: clients, examples, benchmarks."""
+_told: set[str] = set()
+"""Variables that were warned of."""
 
 RuntimeName = Literal["onnx", "openvino", "torch"]
 Dtype = Literal["fp32", "int8", "int8-g64", "fp16", "bf16"]
@@ -227,12 +235,25 @@ def settings_given(
             raise UsageError(f"{file}: unknown setting {unknown[0]!r}; {hint}")
         given |= {name: (_convert(name, value, str(file)), str(file)) for name, value in table.items()}
     for name in names:
-        if (variable := f"EMBEDSVC_{name.upper()}") in os.environ:
+        if (variable := f"{PREFIX}{name.upper()}") in os.environ:
             given[name] = (_convert(name, os.environ[variable], variable), variable)
     for name, value in (flags or {}).items():
         if value is not None:
             given[name] = (_convert(name, value, "flag"), "flag")
     return given
+
+
+def _warn_of_unknown(environment: Mapping[str, str]) -> None:
+    """Warns, once each, of variables that look like settings and are none: never an error, for others may use the
+    prefix too, as the settings of another version do."""
+    known = [f"{PREFIX}{name}" for name in (*(field.name.upper() for field in fields(Settings)), *_OTHERS)]
+    for variable in sorted(name for name in environment if name.startswith(PREFIX)):
+        if variable in known or variable in _told:
+            continue
+        _told.add(variable)
+        near = difflib.get_close_matches(variable, known, n=1, cutoff=0.8)
+        hint = f"did you mean {near[0]}?" if near else "embedsvc config show tells those that there are."
+        log.warning("%s is no setting and is ignored; %s", variable, hint)
 
 
 def load_settings(flags: Mapping[str, object] | None = None, *, directory: Path | None = None) -> Settings:
@@ -242,6 +263,7 @@ def load_settings(flags: Mapping[str, object] | None = None, *, directory: Path 
         UsageError: as there; or the data directory is a file.
     """
     given = settings_given(flags, directory=directory)
+    _warn_of_unknown(os.environ)
     settings = Settings(**{name: value for name, (value, _) in given.items()})
     if settings.data_dir.exists() and not settings.data_dir.is_dir():
         raise UsageError(f"The data directory {settings.data_dir} is a file, not a folder. Choose another place.")

@@ -8,6 +8,7 @@ what that does not mend is built anew as soon as nobody else writes.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import numpy as np
 from embedsvc import disk_index
 from embedsvc.config import Settings
 from embedsvc.disk_index import DiskIndex
-from embedsvc.errors import Conflict, EmbedsvcError, UsageError
+from embedsvc.errors import Conflict, EmbedsvcError
 from embedsvc.storage import Store, index_lock, write_lock
 from embedsvc.storage.store import Floats, RowIds
 from embedsvc.vectors import (
@@ -125,6 +126,10 @@ class Snapshot:
     def _among(self, condition: str) -> Among:
         assert isinstance(self.index, VectorIndex)
         return self._filters.among(self.index, condition, lambda since: self.store.matching(condition, since))
+
+
+_small_budgets: set[int] = set()
+"""Budgets of memory that were told to be too small: once each, not once per collection and look at it."""
 
 
 class _Stopped(Exception):
@@ -243,11 +248,18 @@ class Upkeep:
 
     def _is_past_memory(self, store: Store) -> bool:
         """Whether not even the most compact codes of the vectors fit the memory that they may take."""
-        try:
-            return plan(store.count_vectors(), store.contract.dimension, self.goal).kind == DISK
-        except UsageError as error:
-            log.warning("%s: %s Until then the store's own index on the disk is used.", self.name, error)
-            return True
+        planned = plan(store.count_vectors(), store.contract.dimension, self.goal)
+        if planned.least > self.goal.memory and self.goal.memory not in _small_budgets:
+            _small_budgets.add(self.goal.memory)
+            log.warning(
+                "%s needs %d MB of memory at least for its vector index, and %d are allowed: it is searched through "
+                "the store's own index on the disk, as all others that do not fit. Raise index_memory_mb, or put "
+                "less into one collection.",
+                self.name,
+                math.ceil(planned.least / 1e6),
+                self.goal.memory // 1_000_000,
+            )
+        return planned.kind == DISK
 
     def _index_for(self, store: Store, known: VectorIndex | DiskIndex | None, locked: bool) -> VectorIndex | DiskIndex:
         """The index of exactly this store version: the saved or the known one, and what has changed since."""

@@ -736,8 +736,15 @@ def test_the_plan_of_an_index(run: Run, passages: str, memory: int, kind: str) -
     assert "kind" in run("index", "plan", f"--passages={passages}").out
 
 
-def test_a_plan_that_fits_nothing_says_what_would(run: Run) -> None:
-    refused(run("index", "plan", "--passages", "10M", "--memory-mb", 50), 2, "MB of memory at least")
+def test_a_plan_that_fits_nothing_is_that_of_the_service_and_says_what_would(run: Run) -> None:
+    for passages, memory, least in (("10M", 50, "77 MB"), ("20000", 1, "28 MB")):
+        told = run("index", "plan", "--passages", passages, "--memory-mb", memory, "--json").json
+        assert (told["kind"], told["memory_allowed_mb"]) == ("disk-ivfrq", memory)
+        assert least in told["note"]
+    assert "index_memory_mb" in run("index", "plan", "--passages", "20000", "--memory-mb", 1).out
+
+
+def test_a_number_of_passages_that_is_none_is_refused(run: Run) -> None:
     refused(run("index", "plan", "--passages", "many"), 2, "'many' is not a number", "250k")
     refused(run("index", "plan", "--passages", "1.2.3M"), 2, "not a number")
 

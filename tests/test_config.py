@@ -32,6 +32,19 @@ def test_defaults() -> None:
     )
 
 
+def test_a_misspelt_variable_is_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("embedsvc.config._told", set())
+    for name in ("CHUNK_TOKENZ", "NOBODY_KNOWS_THIS", "API_KEY", "URL", "CHUNK_TOKENS"):
+        monkeypatch.setenv(f"EMBEDSVC_{name}", "256")
+    assert load_settings().chunk_tokens == load_settings().chunk_tokens == 256
+    misspelt, foreign = (record.getMessage() for record in caplog.records)
+    assert misspelt == "EMBEDSVC_CHUNK_TOKENZ is no setting and is ignored; did you mean EMBEDSVC_CHUNK_TOKENS?"
+    assert "EMBEDSVC_NOBODY_KNOWS_THIS" in foreign
+    assert "config show" in foreign
+
+
 def test_flags_over_environment_over_file_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().port == 8080
     toml("port = 1\noverlap = 11\nthreads = 5")

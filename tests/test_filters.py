@@ -198,7 +198,7 @@ def test_any_text_can_be_asked_for(
         ("EXISTS (SELECT 1)", None, "a query cannot be used"),
         ("embedsvc('x') = ", None, ""),
         ("(" * 3000 + "tokens > 1" + ")" * 3000, None, "nested too deep"),
-        ("NOT " * 3000 + "tokens > 1", None, "nested too deep"),
+        ("NOT " * 2000 + "tokens > 1", None, "nested too deep"),
     ],
 )
 def test_a_bad_filter_is_refused_pointing_at_the_spot(store: Store, sql: str, spot: str | None, says: str) -> None:
@@ -215,6 +215,14 @@ def test_a_bad_filter_is_refused_pointing_at_the_spot(store: Store, sql: str, sp
         assert 0 <= column <= len(sql)
         if spot is not None:
             assert sql[column:].startswith(spot)
+
+
+def test_a_filter_that_is_too_long_is_refused_and_a_long_list_of_texts_is_not(store: Store) -> None:
+    with pytest.raises(BadFilter, match=r"has 59,996 characters .* 10,000 are allowed") as raised:
+        store.matching(" OR ".join(["page = 1"] * 5000))
+    assert len(str(raised.value)) < 400
+    ids = ", ".join(f"'{number:032d}'" for number in range(4000))
+    assert len(store.matching(f"document_id IN ({ids}) OR tokens > 0")) == store.count()
 
 
 def test_an_unknown_field_is_told_where_own_fields_are(store: Store) -> None:

@@ -1155,13 +1155,88 @@ def test_work_that_a_delete_disturbs_is_done_again(here: Settings, encoder: Enco
         collections.describe("never-there")
 
 
-def test_a_data_directory_that_cannot_be_written(tmp_path: Path) -> None:
-    app = create_app(load_settings({"data_dir": str(tmp_path / "file"), "runtime": "onnx"}))
-    (tmp_path / "file").write_text("in the way")
+def test_a_data_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    app = create_app(load_settings({"data_dir": str(tmp_path / "data"), "runtime": "onnx"}))
+    monkeypatch.setattr("embedsvc.storage.store.lance.write_dataset", full)
     with in_app(app) as client:
         is_problem(client.put("/v1/collections/x", json={}), 507)
         is_problem(client.post("/v1/collections/x/documents", json={"documents": [{"text": "a"}]}), 507)
         assert client.get("/v1/collections").json() == {"collections": []}
+
+
+def test_the_data_directory_is_made_at_the_start_or_the_service_does_not_start(tmp_path: Path) -> None:
+    create_app(load_settings({"data_dir": str(tmp_path / "new" / "data")}))
+    assert (tmp_path / "new" / "data").is_dir()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageFailure, match=r"file/data cannot be made.*EMBEDSVC_DATA_DIR"):
+        create_app(load_settings({"data_dir": str(tmp_path / "file" / "data")}))
+
+
+@pytest.mark.parametrize("is_a_mount", [False, True])
+def test_a_data_directory_that_went_away_is_told_and_not_made_anew(library: Path, is_a_mount: bool) -> None:
+    app = create_app(load_settings({"data_dir": str(library), "runtime": "onnx"}))
+    app.state.embedsvc.encoders.default()
+    document = {"documents": [{"id": "late", "text": RESTART}]}
+    asked: tuple[tuple[str, str, Any], ...] = (
+        ("GET", "/readyz", None),
+        ("GET", "/v1/collections", None),
+        ("POST", "/v1/collections/library/search", {"query": "power"}),
+        ("POST", "/v1/collections/library/documents", document),
+        ("PUT", "/v1/collections/new", {}),
+        ("POST", "/mcp", {}),
+    )
+    with in_app(app) as client:
+        add(client, "library", {"id": "early", "text": BREAD})
+        elsewhere = library.rename(library.with_name("elsewhere"))
+        if is_a_mount:
+            library.mkdir()  # what is left where a disk was
+        for method, path, body in asked:
+            answer = client.request(method, path, json=body)
+            is_problem(answer, 503, f"{library} is gone", "Mount it again")
+            assert answer.headers["retry-after"] == "5"
+        for path in ("/v1/files", "/v1/vector_stores"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()["error"]["type"]) == (503, "server_error")
+        assert client.get("/healthz").status_code == 200
+        assert client.post("/v1/embeddings", json={"model": MODEL, "input": "a"}).status_code == 200
+        if is_a_mount:
+            assert not [each for each in library.iterdir() if each.is_dir()]
+            shutil.rmtree(library)
+        assert not library.exists()
+        elsewhere.rename(library)
+        assert client.get("/readyz").status_code == 200
+        assert add(client, "library", *document["documents"])["counts"] == {"indexed": 1}
+        assert search(client, "library", query="power").json()["hits"]
+        there = client.get("/v1/collections/library/documents").json()["documents"]
+        assert {"early", "late"} <= {each["id"] for each in there}
+
+
+def test_a_job_whose_data_directory_goes_away_ends_and_the_next_one_is_done(tmp_path: Path, fake: FakeEncoder) -> None:
+    settings = Settings(data_dir=tmp_path / "data", lock_timeout=0.0)
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), settings)
+    elsewhere = tmp_path / "elsewhere"
+    goes = [True]
+
+    def opened(name: str) -> Any:
+        if goes:
+            goes.clear()
+            settings.data_dir.rename(elsewhere)
+        return SimpleNamespace(collection=collection, encoder=fake, is_current=lambda: True)
+
+    jobs = Jobs(settings.data_dir, opened)
+    item = make_document("t:1", "red green")
+    first = jobs.submit("c", [item], FieldChoice(), 1)["job"]
+    until(lambda: first in jobs._unsaved)
+    assert jobs.get(first)["status"] == "failed"
+    assert not settings.data_dir.exists()
+    elsewhere.rename(settings.data_dir)
+    second = jobs.submit("c", [item], FieldChoice(), 1)["job"]
+    until(lambda: jobs.get(second)["finished"])
+    assert (jobs.get(first)["status"], jobs.get(second)["status"]) == ("failed", "done")
+    jobs.stop(10)
 
 
 @contextmanager

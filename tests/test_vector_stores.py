@@ -17,6 +17,7 @@ from embedsvc.config import Settings
 from embedsvc.service import vector_stores
 from embedsvc.service.attribute_filters import sql_of
 from embedsvc.service.problems import Refused
+from embedsvc.service.state import State
 from embedsvc.storage import write_lock
 from tests.server import Server, server, until
 
@@ -312,6 +313,28 @@ def test_more_than_fits_is_refused_before_it_is_read() -> None:
     state = SimpleNamespace(settings=Settings(), collections=SimpleNamespace(open=MagicMock()))
     with pytest.raises(Refused, match="These 2 files have 1,200 MB together; put in at most 1,000 MB at once"):
         vector_stores.attach(cast("Any", state), "c", [(cast("Any", upload), {})] * 2, None)
+
+
+@pytest.mark.parametrize(
+    ("job", "lines", "status", "in_progress"),
+    [
+        ("running", {}, "in_progress", 2),
+        ("running", {"a": ["indexed"]}, "in_progress", 1),
+        ("running", {"a": ["indexed"], "b": ["empty"]}, "completed", 0),  # it is still at its upkeep
+        ("done", {"a": ["indexed"], "b": ["empty"]}, "completed", 0),
+        ("interrupted", {"a": ["indexed"], "b": ["indexed"]}, "completed", 0),
+        ("interrupted", {"a": ["indexed"]}, "failed", 0),
+        ("failed", {}, "failed", 0),
+    ],
+)
+def test_status_and_counts_of_a_batch_agree(
+    job: str, lines: dict[str, list[str]], status: str, in_progress: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {id: [{"uri": id, "status": each, "reason": "no"} for each in those] for id, those in lines.items()}
+    work = vector_stores._Work(job, None, 2, 0, told)
+    monkeypatch.setattr(vector_stores, "_batch", lambda *_: work)
+    batch = vector_stores.show_batch(cast("State", None), "c", "vsfb_x")
+    assert (batch["status"], batch["file_counts"]["in_progress"]) == (status, in_progress)
 
 
 def test_a_batch_of_files_with_attributes_of_their_own(client: OpenAI, store: str) -> None:

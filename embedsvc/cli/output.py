@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as _json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -296,6 +297,11 @@ def plan(count: int, dimension: int, goal: Goal, planned: Plan, cores: int, json
         "cores": cores,
         "gpu": has_card(),
     }
+    if planned.least > goal.memory:  # the service serves it all the same
+        value["note"] = (
+            f"Not even its least, {math.ceil(planned.least / 1e6):,} MB, is allowed: searches read the disk more than "
+            "memory_mb would need. Raise index_memory_mb, or put less into one collection."
+        )
     if json:
         _print_json(value)
     else:

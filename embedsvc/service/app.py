@@ -19,6 +19,7 @@ from embedsvc.encoders import Encoders
 from embedsvc.logs import set_up_logging
 from embedsvc.opened import Collections
 from embedsvc.service import problems, schemas, schemas_openai
+from embedsvc.service.data_folder import make_data_folder
 from embedsvc.service.jobs import Jobs
 from embedsvc.service.mcp import PATH, Mcp
 from embedsvc.service.middleware import Front
@@ -96,8 +97,17 @@ _COMPONENTS = (
 
 
 def create_app(settings: Settings, ended: Callable[[], object] = lambda: None) -> FastAPI:
-    """The application over the data directory of ``settings``. Nothing is loaded before it starts up. ``ended`` is
-    called once all is finished that has to be."""
+    """The application over the data directory of ``settings``, which is made where it is not there. Nothing is loaded
+    before it starts up. ``ended`` is called once all is finished that has to be.
+
+    Raises:
+        StorageFailure: the data directory cannot be made.
+    """
+    make_data_folder(settings.data_dir)
+    return _app(settings, ended)
+
+
+def _app(settings: Settings, ended: Callable[[], object]) -> FastAPI:
     encoders = Encoders(settings)
     opened = Collections(settings, encoders)
     state = State(settings, encoders, opened, Jobs(settings.data_dir, opened.open))
@@ -150,7 +160,8 @@ def app_from_environment() -> FastAPI:
     what runs in the background end, or take the interpreter down under it."""
     settings = load_settings()
     set_up_logging(settings.log_level)
-    return create_app(settings, lambda: leave(0))
+    # A worker in the place of one that ended does not make the data folder: it may have gone away since.
+    return _app(settings, lambda: leave(0))
 
 
 def _openapi(app: FastAPI, *, keyed: bool) -> dict[str, Any]:

@@ -50,7 +50,7 @@ JobStatus = Literal["queued", "waiting", "running", "done", "failed", "interrupt
 """``waiting``: it is its turn, and another process writes to the collection."""
 _FAILED = ("quarantined", "empty")
 
-_FOLDER = ".jobs"
+FOLDER = ".jobs"
 _ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{12}")
 _KEEP = 1000
 _LISTED = 100
@@ -178,7 +178,7 @@ class Jobs:
     """The jobs of one data directory, and the threads of those that this process works on: one per collection."""
 
     def __init__(self, data_dir: Path, open_collection: Callable[[str], Opened]) -> None:
-        self._folder = data_dir / _FOLDER
+        self._folder = data_dir / FOLDER
         self._open = open_collection
         self._owner = uuid.uuid4().hex
         self._owner_file: int | None = None
@@ -437,6 +437,8 @@ class Jobs:
             try:
                 temporary.write_bytes(json_bytes({**job.to_dict(), "owner": self._owner}))
                 temporary.replace(self._folder / f"{job.id}.json")
+            except FileNotFoundError as error:
+                raise StorageFailure(f"{self._folder} is gone, with the data folder. Mount it again.") from error
             except OSError:
                 temporary.unlink(missing_ok=True)  # half a state, on a disk that may be full
                 raise
@@ -452,7 +454,7 @@ class Jobs:
 
     def _own(self) -> None:
         if self._owner_file is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(exist_ok=True)  # not its parents: a data folder that went away must not come back empty
             for left in self._folder.glob("*.owner"):
                 self._is_alive(left.stem)
             # Locked before it gets its name, so that no other process ever takes it for a dead one's.

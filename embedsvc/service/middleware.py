@@ -1,4 +1,5 @@
-"""Around every request: an id, who may ask, the body limit, one log line, and a last resort for what nobody foresaw."""
+"""Around every request: an id, who may ask, the body limit, whether the data are there, one log line, and a last resort
+for what nobody foresaw."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embedsvc import __version__
 from embedsvc.config import Settings, listed
+from embedsvc.errors import NotReady
 from embedsvc.service.access import is_open, refusal, stranger
+from embedsvc.service.data_folder import DataFolder, needs_data
 from embedsvc.service.problems import BodyTooLarge, problem
 
 log = logging.getLogger("embedsvc.service")
@@ -30,6 +33,7 @@ class Front:
         self._settings = settings
         self._max_body = settings.max_body_mb * 1_000_000
         self._keys = listed(settings.api_keys)
+        self._data = DataFolder(settings.data_dir)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,7 +74,13 @@ class Front:
                 headers = {"connection": "close"}
                 await problem(path, 413, "Request body too large", too_large, headers=headers)(scope, receive, noted)
             else:
+                if needs_data(path):
+                    self._data.check()
                 await self._app(scope, counted, noted)
+        except NotReady as error:
+            # Its body is not read either.
+            headers = {"retry-after": "5", "connection": "close"}
+            await problem(path, 503, "Not ready", str(error), headers=headers)(scope, receive, noted)
         except ClientDisconnect:
             status = 499
         except asyncio.CancelledError:  # the server stops and has waited as long as it may

@@ -22,6 +22,7 @@ from uvicorn.supervisors import Multiprocess
 from embedsvc.config import Settings
 from embedsvc.errors import Conflict, UsageError
 from embedsvc.service.app import DRAIN_SECONDS, create_app
+from embedsvc.service.data_folder import make_data_folder
 from embedsvc.vectors.background import leave
 
 log = logging.getLogger("embedsvc.service")
@@ -32,6 +33,7 @@ def serve(settings: Settings) -> None:
 
     Raises:
         Conflict: the port is in use. UsageError: host or port cannot be listened on, or there are no workers.
+        StorageFailure: the data directory cannot be made.
     """
     if settings.workers < 1:
         raise UsageError(f"workers is {settings.workers}; there must be at least 1.")
@@ -45,6 +47,7 @@ def serve(settings: Settings) -> None:
         if settings.workers == 1:
             uvicorn.Server(_config(create_app(settings))).run([listener])
         else:
+            make_data_folder(settings.data_dir)
             _put_into_environment(settings)
             config = _config("embedsvc.service.app:app_from_environment", workers=settings.workers)
             Multiprocess(config, [listener]).run()

@@ -118,7 +118,8 @@ class Uploads:
         with writing(self._folder):
             self._sweep()
             try:
-                staged.mkdir(parents=True)
+                self._folder.mkdir(exist_ok=True)  # not its parents, as in jobs.py
+                staged.mkdir()
                 (staged / "data").write_bytes(data)
                 (staged / "file.json").write_bytes(json_bytes({"name": name, "purpose": purpose}))
                 if self._is_durable:

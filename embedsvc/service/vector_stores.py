@@ -465,7 +465,8 @@ def show_batch(state: State, name: str, id: str) -> dict[str, Any]:
         "object": "vector_store.files_batch",
         "created_at": work.created,
         "vector_store_id": name,
-        "status": "in_progress" if work.is_active else "completed" if work.status == "done" else "failed",
+        # By the counts, not by the job: what it still does after its last file is upkeep that no client waits for.
+        "status": "in_progress" if counts["in_progress"] else "failed" if left and not work.is_active else "completed",
         "file_counts": {**counts, "total": work.total},
     }
 

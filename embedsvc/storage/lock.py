@@ -60,6 +60,8 @@ def migration_lock(made: Path, timeout: float) -> AbstractContextManager[None]:
 def _locked(directory: Path, suffix: str, timeout: float, doing: str) -> Iterator[None]:
     lock = FileLock(directory.with_name(f".{directory.name}{suffix}"))
     try:
+        # The lock would make the folder, where a data folder went away under a running service.
+        directory.parent.stat()
         try:
             lock.acquire(timeout=0)
         except Timeout:

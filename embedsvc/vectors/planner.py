@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from embedsvc.errors import UsageError
 from embedsvc.vectors.kinds import HNSW8, IVFPQ4
 from embedsvc.vectors.segment import FLAT
 
@@ -36,13 +35,15 @@ class Goal:
 class Plan:
     """What would be built: ``kinds`` in the order in which they are tried, and what the first one takes.
 
-    ``memory`` and ``disk`` are bytes, ``seconds`` those of one core.
+    ``memory`` and ``disk`` are bytes, ``seconds`` those of one core. ``least``: bytes of memory that some kind would do
+    with; where that is more than the goal allows, it is ``DISK`` all the same, which reads more of the disk then.
     """
 
     kinds: tuple[str, ...]
     memory: float
     disk: float
     seconds: float
+    least: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -50,11 +51,7 @@ class Plan:
 
 
 def plan(count: int, dimension: int, goal: Goal) -> Plan:
-    """What to build for ``count`` vectors.
-
-    Raises:
-        UsageError: nothing fits the memory; the message says what would.
-    """
+    """What to build for ``count`` vectors."""
     raw = 4.0 * dimension * count
     if count <= goal.exact:
         return Plan((), raw, 0, 0)
@@ -62,18 +59,13 @@ def plan(count: int, dimension: int, goal: Goal) -> Plan:
     fresh = 2 * 4.0 * dimension * goal.exact
     needs = {kind.name: fresh + count * kind.bytes_per_vector(count, dimension) for kind in _PREFERENCE}
     needs[DISK] = _DISK_CACHE + 4.0 * dimension * disk_lists(count)
-    kinds = tuple(name for name, memory in needs.items() if memory <= goal.memory)
-    if not kinds:
-        least = min(needs.values())
-        raise UsageError(
-            f"{count:,} vectors of {dimension} dimensions need {math.ceil(least / 1e6):,} MB of memory at least, and "
-            f"{goal.memory / 1e6:,.0f} are allowed. Raise index_memory_mb, or put less into one collection."
-        )
+    kinds = tuple(name for name, memory in needs.items() if memory <= goal.memory) or (DISK,)
+    least = min(needs.values())
     memory = needs[kinds[0]]
     seconds = count * math.log2(count) * dimension / 384 * _BUILD_SECONDS[kinds[0]]
     if kinds[0] == DISK:
-        return Plan(kinds, memory, count * (dimension / 8 + 16), seconds)
-    return Plan(kinds, memory, raw + 8 * count + memory - fresh, seconds)
+        return Plan(kinds, memory, count * (dimension / 8 + 16), seconds, least)
+    return Plan(kinds, memory, raw + 8 * count + memory - fresh, seconds, least)
 
 
 def disk_lists(count: int) -> int:
