@@ -565,7 +565,7 @@ def test_a_bad_form_is_refused(http: httpx.Client) -> None:
 
 def test_a_body_above_the_limit_is_refused_without_being_read(running: Server) -> None:
     address = (httpx.URL(running.url).host, httpx.URL(running.url).port)
-    head = "POST /v1/collections/handbook/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/collections/handbook/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection(address, timeout=DEADLINE) as connection:
         # Not one byte of the body is sent: the answer comes all the same.
         connection.sendall(f"{head}Content-Length: 2000001\r\n\r\n".encode())
@@ -712,7 +712,7 @@ def test_a_stopping_server_ends_its_job_and_another_tells_of_it(number: int, run
 def test_requests_in_flight_are_finished(data_dir: Path) -> None:
     texts = ["lorem ipsum dolor sit amet " * 40] * 24
     body = json.dumps({"model": MODEL, "input": texts}).encode()
-    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with server(data_dir) as stopping:
         address = (httpx.URL(stopping.url).host, httpx.URL(stopping.url).port)
         with socket.create_connection(address, timeout=DEADLINE) as connection:
