@@ -157,7 +157,10 @@ def test_who_hangs_up_leaves_the_queue(running: Server, encoder: Encoder) -> Non
     body = httpx.Request("POST", running.url, json={"model": MODEL, "input": texts}).read()
     host, port = running.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        head = f"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        head = (
+            "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}"
+        )
         connection.sendall(f"{head}\r\n\r\n".encode() + body)
         time.sleep(0.2)  # it is being worked on now
     until(lambda: any("POST /v1/embeddings 499" in line for line in running.log))
