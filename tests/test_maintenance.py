@@ -329,7 +329,7 @@ def test_labels_and_versions_that_are_not_there(here: Settings) -> None:
         restore(collection, label="b")
     with pytest.raises(NotFound, match="Version 99 is not there"):
         restore(collection, version=99)
-    with pytest.raises(UsageError, match="not both"):
+    with pytest.raises(UsageError, match="Name one version"):
         restore(collection, version=2, label="a")
     with pytest.raises(UsageError):
         restore(collection)
