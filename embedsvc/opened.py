@@ -103,8 +103,8 @@ class Collections:
     def load(self, name: str) -> None:
         """Opens the collection with its vector index. Where all together take more memory than ``index_memory_mb``,
         those unused for longest are closed; they are opened again when next asked for."""
-        self.call(name, lambda opened: opened.collection.snapshot())
         self.call(name, lambda opened: opened.collection.upkeep.look_after())
+        self.call(name, lambda opened: opened.collection.snapshot())
         budget = index_goal(self._settings).memory
         with self._unloading:
             indexes = {name: opened.collection.upkeep.loaded for name, opened in list(self._opened.items())}

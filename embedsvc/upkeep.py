@@ -214,7 +214,7 @@ class Upkeep:
 
     def look_after(self) -> None:
         """From now on has the index folded in the background whenever it should be, whoever committed the rows, and
-        built anew where it was built for a lower target or could not be built. For a process that stays."""
+        built there where there is none, or one for a lower target. For a process that stays."""
         self._looked_after = self._wanted = True
         self._tend_if_due()
 
@@ -303,9 +303,10 @@ class Upkeep:
 
     def _built(self, store: Store, locked: bool) -> VectorIndex | None:
         """An index of all that is in the store, built and saved; None where somebody else is at it, or where nothing
-        can be written or fits the memory. Searches are exact then."""
-        if self._writing and not locked:
-            return None  # nobody waits for a build while there is more to come
+        can be written or fits the memory, and for searches where it will be built in the background: the files of the
+        saved one are damaged, say, and a build takes minutes. Searches are exact then."""
+        if not locked and (self._writing or self._looked_after):
+            return None
         rows, count, dimension = store.vector_batches(), store.count_vectors(), store.contract.dimension
         go_on = _unless_ending if locked else carry_on
 

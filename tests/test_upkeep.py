@@ -309,6 +309,34 @@ def test_what_came_during_a_fold_of_another_process_is_folded_too(
     assert len(serving.snapshot().index.fresh) == 0  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("memory_mb", [0, 1])
+def test_a_server_answers_exactly_while_an_index_that_was_damaged_is_built_again(
+    here: Settings, monkeypatch: pytest.MonkeyPatch, memory_mb: int
+) -> None:
+    """Of a million vectors a build takes minutes. Where the vectors do not fit the memory they are read from the store
+    meanwhile."""
+    here = replace(here, index_memory_mb=memory_mb)
+    count = 20_000 if memory_mb else 800
+    filled(here, count).snapshot()
+    for codes in (here.data_dir / "c" / "faiss").glob("*/*.faiss"):
+        codes.write_bytes(codes.read_bytes()[: codes.stat().st_size // 2])
+    go = threading.Event()
+    upkeep._background.submit(lambda: go.wait(60))
+    serving = Collection.open("c", here)
+    serving.upkeep.look_after()
+    answered = serving.snapshot()
+    assert answered.index.is_exact
+    assert not answered.index.parts
+    assert recall(answered, vectors(20, seed=7)) == 1
+    go.set()
+    settled()
+    settled()
+    built = serving.snapshot()
+    assert built.index.parts
+    assert len(built.index) == count
+    assert recall(built, vectors(20, seed=7)) >= 0.95
+
+
 def test_a_fold_is_not_taken_for_that_of_a_collection_made_anew(
     here: Settings, monkeypatch: pytest.MonkeyPatch, held: tuple[threading.Event, threading.Event]
 ) -> None:
