@@ -104,7 +104,7 @@ def formats(folder: Path, scratch: Path, model: list[str]) -> tuple[list[Figure]
         print(f"  {suffix:<12} {fates.total():>3} files: {', '.join(f'{n} {fate}' for fate, n in fates.most_common())}")
     for uri in sorted(readable - gave):
         why = next(line["reason"] for line in run.outcomes if file_of(line) == uri)
-        print(f"  no text: {uri.removeprefix(folder.resolve().as_uri())[:70]}  {(why or '')[:110]}")
+        print(f"  no text: {uri.removeprefix(uri_of(folder))[:70]}  {(why or '')[:110]}")
     slowest = max(run.outcomes, key=lambda line: line["seconds"])
     print(f"  slowest: {slowest['uri'][-60:]}  {slowest['seconds']:.1f} s")
     timeouts = sum(reason == "timeout" for (_, reason), n in counts.items() for _ in range(n))
@@ -151,7 +151,12 @@ def kind(line: dict[str, Any]) -> str:
 
 def missing(files: list[Path], folder: Path, told: set[str]) -> int:
     seen = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
-    return sum(file.resolve().as_uri() not in told for file in seen)
+    return sum(uri_of(file) not in told for file in seen)
+
+
+def uri_of(path: Path) -> str:
+    """As documents are named: absolute, links not followed."""
+    return Path(os.path.abspath(path)).as_uri()  # noqa: PTH100 (Path.absolute leaves "..", Path.resolve follows links)
 
 
 def peps(folder: Path, scratch: Path, model: list[str], sample: int) -> tuple[list[Figure], dict[str, Any]]:
@@ -201,12 +206,24 @@ def peps(folder: Path, scratch: Path, model: list[str], sample: int) -> tuple[li
 
 
 def passages(data: Path, file: Path) -> dict[str, int]:
-    """Tokens of the document's passages, by their text."""
+    """Tokens that are encoded for each of the document's passages, by their text: its own, and those of its title in
+    front."""
     import lance
 
-    table = lance.dataset(str(data / NAME / "passages.lance")).to_table(columns=["uri", "text", "tokens"])
-    rows = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
-    return {text: tokens for uri, text, tokens in rows if uri == file.resolve().as_uri()}
+    from embedsvc.config import load_settings
+    from embedsvc.context import context_of
+    from embedsvc.encoding import load_encoder
+
+    tokenizer = load_encoder(load_settings({"runtime": "onnx"})).tokenizer
+    table = lance.dataset(str(data / NAME / "passages.lance")).to_table(
+        columns=["title", "text", "tokens"], filter=f"uri = '{uri_of(file)}'"
+    )
+    encoded = {}
+    for row in table.to_pylist():
+        context = context_of(row["text"], uri=uri_of(file), title=row["title"], heading=None, shown="title")
+        ids = tokenizer.encode(f"{context}\n", add_special_tokens=False).ids if context else []
+        encoded[row["text"]] = row["tokens"] + len(ids)
+    return encoded
 
 
 def encoding(data: Path, sample: int) -> tuple[float, float]:
