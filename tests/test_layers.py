@@ -16,7 +16,19 @@ import embedsvc
 
 PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = (
-    {"records", "context", "errors", "statuses", "outcomes", "names", "config", "logs", "allocator", "derived"},
+    {
+        "records",
+        "conditions",
+        "context",
+        "errors",
+        "statuses",
+        "outcomes",
+        "names",
+        "config",
+        "logs",
+        "allocator",
+        "derived",
+    },
     {"readers", "chunking", "duplicates", "encoding", "vectors", "storage"},
     {"disk_index", "likeness", "unread", "aside", "encoders"},
     {"upkeep"},

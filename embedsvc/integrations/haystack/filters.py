@@ -8,11 +8,11 @@ from typing import Any
 
 from haystack.errors import FilterError
 
+from embedsvc import conditions
 from embedsvc.errors import BadFilter
-from embedsvc.integrations import conditions
 
+_COMPARISONS = {"==": "=", "!=": "!=", "in": "IN", "not in": "NOT IN"}
 _ORDERS = (">", ">=", "<", "<=")
-_OPERATORS = ("==", "!=", *_ORDERS, "in", "not in")
 
 
 class UnsupportedFilter(BadFilter, FilterError):
@@ -60,19 +60,12 @@ def _of(filters: Mapping[str, Any], key: str) -> Any:
 
 def _comparison(name: str, operator: str, value: Any) -> str:
     field = _field(name)
-    match operator:
-        case "==":
-            return conditions.equal(field, value)
-        case "!=":
-            return conditions.neither(conditions.equal(field, value))
-        case "in" | "not in":
-            if not isinstance(value, list):
-                raise UnsupportedFilter(f"{name} {operator} takes a list, not {value!r:.80}.")
-            found = conditions.among(field, value)
-            return found if operator == "in" else conditions.neither(found)
-        case _ if operator in _ORDERS:
-            return conditions.NEVER if value is None else conditions.compared(field, operator, _ordered(name, value))
-    raise UnsupportedFilter(f"There is no {operator!r} of {name}; there are {', '.join(_OPERATORS)}.")
+    if operator in _ORDERS:
+        return conditions.NEVER if value is None else conditions.compared(field, operator, _ordered(name, value))
+    if operator not in _COMPARISONS:
+        known = ", ".join((*_COMPARISONS, *_ORDERS))
+        raise UnsupportedFilter(f"There is no {operator!r} of {name}; there are {known}.")
+    return conditions.compared(field, _COMPARISONS[operator], value)
 
 
 def _field(name: Any) -> str:

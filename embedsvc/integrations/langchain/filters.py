@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from embedsvc import conditions
 from embedsvc.errors import BadFilter
-from embedsvc.integrations import conditions
 
 
 def condition_of(filter: Mapping[str, Any]) -> str:
@@ -34,30 +34,22 @@ def _condition(name: str, value: Any) -> str:
         raise BadFilter(f"There is no {name} of filters; there are $and, $or and $not.")
     field = conditions.metadata(name)
     if not isinstance(value, Mapping):
-        return conditions.equal(field, value)
+        return conditions.compared(field, "=", value)
     return conditions.both([_compared(field, operator, operand) for operator, operand in value.items()])
 
 
-_ORDERS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-_OPERATORS = ("$eq", "$ne", *_ORDERS, "$in", "$nin", "$exists", "$like")
+_COMPARISONS = {
+    "$eq": "=", "$ne": "!=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<=", "$in": "IN", "$nin": "NOT IN",
+}  # fmt: skip
 
 
 def _compared(field: str, operator: str, value: Any) -> str:
-    match operator:
-        case "$eq":
-            return conditions.equal(field, value)
-        case "$ne":
-            return conditions.neither(conditions.equal(field, value))
-        case "$in" | "$nin":
-            if not isinstance(value, list | tuple | set):
-                raise BadFilter(f"{operator} takes a list of values, not {value!r:.80}.")
-            found = conditions.among(field, value)
-            return found if operator == "$in" else conditions.neither(found)
-        case "$exists":
-            missing = conditions.equal(field, None)
-            return conditions.neither(missing) if value else missing
-        case "$like":
-            return conditions.like(field, value)
-        case _ if operator in _ORDERS:
-            return conditions.compared(field, _ORDERS[operator], value)
-    raise BadFilter(f"There is no {operator} of a field; there are {', '.join(_OPERATORS)}.")
+    if operator == "$exists":
+        return conditions.compared(field, "!=" if value else "=", None)
+    if operator == "$like":
+        return conditions.like(field, value)
+    if operator not in _COMPARISONS:
+        raise BadFilter(
+            f"There is no {operator} of a field; there are {', '.join((*_COMPARISONS, '$exists', '$like'))}."
+        )
+    return conditions.compared(field, _COMPARISONS[operator], value)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
+from embedsvc import conditions
 from embedsvc.errors import BadFilter
-from embedsvc.integrations import conditions
 
-_ORDERS = (FilterOperator.GT, FilterOperator.GTE, FilterOperator.LT, FilterOperator.LTE)
+_COMPARISONS = {
+    FilterOperator.EQ: "=",
+    FilterOperator.NE: "!=",
+    FilterOperator.GT: ">",
+    FilterOperator.GTE: ">=",
+    FilterOperator.LT: "<",
+    FilterOperator.LTE: "<=",
+    FilterOperator.IN: "IN",
+    FilterOperator.NIN: "NOT IN",
+}
 
 
 def condition_of(filters: MetadataFilters | None) -> str | None:
@@ -36,28 +43,11 @@ def _condition(filters: MetadataFilters) -> str:
 
 def _comparison(filter: MetadataFilter, field: str) -> str:
     operator, value = filter.operator, filter.value
-    match operator:
-        case FilterOperator.EQ:
-            return conditions.equal(field, value)
-        case FilterOperator.NE:
-            return conditions.neither(conditions.equal(field, value))
-        case FilterOperator.IN:
-            return conditions.among(field, _listed(filter, value))
-        case FilterOperator.NIN:
-            return conditions.neither(conditions.among(field, _listed(filter, value)))
-        case FilterOperator.TEXT_MATCH:
-            return conditions.has_text(field, value)
-        case FilterOperator.TEXT_MATCH_INSENSITIVE:
-            return conditions.has_text(field, value, any_case=True)
-        case _ if operator in _ORDERS:
-            return conditions.compared(field, operator.value, value)
-    raise BadFilter(
-        f"{filter.key} {operator.value}: whether a list is empty, or what it contains, cannot be asked for. Keep it in "
-        "a field of its own."
-    )
-
-
-def _listed(filter: MetadataFilter, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise BadFilter(f"{filter.key} {filter.operator.value} takes a list, not {value!r:.80}.")
-    return value
+    if operator in (FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE):
+        return conditions.has_text(field, value, any_case=operator == FilterOperator.TEXT_MATCH_INSENSITIVE)
+    if operator not in _COMPARISONS:
+        raise BadFilter(
+            f"{filter.key} {operator.value}: whether a list is empty, or what it contains, cannot be asked for. Keep "
+            "it in a field of its own."
+        )
+    return conditions.compared(field, _COMPARISONS[operator], value)

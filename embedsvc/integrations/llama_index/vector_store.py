@@ -16,9 +16,9 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryResult,
 )
 
+from embedsvc import conditions
 from embedsvc.api.collections import AsyncCollection, Collection
 from embedsvc.errors import UsageError
-from embedsvc.integrations import conditions
 from embedsvc.integrations.citing import unit_scores
 from embedsvc.integrations.llama_index.filters import condition_of
 from embedsvc.integrations.llama_index.nodes import cited_node, document_of, node_of
@@ -99,7 +99,7 @@ class EmbedsvcVectorStore(BasePydanticVectorStore):
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Deletes the nodes of that document."""
-        self._delete(self._pages(conditions.equal(_PARENT, ref_doc_id)))
+        self._delete(self._pages(conditions.compared(_PARENT, "=", ref_doc_id)))
 
     def delete_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
@@ -180,8 +180,8 @@ def _narrowed(query: VectorStoreQuery) -> str | None:
     """All that has to hold, as SQL; None: nothing has to. No ids are all: so an index asks that keeps none itself."""
     parts = [
         condition_of(query.filters),
-        conditions.among("document_id", query.node_ids) if query.node_ids else None,
-        conditions.among(_PARENT, query.doc_ids) if query.doc_ids else None,
+        conditions.compared("document_id", "IN", query.node_ids) if query.node_ids else None,
+        conditions.compared(_PARENT, "IN", query.doc_ids) if query.doc_ids else None,
     ]
     wanted = [part for part in parts if part is not None]
     return conditions.both(wanted) if wanted else None

@@ -1,4 +1,4 @@
-"""Conditions of our filter language, put together from a framework's own filters.
+"""Conditions of our filter language, put together from the filters of another: a framework's, or OpenAI's.
 
 Every one is true or false of a passage, never NULL, so that NOT means what it says there: a document that lacks a field
 does not have the value that was asked for.
@@ -7,13 +7,14 @@ does not have the value that was asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
 from embedsvc.errors import BadFilter
 
 ALWAYS, NEVER = "1 = 1", "1 = 0"
+OPERATORS = ("=", "!=", ">", ">=", "<", "<=", "IN", "NOT IN")
 
 
 def metadata(*keys: str) -> str:
@@ -24,33 +25,44 @@ def metadata(*keys: str) -> str:
     """
     for key in keys:
         if not isinstance(key, str) or not key or '"' in key:
-            raise BadFilter(f"A filter cannot name the metadata {key!r}: it is empty, no text, or has a double quote.")
+            raise BadFilter(f"A filter cannot name the metadata {key!r}: it is empty, no text, or has double quotes.")
     return ".".join(("metadata", *(f'"{key}"' for key in keys)))
 
 
-def equal(field: str, value: Any) -> str:
-    """``field`` has that value; None: it has none."""
-    return f"{field} IS NULL" if value is None else f"({field} = {_literal(field, value)}) IS TRUE"
-
-
 def compared(field: str, operator: str, value: Any) -> str:
-    """``operator``: ``>``, ``>=``, ``<`` or ``<=``. Text is compared letter by letter: dates, where all are written in
-    one way (ISO 8601), by time."""
+    """``operator``: one of ``OPERATORS``. A field equals None, or is among values with None, where it has no value.
+    What has no value differs from all others, and is not in any order. Text has the order of its letters: dates, where
+    all are written in one way (ISO 8601), that of time.
+
+    Raises:
+        BadFilter: there is no such operator, or the value is none for it.
+    """
+    match operator:
+        case "=":
+            return f"{field} IS NULL" if value is None else f"({field} = {_literal(field, value)}) IS TRUE"
+        case "IN":
+            return _among(field, value)
+        case "!=":
+            return neither(compared(field, "=", value))
+        case "NOT IN":
+            return neither(_among(field, value))
+        case _ if operator not in OPERATORS:
+            raise BadFilter(f"There is no {operator} of {field}; there are {', '.join(OPERATORS)}.")
     if isinstance(value, bool):
-        raise BadFilter(f"{field} {operator} {value}: true and false have no order.")
+        raise BadFilter(f"{field} {operator} {value}: true and false have no order, but may be equal.")
     return f"({field} {operator} {_literal(field, value)}) IS TRUE"
 
 
-def among(field: str, values: Iterable[Any]) -> str:
-    """``field`` has one of these values. They may be of several types, and None."""
+def _among(field: str, values: Any) -> str:
+    if not isinstance(values, list | tuple | set):
+        raise BadFilter(f"{field} takes a list of values, not {values!r:.80}.")
+    # Of one type each, for as what the field is read follows from that.
     kinds: dict[type, list[str]] = {}
     for value in values:
         if value is not None:
             kinds.setdefault(str if isinstance(value, date) else type(value), []).append(_literal(field, value))
     alternatives = [f"({field} IN ({', '.join(literals)})) IS TRUE" for literals in kinds.values()]
-    if any(value is None for value in values):
-        alternatives.append(equal(field, None))
-    return either(alternatives)
+    return either([*alternatives, *([compared(field, "=", None)] if None in values else [])])
 
 
 def has_text(field: str, text: Any, *, any_case: bool = False) -> str:
