@@ -12,7 +12,7 @@ import pytest
 import embedsvc
 from embedsvc.config import Settings
 from embedsvc.errors import AccessDenied
-from embedsvc.service.access import refusal, stranger
+from embedsvc.service.access import is_this_machine, refusal, stranger
 from tests.server import Server, server
 
 KEYS = "first-key, zweiter-schlüssel"
@@ -171,3 +171,19 @@ def test_without_keys_no_page_of_another_site_learns_or_changes_anything(
 def test_whoever_is_no_page_or_our_own_is_no_stranger(headers: dict[str, str], settings: dict[str, str]) -> None:
     sent = [(name.encode(), value.encode()) for name, value in headers.items()]
     assert stranger({"type": "http", "headers": sent}, Settings(**settings)) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("host", "is_it"),
+    [
+        *((host, True) for host in ("localhost", "127.0.0.1", "127.8.0.1", "::1")),
+        *(
+            (host, False)
+            for host in ("0.0.0.0", "::", "192.168.1.4", "fe80::1%eth0", "evil.example", "127.evil.example")
+        ),
+    ],
+)
+def test_what_only_this_machine_reaches(host: str, is_it: bool) -> None:
+    assert is_this_machine(host) is is_it
+    asked = {"type": "http", "headers": [(b"host", b"evil.example")]}
+    assert (stranger(asked, Settings(host=host)) == "evil.example") is is_it

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -17,7 +18,6 @@ from embedsvc.config import Settings
 _OPEN = frozenset({"/healthz", "/readyz", "/health", "/docs", "/openapi.json"})
 """What says nothing of what is kept here, and is asked for by those who cannot send a header: probes and browsers."""
 _OPEN_FOLDERS = ("/page/", "/static-offline-docs/")
-_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 def is_open(scope: Scope) -> bool:
@@ -48,7 +48,7 @@ def stranger(scope: Scope, settings: Settings) -> str | None:
     this machine; None: no page does, or our own."""
     headers = Headers(scope=scope)
     own, asked = _host(settings.public_url), _host(f"//{headers.get('host', '')}")
-    if settings.host in _THIS_MACHINE and asked not in (*_THIS_MACHINE, own, None):
+    if is_this_machine(settings.host) and asked not in (own, None) and not is_this_machine(asked):
         return asked
     origin = headers.get("origin")
     # Browsers say themselves whether a page asks its own site, also where a proxy has put another name into Host.
@@ -56,6 +56,16 @@ def stranger(scope: Scope, settings: Settings) -> str | None:
         return None
     theirs = _host(origin)  # of a page whose site is not told ("null"): none
     return None if theirs is not None and theirs in (asked, own) else origin
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether nobody but this machine itself is reached by, or reaches, that name or address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def _host(url: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import errno
-import ipaddress
 import logging
 import os
 import signal
@@ -21,6 +20,7 @@ from uvicorn.supervisors import Multiprocess
 
 from embedsvc.config import Settings
 from embedsvc.errors import Conflict, UsageError
+from embedsvc.service.access import is_this_machine
 from embedsvc.service.app import DRAIN_SECONDS, create_app
 from embedsvc.service.data_folder import make_data_folder
 from embedsvc.vectors.background import leave
@@ -42,7 +42,7 @@ def serve(settings: Settings) -> None:
         log.info(
             "listening on http://%s:%d, for browsers too; API documentation at /docs", host, listener.getsockname()[1]
         )
-        if not settings.api_keys and not _is_this_machine(listener):
+        if not settings.api_keys and not is_this_machine(listener.getsockname()[0]):
             log.warning("whoever reaches this address may ask, write and delete: set EMBEDSVC_API_KEYS")
         if settings.workers == 1:
             uvicorn.Server(_config(create_app(settings))).run([listener])
@@ -88,10 +88,6 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
             raise UsageError(f"{host}, port {port} cannot be listened on: {error.strerror or error}.") from None
         listener.set_inheritable(True)
         yield listener
-
-
-def _is_this_machine(listener: socket.socket) -> bool:
-    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 @contextmanager
