@@ -144,6 +144,12 @@ class Collections:
             opened.collection.upkeep.close()
         self._used.pop(name, None)
 
+    def close(self) -> None:
+        """Forgets all of them, and the encoders: nothing is asked of this any more."""
+        self._encoders.on_unload.remove(self._let_go)
+        for name in list(self._opened):
+            self.forget(name)
+
     def loaded(self) -> list[tuple[str, Collection]]:
         """Those that are open, by name."""
         return [(name, opened.collection) for name, opened in sorted(self._opened.items())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import inspect
 import json
 import threading
@@ -22,12 +23,15 @@ from embedsvc.api.libraries import AsyncLibrary, Library
 from embedsvc.api.options import CollectionOptions, SearchOptions
 from embedsvc.api.remote import Remote, body_of, pause_before
 from embedsvc.api.steps import Pause, Request, Response, run
+from embedsvc.encoding import Encoder
 from embedsvc.encoding.canaries import CANARY_TEXTS
 from embedsvc.ingest import FIXED
+from embedsvc.opened import Hold
 from embedsvc.search.asking import Asked
 from embedsvc.search.telling import answer_dict, answer_of
 from embedsvc.service.schemas import CollectionRequest, SearchRequest
 from embedsvc.statuses import STATUS
+from embedsvc.vectors import VectorIndex
 from tests.conftest import write_tree
 from tests.server import server
 from tests.test_layers import HOMES, loaded
@@ -115,6 +119,27 @@ def test_files_are_indexed_and_searched(docs: Any, handbook: Path) -> None:
     (handbook / "refunds.md").write_text("# Refunds\n\nNone are given.\n")
     assert docs.index(handbook, exclude=["*.pdf"]).counts == {"replaced": 1, "unchanged": 1}
     assert docs.index(handbook, include=["garden/"]).counts == {"unchanged": 1}
+
+
+def test_after_its_end_a_library_refuses_calls(library: Any, handbook: Path) -> None:
+    docs = library.open("closing")
+    docs.add([{"text": "Jupiter is a planet."}])
+    library.delete("closing")
+    library.close()
+    library.close()
+    for call in (
+        lambda: library.names(),
+        lambda: library.create("c"),
+        lambda: library.embed(["a"]),
+        lambda: library.delete("c"),
+        lambda: docs.search("planets"),
+        lambda: docs.index(handbook),
+        lambda: docs.add([{"text": "a"}]),
+        lambda: docs.count(),
+        lambda: docs.describe(),
+    ):
+        with pytest.raises(errors.UsageError, match="was closed"):
+            call()
 
 
 def test_documents_are_added_read_listed_and_deleted(docs: Any) -> None:
@@ -643,3 +668,24 @@ def test_a_service_that_is_not_there_is_told(ask: Callable[..., list[str]]) -> N
 
 def test_type_hints_can_be_resolved() -> None:
     assert get_type_hints(SearchOptions)["k"] is int
+
+
+def test_closing_lets_go_of_what_nobody_else_uses(tmp_path: Path) -> None:
+    def kept() -> list[object]:
+        gc.collect()
+        return [each for each in gc.get_objects() if isinstance(each, Encoder | VectorIndex | Hold)]
+
+    before = list(map(id, kept()))
+    settings = {"data_dir": tmp_path, "runtime": "onnx", "dtype": "int8", "threads": 1}
+    with embedsvc.library(**settings) as first:
+        first.open("c").add([{"text": "Jupiter is a planet."}])
+        with embedsvc.library(**settings) as second:
+            assert second.open("c").search("planets").hits
+        assert first.open("c").search("planets").hits
+
+    async def awaited() -> None:
+        async with embedsvc.library_async(**settings) as third:
+            assert (await third.open("c").search("planets")).hits
+
+    asyncio.run(awaited())
+    assert [each for each in kept() if id(each) not in before] == []

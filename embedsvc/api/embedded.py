@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet, WeakValueDictionary
 
 from embedsvc.api.options import CollectionOptions, Kind, NewDocument, checked
 from embedsvc.api.paths import named_paths
+from embedsvc.api.place import closed
 from embedsvc.api.steps import Steps, T, Work
 from embedsvc.collection import collection_names, delete_collection
 from embedsvc.config import Settings, load_settings
@@ -33,24 +36,44 @@ _MOST_TEXTS = 2048
 _OF_ENCODERS = (
     "model", "runtime", "dtype", "threads", "batch_tokens", "cache_dir", "models", "rerankers", "model_memory_mb",
 )  # fmt: skip
-_making = threading.Lock()
 
 
-def collections_of(settings: Settings) -> tuple[Collections, Encoders]:
-    """The open collections and the encoders that all of this process share who have these ``settings``; encoders also
-    those whose settings differ in nothing that they depend on."""
-    with _making:
-        return _collections(settings), _encoders(*(getattr(settings, name) for name in _OF_ENCODERS))
+@dataclass(frozen=True)
+class _Shared:
+    """What all of this process share who have the same settings; encoders also those whose settings differ in nothing
+    that they depend on. Kept when its last user is forgotten, so that the next call finds a model loaded; let go of
+    when its last user is closed."""
+
+    collections: Collections
+    encoders: Encoders
+    users: WeakSet[Embedded] = field(default_factory=WeakSet)
 
 
-@cache
-def _encoders(*values: Any) -> Encoders:
-    return Encoders(Settings(**dict(zip(_OF_ENCODERS, values, strict=True))))
+_shared: dict[Settings, _Shared] = {}
+_encoders: WeakValueDictionary[tuple[Any, ...], Encoders] = WeakValueDictionary()
+_sharing = threading.Lock()
 
 
-@cache
-def _collections(settings: Settings) -> Collections:
-    return Collections(settings, _encoders(*(getattr(settings, name) for name in _OF_ENCODERS)))
+def _share(settings: Settings, user: Embedded) -> _Shared:
+    with _sharing:
+        if settings not in _shared:
+            own = {name: getattr(settings, name) for name in _OF_ENCODERS}
+            encoders = _encoders.setdefault(tuple(own.values()), Encoders(Settings(**own)))
+            _shared[settings] = _Shared(Collections(settings, encoders), encoders)
+        shared = _shared[settings]
+        shared.users.add(user)
+        return shared
+
+
+def _leave(settings: Settings, user: Embedded) -> None:
+    with _sharing:
+        shared = _shared.get(settings)
+        if shared is None or user not in shared.users:
+            return
+        shared.users.remove(user)
+        if not shared.users:
+            del _shared[settings]
+            shared.collections.close()
 
 
 class Embedded:
@@ -60,8 +83,27 @@ class Embedded:
     def __init__(self, settings: Settings, asked: Iterable[str]) -> None:
         self._settings = settings
         self._fixed = {name: getattr(settings, name) for name in FIXED.intersection(asked)}
-        self._collections, self._encoders = collections_of(settings)
+        self._shared: _Shared | None = _share(settings, self)
         self._counters = cache(lambda file: load_counter(Path(file).expanduser()))
+
+    def close(self) -> None:
+        """Lets go of open collections and loaded models, where nobody else in this process uses them; a call that
+        comes later is refused."""
+        self._shared = None
+        _leave(self._settings, self)
+
+    def _open(self) -> _Shared:
+        if (shared := self._shared) is None:
+            raise closed(self)
+        return shared
+
+    @property
+    def _collections(self) -> Collections:
+        return self._open().collections
+
+    @property
+    def _encoders(self) -> Encoders:
+        return self._open().encoders
 
     def __str__(self) -> str:
         return str(self._settings.data_dir)
@@ -142,7 +184,11 @@ class Embedded:
         return _work(lambda: self._collections.describe(name))
 
     def names(self) -> Steps[list[str]]:
-        return _work(lambda: collection_names(self._settings.data_dir))
+        return _work(lambda: self._names())
+
+    def _names(self) -> list[str]:
+        self._open()
+        return collection_names(self._settings.data_dir)
 
     def create(self, name: str, options: CollectionOptions) -> Steps[None]:
         settings = load_settings(options)
@@ -165,8 +211,9 @@ class Embedded:
         return _work(lambda: self._remove(name))
 
     def _remove(self, name: str) -> None:
+        collections = self._collections
         delete_collection(name, self._settings)
-        self._collections.forget(name)
+        collections.forget(name)
 
     def _call(self, name: str, work: Callable[[Opened], T]) -> Steps[T]:
         return _work(lambda: self._collections.call(name, work))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class Library:
-    """The collections of one place. To be closed after use, where that is a service: by ``with``, or :meth:`close`."""
+    """The collections of one place, closed at the end of a ``with``, or by :meth:`close`: connections to a service;
+    in this process, open collections, their indexes and the models, where no other library or collection in use shares
+    them. What is called of it, or of its collections, after that raises UsageError."""
 
     def __init__(self, place: Place, run: Runs, close: Callable[[], None]) -> None:
         self._place = place
@@ -116,17 +119,18 @@ def library(**settings: Any) -> Library:
     Raises:
         UsageError: there is no such setting, or it cannot have that value.
     """
-    return Library(_embedded(settings), partial(run, send=_no_request), lambda: None)
+    return Library(place := _embedded(settings), partial(run, send=_no_request), place.close)
 
 
 def library_async(**settings: Any) -> AsyncLibrary:
     """As :func:`library`, for an event loop."""
-    return AsyncLibrary(_embedded(settings), partial(run_async, send=_no_request), _nothing)
+    place = _embedded(settings)
+    return AsyncLibrary(place, partial(run_async, send=_no_request), partial(asyncio.to_thread, place.close))
 
 
 def open(name: str, **settings: Any) -> Collection:
     """The collection ``name`` in this process, as of :func:`library`. Where there is none, the first :meth:`index` or
-    :meth:`add` makes it."""
+    :meth:`add` makes it. It stays open, also for the next who opens it, until the process ends."""
     return library(**settings).open(name)
 
 
@@ -184,7 +188,3 @@ def _embedded(given: dict[str, Any]) -> Embedded:
 
 def _no_request(request: Request) -> NoReturn:
     raise AssertionError(f"{request} in this process")
-
-
-async def _nothing() -> None:
-    """There is nothing to close."""

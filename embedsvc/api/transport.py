@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 
 from embedsvc import __version__
+from embedsvc.api.place import closed
 from embedsvc.api.steps import Request, Response
 from embedsvc.errors import Unreachable, UsageError
 
@@ -56,7 +57,9 @@ class Transport:
         self._client = httpx.Client(**_options(url, api_key, timeout))
 
     def send(self, request: Request) -> Response:
-        """Raises Unreachable: there is no answer."""
+        """Raises Unreachable: there is no answer. UsageError: it was closed."""
+        if self._client.is_closed:
+            raise closed(self._url)
         try:
             return _came(self._client.request(**_sending(request)))
         except httpx.HTTPError as error:
@@ -74,7 +77,9 @@ class AsyncTransport:
         self._client = httpx.AsyncClient(**_options(url, api_key, timeout))
 
     async def send(self, request: Request) -> Response:
-        """Raises Unreachable: there is no answer."""
+        """Raises Unreachable: there is no answer. UsageError: it was closed."""
+        if self._client.is_closed:
+            raise closed(self._url)
         try:
             return _came(await self._client.request(**_sending(request)))
         except httpx.HTTPError as error:
