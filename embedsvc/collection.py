@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedsvc.allocator import trim
-from embedsvc.config import Settings, memory_bytes
+from embedsvc.config import Settings
 from embedsvc.errors import Conflict, NotFound, StorageFailure, UsageError
 from embedsvc.names import NAME, check_name
 from embedsvc.records import Chunking, Contract, Document, Metadata, Passage, Tuned
@@ -52,8 +52,7 @@ def index_goal(settings: Settings) -> Goal:
     """
     if not 0 < settings.target_recall <= 1:
         raise UsageError(f"target_recall is {settings.target_recall:g}; it is a share, above 0 and up to 1.")
-    memory = settings.index_memory_mb * 1_000_000 or memory_bytes() // 2
-    return Goal(settings.target_recall, memory, settings.exact_passages)
+    return Goal(settings.target_recall, settings.index_memory, settings.exact_passages)
 
 
 def collection_names(data_dir: Path) -> list[str]:
@@ -167,8 +166,11 @@ class Collection:
         return cls(collection_directory(name, settings), settings)
 
     @classmethod
-    def create(cls, name: str, contract: Contract, chunking: Chunking, settings: Settings) -> Collection:
-        """Makes an empty collection.
+    def create(
+        cls, name: str, contract: Contract, chunking: Chunking, settings: Settings, created: int | None = None
+    ) -> Collection:
+        """Makes an empty collection; one that takes the place of another may say when that was ``created``
+        (:attr:`Store.created`).
 
         Raises:
             UsageError: no collection can be called that.
@@ -176,7 +178,7 @@ class Collection:
             StorageFailure: the data directory cannot be written.
         """
         directory = settings.data_dir / check_name(name)
-        Store.create(directory, contract, chunking, settings.durability)
+        Store.create(directory, contract, chunking, settings.durability, created)
         return cls(directory, settings)
 
     @property

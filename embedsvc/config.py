@@ -157,6 +157,11 @@ class Settings:
     def encoder_threads(self) -> int:
         return self.threads or usable_cores()
 
+    @property
+    def index_memory(self) -> int:
+        """Bytes."""
+        return self.index_memory_mb * 1_000_000 or memory_bytes() // 2
+
 
 def listed(names: str) -> list[str]:
     """The parts of a setting that holds several, separated by commas."""

@@ -258,7 +258,7 @@ def _staged(old: Collection, encoder: Encoder, staging: Path) -> Collection:
     if state["from"] != identity:
         raise Conflict(f"{staging} is of an earlier collection {old.name!r}. {remedy}")
     if not (staging / old.name).exists():
-        return Collection.create(old.name, encoder.contract, chunking, settings)
+        return Collection.create(old.name, encoder.contract, chunking, settings, old.store().created)
     new = Collection.open(old.name, settings)
     if first_difference(encoder.contract, new.contract) is not None:
         raise Conflict(f"A migration of {old.name!r} to {state['model']} ({state['dtype']}) is under way. {remedy}")

@@ -359,6 +359,7 @@ def test_chunking(client: OpenAI) -> None:
     made = client.vector_stores.create(metadata={"kept": "yes"})
     file = put(client, made.id, "long.txt", text, chunking_strategy=static)
     assert file.chunking_strategy.static.max_chunk_size_tokens == 100
+    assert client.vector_stores.retrieve(made.id).created_at == made.created_at  # though it was made anew for that
     assert file.chunking_strategy.static.chunk_overlap_tokens == 20
     assert client.vector_stores.retrieve(made.id).metadata == {"kept": "yes"}
     assert put(client, made.id, "a.txt", b"a", chunking_strategy={"type": "auto"}).status == "completed"

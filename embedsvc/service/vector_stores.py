@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from embedsvc.collection import collection_names, delete_collection
+from embedsvc.collection import Collection, collection_names, delete_collection
 from embedsvc.describe import bytes_below, read_document
 from embedsvc.errors import Conflict, EmbedsvcError, NotFound
 from embedsvc.ingest import chunking_for
@@ -172,7 +172,7 @@ def _shown(state: State, store: Store) -> dict[str, Any]:
     return {
         "id": name,
         "object": "vector_store",
-        "created_at": _created(store),
+        "created_at": store.created,
         "name": about.get("name", name),
         "description": about.get("description"),
         "usage_bytes": bytes_below(store.path.parent),
@@ -183,11 +183,6 @@ def _shown(state: State, store: Store) -> dict[str, Any]:
         "last_active_at": int((store.path / "_versions").stat().st_mtime),
         "metadata": about.get("metadata", {}),
     }
-
-
-def _created(store: Store) -> int:
-    """About when it was made: Lance puts nothing more into the table's own folder soon after."""
-    return int(store.path.stat().st_mtime)
 
 
 def show_all(state: State) -> list[dict[str, Any]]:
@@ -260,16 +255,9 @@ def _agree_on_chunking(state: State, name: str, asked: schemas.StaticChunking) -
     about = store.about
     delete_collection(name, state.settings, check)
     state.collections.forget(name)
-    made = {
-        "model": store.contract.model,
-        "dtype": store.contract.dtype,
-        "chunk_tokens": wanted.window,
-        "overlap": wanted.overlap,
-        "finer_tokens": there.finer if there.finer < wanted.window else 0,
-        "language": there.language,
-        "chunk_context": there.context,
-    }
-    state.collections.make(name, made)
+    finer = there.finer if there.finer < wanted.window else 0
+    made = replace(there, window=wanted.window, overlap=wanted.overlap, finer=finer)
+    Collection.create(name, store.contract, made, state.settings, store.created)
     _tell(state.collections.open(name), about)
 
 
@@ -284,12 +272,11 @@ def list_files(state: State, name: str, status: Status | None) -> list[dict[str,
     def work(opened: Opened) -> list[dict[str, Any]]:
         store = opened.collection.store()
         pending = _pending(state, name, store)
-        created = _created(store)
         ids = {upload_of(known.uri) or id for id, known in store.known_documents().items()}
         found = [
             {
                 "id": id,
-                "created_at": created_of(id) if is_upload(id) else created,
+                "created_at": created_of(id) if is_upload(id) else store.created,
                 "status": pending.get(id, "completed"),
             }
             for id in ids | pending.keys()
@@ -375,7 +362,7 @@ def _file(state: State, opened: Opened, id: str) -> File:
     store = opened.collection.store()
     known = store.known_below([f"{FOLDER}/{id}"]) if is_upload(id) else store.known_among([id], ())
     documents = sorted((each.uri, document) for document, each in known.items())
-    created = created_of(id) if is_upload(id) else _created(store)
+    created = created_of(id) if is_upload(id) else store.created
     file = File(id, created, tuple(document for _, document in documents))
     if documents and not (work and work.is_active and work.fate(id)[0] == "in_progress"):
         return file

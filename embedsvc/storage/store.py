@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -47,6 +48,8 @@ from embedsvc.storage.words import matching, phrases, text_index
 TABLE = "passages.lance"
 FORMAT = "2"
 """Version of the table layout, kept in the table's metadata."""
+_CREATED = "embedsvc.created"
+"""Key of when the collection was made, in seconds since 1970."""
 _IDENTITY = "embedsvc.identity"
 """Key of a random id that tells a table from another one made later under its name."""
 KEYS = ("embedsvc.format", "embedsvc.contract", "embedsvc.chunking")
@@ -493,16 +496,26 @@ class Store:
 
     @classmethod
     def create(
-        cls, directory: Path, contract: Contract, chunking: Chunking, durability: Literal["fsync", "os"]
+        cls,
+        directory: Path,
+        contract: Contract,
+        chunking: Chunking,
+        durability: Literal["fsync", "os"],
+        created: int | None = None,
     ) -> None:
-        """Makes an empty table under ``directory``; it appears whole or not at all.
+        """Makes an empty table under ``directory``; it appears whole or not at all. ``created``: when that is said to
+        have been, in seconds since 1970; None: now.
 
         Raises:
             StorageFailure: the place cannot be written.
             Conflict: ``directory`` exists and is not empty.
         """
         values = (FORMAT, json.dumps(contract.to_dict()), json.dumps(asdict(chunking)))
-        metadata = {**dict(zip(KEYS, values, strict=True)), _IDENTITY: uuid.uuid4().hex}
+        metadata = {
+            **dict(zip(KEYS, values, strict=True)),
+            _IDENTITY: uuid.uuid4().hex,
+            _CREATED: str(int(time.time()) if created is None else created),
+        }
         schema = passage_schema(contract.dimension, metadata, finer=chunking.finer > 0)
         temporary = directory.parent / f".{directory.name}.{uuid.uuid4().hex}.tmp"
         with writing(directory):
@@ -615,6 +628,13 @@ class Store:
         """What people say of the collection, in their own fields."""
         kept = (self.dataset.schema.metadata or {}).get(ABOUT.encode())
         return {} if kept is None else dict(json.loads(kept))
+
+    @property
+    def created(self) -> int:
+        """When the collection was made, in seconds since 1970. Of one from before that was kept, about when: Lance puts
+        folders into the table's own with the first documents, and few later."""
+        kept = (self.dataset.schema.metadata or {}).get(_CREATED.encode())
+        return int(self.path.stat().st_mtime) if kept is None else int(kept)
 
     @property
     def version(self) -> int:
