@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from embedsvc.cli.commands import app
+from embedsvc.config import memory_bytes
 
 ROOT = Path(__file__).parent.parent
 EMBEDSVC, TYPER = (str(Path(sys.executable).with_name(name)) for name in ("embedsvc", "typer"))
@@ -68,8 +69,11 @@ def test_where_each_setting_comes_from_is_told(tmp_path: Path) -> None:
     assert (settings["overlap"], settings["ocr"]) == ((32, file), ("off", file))
     assert settings["chunk_tokens"] == (512, "default")
     assert settings["api_keys"] == ("(2 hidden)", "EMBEDSVC_API_KEYS")
-    shown = run("config", "show", cwd=tmp_path, EMBEDSVC_API_KEYS="s3cret,b")
+    shown = run("config", "show", cwd=tmp_path, EMBEDSVC_API_KEYS="s3cret,b", COLUMNS="200")
     assert "EMBEDSVC_API_KEYS" in shown.stdout
+    half = memory_bytes() // 2_000_000
+    assert f"0 (half of the memory: {half:,} MB)" in shown.stdout
+    assert "half of" not in run("config", "show", cwd=tmp_path, EMBEDSVC_INDEX_MEMORY_MB="500", COLUMNS="200").stdout
     assert "s3cret" not in told.stdout + shown.stdout
 
 

@@ -19,6 +19,7 @@ from embedsvc.cli.options import (
     Names,
     Runtime,
     Which,
+    flags_named,
     parsed_boosts,
     refuse_where,
     settings_of,
@@ -274,30 +275,31 @@ def search(
     wanted = Evidence(expand, context, order, count, highlight, min_confidence)  # type: ignore[arg-type]
     changed: dict[str, Any] = {"method": fusion, "weight": weight, "normalisation": normalisation, "depth": depth}
     changed = {key: value for key, value in changed.items() if value is not None}
-    asked = Query(
-        query,
-        None,
-        k,
-        mode,  # type: ignore[arg-type]
-        filter,
-        min_score,
-        settings.on_overflow,
-        merge,
-        explain,
-        fusion_of(Fusion(), changed) if changed else None,
-        evidence=wanted,
-        rerank=reranker,
-        selection=Selection(duplicates, diversity, group_by, per_group, parsed_boosts(boost or ())),  # type: ignore[arg-type]
-        narrow=narrow if narrow_tokens is None else narrow_tokens,
-    )
-    check_query(asked)
-    collection = Collection.open(name, settings)
-    if changed:
-        asked = replace(asked, fusion=fusion_of(collection.store().fusion, changed))
-    try:
-        answer = search(collection.snapshot(), encoder_for(collection.contract, settings), asked)
-    except QueryTooLong as error:
-        raise UsageError(error.with_remedy("give --on-overflow split or truncate")) from None
+    with flags_named():
+        asked = Query(
+            query,
+            None,
+            k,
+            mode,  # type: ignore[arg-type]
+            filter,
+            min_score,
+            settings.on_overflow,
+            merge,
+            explain,
+            fusion_of(Fusion(), changed) if changed else None,
+            evidence=wanted,
+            rerank=reranker,
+            selection=Selection(duplicates, diversity, group_by, per_group, parsed_boosts(boost or ())),  # type: ignore[arg-type]
+            narrow=narrow if narrow_tokens is None else narrow_tokens,
+        )
+        check_query(asked)
+        collection = Collection.open(name, settings)
+        if changed:
+            asked = replace(asked, fusion=fusion_of(collection.store().fusion, changed))
+        try:
+            answer = search(collection.snapshot(), encoder_for(collection.contract, settings), asked)
+        except QueryTooLong as error:
+            raise UsageError(error.with_remedy("give --on-overflow split or truncate")) from None
     output.answer(answer, json)
 
 

@@ -31,5 +31,8 @@ def show(data_dir: DataDir = None, json: Json = False) -> None:
         value = getattr(settings, name)
         if name == "api_keys":  # what is shown on a terminal ends up in tickets
             value = f"({len(listed(value))} hidden)" if value else ""
-        rows.append({"name": name, "value": value, "from": given[name][1] if name in given else "default"})
+        row = {"name": name, "value": value, "from": given[name][1] if name in given else "default"}
+        if name == "index_memory_mb" and not value:
+            row["means"] = f"half of the memory: {settings.index_memory // 1_000_000:,} MB"
+        rows.append(row)
     output.settings(rows, json)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from embedsvc.cli.options import with_flags
 from embedsvc.errors import UsageError
 from embedsvc.search.telling import answer_dict
 
@@ -66,7 +67,7 @@ def shown_place(passage: StoredPassage) -> str:
 
 def answer(answer: Answer, json: bool) -> None:
     for warning in answer.warnings:
-        print(f"embedsvc: {printable(warning)}", file=sys.stderr)
+        print(f"embedsvc: {printable(with_flags(warning))}", file=sys.stderr)
     if json:
         _print_json(answer_dict(answer))
         return
@@ -246,7 +247,7 @@ _COUNT = re.compile(r"(\d[\d,_]*(?:\.\d+)?)\s*([kM]?)")
 
 
 def settings(rows: Sequence[dict[str, Any]], json: bool) -> None:
-    """``rows``: ``name``, ``value`` and ``from`` of each setting."""
+    """``rows``: ``name``, ``value`` and ``from`` of each setting; of some, what the value ``means``."""
     if json:
         _print_json({"settings": [{**row, "value": _told(row["value"])} for row in rows]})
         return
@@ -261,6 +262,8 @@ def settings(rows: Sequence[dict[str, Any]], json: bool) -> None:
             if row["value"] is None
             else str(row["value"])
         )
+        if "means" in row:
+            value += f" ({row['means']})"
         style = "dim" if row["from"] == "default" else None
         table.add_row(row["name"], printable(value), printable(row["from"]), style=style)
     _console().print(table)
