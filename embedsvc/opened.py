@@ -20,6 +20,9 @@ from embedsvc.storage.store import TABLE
 
 _T = TypeVar("_T")
 _TRIES = 5
+MOST_OPEN = 128
+"""Collections that are open with their index at once: an idle one of 20 passages takes half a megabyte and two file
+descriptors, of which a process often has 1,024; to open it again takes some 10 ms."""
 
 
 class Hold:
@@ -101,8 +104,8 @@ class Collections:
             return opened
 
     def load(self, name: str) -> None:
-        """Opens the collection with its vector index. Where all together take more memory than ``index_memory_mb``,
-        those unused for longest are closed; they are opened again when next asked for."""
+        """Opens the collection with its vector index. Where all together take more memory than ``index_memory_mb``, or
+        are more than ``MOST_OPEN``, those unused for longest are closed; they are opened again when next asked for."""
         self.call(name, lambda opened: opened.collection.upkeep.look_after())
         self.call(name, lambda opened: opened.collection.snapshot())
         budget = index_goal(self._settings).memory
@@ -110,7 +113,7 @@ class Collections:
             indexes = {name: opened.collection.upkeep.loaded for name, opened in list(self._opened.items())}
             held = {name: index.bytes_resident for name, index in indexes.items() if index is not None}
             for oldest in sorted(held.keys() - {name}, key=lambda each: self._used.get(each, 0.0)):
-                if sum(held.values()) <= budget:
+                if sum(held.values()) <= budget and len(held) <= MOST_OPEN:
                     break
                 self.forget(oldest)
                 del held[oldest]

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -162,12 +163,19 @@ class Upkeep:
         self._looked_after = self._closed = False
         self._raised = False
         """Whether efforts were raised that are not saved yet."""
+        # Weakly: in a ring, what is closed would stay until the garbage collector comes by, with its memory and files.
+        own = WeakMethod(self._fell_short)
+
+        def fell_short(filtered: bool) -> None:
+            if (there := own()) is not None:
+                there(filtered)
+
         self.live = Live(
             settings.recall_sample,
             goal.target_recall,
             directory / _LIVE_FILE,
             store.contract.dimension,
-            self._fell_short,
+            fell_short,
         )
         self._filters = Filters(goal.target_recall, self.live.queries, goal.memory * _FILTERS)
 

@@ -379,6 +379,33 @@ def test_warnings_of_some_collections_name_them() -> None:
     assert found == {"results": [], "warnings": ["Cut.", "two: Foreign."]}
 
 
+class _Busy:
+    """A shelf of 200 collections that counts how many are searched at a time."""
+
+    now = most = 0
+
+    async def names(self) -> list[str]:
+        return [f"c{number:03}" for number in range(200)]
+
+    async def search(self, name: str, query: str, k: int) -> Answer:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
+        return Answer(query, name, 1, "hybrid", 0.0, (), warnings=(f"of {name}",))
+
+
+def test_many_collections_are_searched_few_at_a_time() -> None:
+    shelf = _Busy()
+    search = next(tool for tool in TOOLS if tool.name == "search")
+    found = run(search.call(shelf, "", {"query": "x"}))  # type: ignore[arg-type]
+    assert len(found["warnings"]) == 200
+    assert shelf.most == 8
+    shelf.most = 0
+    run(search.call(shelf, "", {"query": "x", "collection": "c007"}))  # type: ignore[arg-type]
+    assert shelf.most == 1
+
+
 def test_a_place_that_is_not_there_any_more() -> None:
     part = fetched(_Fake("Short by now."), "numbers:30100-30500:long")
     assert part["text"] == "Short by now."

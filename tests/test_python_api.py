@@ -31,6 +31,7 @@ from embedsvc.search.asking import Asked
 from embedsvc.search.telling import answer_dict, answer_of
 from embedsvc.service.schemas import CollectionRequest, SearchRequest
 from embedsvc.statuses import STATUS
+from embedsvc.upkeep import Upkeep
 from embedsvc.vectors import VectorIndex
 from tests.conftest import write_tree
 from tests.server import server
@@ -689,3 +690,24 @@ def test_closing_lets_go_of_what_nobody_else_uses(tmp_path: Path) -> None:
 
     asyncio.run(awaited())
     assert [each for each in kept() if id(each) not in before] == []
+
+
+def test_more_collections_than_stay_open_are_all_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedsvc.opened.MOST_OPEN", 2)
+
+    def kept() -> int:
+        return sum(isinstance(each, Hold | Upkeep) for each in gc.get_objects())
+
+    with embedsvc.library(data_dir=tmp_path, runtime="onnx", dtype="int8") as library:
+        names = [f"c{number}" for number in range(4)]
+        for name in names:
+            library.open(name).add([{"text": f"Planet number {name}."}])
+        gc.collect()
+        before = kept()
+        gc.disable()  # what is closed is gone by itself, with its files
+        try:
+            for name in [*names, *names]:
+                assert library.open(name).search("planets").hits[0].text == f"Planet number {name}."
+            assert kept() <= before
+        finally:
+            gc.enable()

@@ -23,6 +23,9 @@ from embedsvc.search.hits import Answer, Hit
 
 HITS = 8
 _MOST_HITS = 50
+_AT_ONCE = 8
+"""Collections that one search looks into at a time: what is held for the others is held no longer, and other requests
+get their turn."""
 _CHARACTERS = 20_000
 """Of a document that are fetched at once, about 5,000 tokens: a longer one comes in parts."""
 _ID = re.compile(
@@ -66,7 +69,13 @@ async def _search(shelf: Shelf, public_url: str, arguments: Arguments) -> dict[s
         raise NotFound(f"There is no collection {unknown[0]!r} here. There are: {', '.join(there) or 'none yet'}.")
     if not names:
         raise NotFound("There are no collections here yet. The user can make one: embedsvc index PATH -c NAME.")
-    asked = await asyncio.gather(*(shelf.search(name, query, k) for name in names), return_exceptions=True)
+    turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def answer_of(name: str) -> Answer:
+        async with turn:
+            return await shelf.search(name, query, k)
+
+    asked = await asyncio.gather(*map(answer_of, names), return_exceptions=True)
     answers = [answer for answer in asked if isinstance(answer, Answer)]
     errors = [error for error in asked if isinstance(error, BaseException)]
     for error in errors:
