@@ -72,14 +72,17 @@ def main() -> None:
 
 
 def ask_all(contestants: dict[str, Callable[[str], object]], asked: list[str], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every answer, by contestant. Each asks 20 queries first that do not count."""
+    """Milliseconds of every answer, by contestant. Each asks 20 queries first that do not count, and each is first in
+    its turn: what the machine does besides, or the one before, is not always the same one's burden."""
     for turn, ask in enumerate(contestants.values()):
         for text in asked[:20]:
             ask(rotated(text, turn))
     times: dict[str, list[float]] = {name: [] for name in contestants}
     # In blocks: contestants that take turns query by query would find each other's data in the CPU's cache.
     for start in range(0, rounds * len(asked), BLOCK):
-        for turn, (name, ask) in enumerate(contestants.items()):
+        first = start // BLOCK % len(contestants)
+        order = list(enumerate(contestants.items()))
+        for turn, (name, ask) in order[first:] + order[:first]:
             for at in range(start, min(start + BLOCK, rounds * len(asked))):
                 text = rotated(asked[at % len(asked)], 1 + turn + len(contestants) * (at // len(asked)))
                 started = time.perf_counter()
