@@ -314,6 +314,20 @@ def test_folders_that_would_be_cited_alike_are_not_sent_over_one_another(url: st
             docs.index(one, other)
         assert docs.index(tmp_path, one).counts == {"indexed": 2}
         library.delete("alike")
+        with pytest.raises(errors.NotFound):
+            docs.index(tmp_path / "gone" / "docs")
+        for _ in range(2):
+            assert docs.index(one).counts.keys() <= {"indexed", "unchanged"}
+            with pytest.raises(errors.UsageError, match=r"one/docs and .*other/docs would both be cited as docs"):
+                docs.index(other)
+        assert docs.search("Of whom?").hits[0].text == "Of one."
+        assert library.open("other").index(other).counts == {"indexed": 1}
+        library.delete("other")
+        library.delete("alike")
+        assert docs.index(other).counts == {"indexed": 1}
+    with embedsvc.connect(url) as library:  # which knows nothing of that, and tells what was replaced
+        assert library.open("alike").index(one).counts == {"replaced": 1}
+        library.delete("alike")
 
 
 def test_a_reranker_that_is_not_there_is_told(docs: Any) -> None:

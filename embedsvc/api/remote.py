@@ -59,6 +59,8 @@ class Remote:
     def __init__(self, url: str, retries: int) -> None:
         self._url = url
         self._retries = retries
+        self._tops: dict[tuple[str, str], frozenset[Path]] = {}
+        """By collection and name, the files and folders that were put in and are cited by that name."""
 
     def __str__(self) -> str:
         return self._url
@@ -73,14 +75,32 @@ class Remote:
         if urls := [path for path in named if is_url(path)]:
             raise UsageError(f"A service is sent files only: fetch {urls[0]} yourself, or index it where the data are.")
         check_patterns((*exclude, *include))
-        batches = _batches(named, PathPatterns(tuple(exclude), tuple(include)))
+        tops = [absolute(path) for path in named]
+        by_name = self._told_apart(name, tops)
+        batches = _batches(named, tops, PathPatterns(tuple(exclude), tuple(include)))
         outcomes: list[Outcome] = []
         while (batch := (yield Work(lambda: next(batches, None)))) is not None:
+            self._tops |= by_name  # now that they are seen to be there
             files, rejected = batch
             outcomes += rejected
             if files:
                 outcomes += yield from self._put_files(name, tuple(files))
         return Report(name, tuple(outcomes))
+
+    def _told_apart(self, name: str, tops: Sequence[Path]) -> dict[tuple[str, str], frozenset[Path]]:
+        """What is to be known of ``tops`` from here on. Raises UsageError where one would be cited as another is."""
+        by_name: dict[tuple[str, str], frozenset[Path]] = {}
+        for top in tops:
+            known, beside = self._tops.get((name, top.name), frozenset()), by_name.get((name, top.name), frozenset())
+            apart = [each for each in beside if top not in (each, *each.parents) and each not in top.parents]
+            others = apart if not known or top in known else sorted(known)
+            if others:
+                raise UsageError(
+                    f"{others[0]} and {top} would both be cited as {top.name}, one in place of the other. Name the "
+                    "folder above both, or give one another name. Where it was moved: connect anew."
+                )
+            by_name[name, top.name] = known | beside | {top}
+        return by_name
 
     def add(self, name: str, documents: Iterable[NewDocument]) -> Steps[Report]:
         _, given, outcomes = yield Work(lambda: checked(documents))
@@ -151,6 +171,7 @@ class Remote:
 
     def remove(self, name: str) -> Steps[None]:
         yield from self._ask(Request("DELETE", _of(name)))
+        self._tops = {key: tops for key, tops in self._tops.items() if key[0] != name}
 
     def _put_files(self, name: str, files: tuple[tuple[str, bytes], ...]) -> Steps[list[Outcome]]:
         """What became of ``files``; in parts where together they are more than is taken at once there, or before."""
@@ -302,18 +323,11 @@ def _json(value: Mapping[str, Any], called: str) -> bytes:
 _Files = list[tuple[str, bytes]]
 
 
-def _batches(named: Sequence[str], selection: PathPatterns) -> Iterator[tuple[_Files, list[Outcome]]]:
-    """The files under ``named``, by the names that they are cited by, as many as are sent at once; and what becomes of
-    those that cannot be."""
-    tops = [absolute(path) for path in named]
-    by_name = {top.name: top for top in tops}
-    for top in tops:
-        other = by_name[top.name]
-        if other != top and other not in top.parents and top not in other.parents:
-            raise UsageError(
-                f"{top} and {other} would both be cited as {top.name}, one in place of the other. Name the folder "
-                "above both, or give one another name."
-            )
+def _batches(
+    named: Sequence[str], tops: Sequence[Path], selection: PathPatterns
+) -> Iterator[tuple[_Files, list[Outcome]]]:
+    """The files under ``named``, by the names that they are cited by, from ``tops`` on, as many as are sent at once;
+    and what becomes of those that cannot be."""
     files: _Files = []
     rejected: list[Outcome] = []
     size = 0
