@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,6 +125,37 @@ def test_it_is_a_collection_like_any_other(client: OpenAI, running: Server) -> N
     assert client.vector_stores.files.delete("faq/1", vector_store_id="library").deleted
     assert running.http.get("/v1/collections/library/documents").json()["total"] == 1
     client.vector_stores.delete("library")
+
+
+def test_pages_of_files_fit_together(client: OpenAI, running: Server) -> None:
+    early = client.files.create(file=("early.md", b"Uploaded first."), purpose="assistants")
+    until(lambda: int(time.time()) > early.created_at)
+    made = client.vector_stores.create()
+    for number in (3, 1, 4, 2, 5):
+        body = {"documents": [{"id": f"d{number}", "text": f"Document {number}."}]}
+        job = running.http.post(f"/v1/collections/{made.id}/documents", json=body).json()["job"]
+        until(lambda job=job: running.http.get(f"/v1/jobs/{job}").json()["status"] == "done")  # type: ignore[misc]
+    client.vector_stores.files.create_and_poll(early.id, vector_store_id=made.id)
+    late = put(client, made.id, "late.md", b"Uploaded last.").id
+    oldest_first = [early.id, "d1", "d2", "d3", "d4", "d5", late]
+
+    def page(**asked: Any) -> tuple[list[str], bool]:
+        answer = running.http.get(f"/v1/vector_stores/{made.id}/files", params=asked).json()
+        return [file["id"] for file in answer["data"]], answer["has_more"]
+
+    for order, listed in (("asc", oldest_first), ("desc", oldest_first[::-1])):
+        assert page(order=order) == (listed, False)
+        for limit in (1, 3):
+            for at, id in enumerate(listed):
+                behind = listed[at + 1 : at + 1 + limit]
+                assert page(order=order, limit=limit, after=id) == (behind, at + 1 + limit < len(listed))
+                assert page(order=order, limit=limit, before=id)[0] == listed[max(0, at - limit) : at]
+            between = page(order=order, limit=limit, after=listed[0], before=listed[-1])
+            assert between == (listed[1 : 1 + limit], True)
+    assert page(filter="failed") == ([], False)
+    gone = running.http.get(f"/v1/vector_stores/{made.id}/files", params={"after": "d0"})
+    assert gone.status_code == 400
+    client.vector_stores.delete(made.id)
 
 
 def test_names_that_no_collection_can_have_or_that_are_taken_get_another_id(client: OpenAI) -> None:

@@ -92,6 +92,22 @@ class File:
     attributes: Metadata = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is asked for of a list, in the ``order`` of when things were made (``asc`` or ``desc``): at most ``limit``,
+    behind the id ``after``, in front of the id ``before``."""
+
+    order: str
+    after: str | None
+    before: str | None
+    limit: int
+
+    @property
+    def ends(self) -> bool:
+        """Whether it is the last of what is in front of ``before``, not the first behind something."""
+        return self.before is not None and self.after is None
+
+
 # -- vector stores ---------------------------------------------------------------------------------------------------
 
 
@@ -266,24 +282,54 @@ def show_file(state: State, name: str, id: str) -> dict[str, Any]:
     return state.collections.call(name, lambda opened: _told(state, opened, _file(state, opened, id)))
 
 
-def list_files(state: State, name: str, status: Status | None) -> list[dict[str, Any]]:
-    """All files, or those of one status, in the order in which they came: id, creation and status of each."""
+def list_files(state: State, name: str, status: Status | None, part: Part) -> dict[str, Any]:
+    """A page of all files, or of those of one status, in the order in which they came."""
 
     def work(opened: Opened) -> list[dict[str, Any]]:
         store = opened.collection.store()
-        pending = _pending(state, name, store)
-        ids = {upload_of(known.uri) or id for id, known in store.known_documents().items()}
-        found = [
-            {
-                "id": id,
-                "created_at": created_of(id) if is_upload(id) else store.created,
-                "status": pending.get(id, "completed"),
-            }
-            for id in ids | pending.keys()
-        ]
-        return [each for each in found if status in (None, each["status"])]
+        documents = _documents_near(store, part) if status in (None, "completed") else []
+        return [*_uploaded(state, name, store, status), *(_file_line(store, id, "completed") for id in documents)]
 
-    return sorted(state.collections.call(name, work), key=lambda each: (each["created_at"], each["id"]))
+    return _page_of_files(state, name, state.collections.call(name, work), part)
+
+
+def _uploaded(state: State, name: str, store: Store, status: Status | None) -> list[dict[str, Any]]:
+    """Of the files that were uploaded: id, creation and status of each."""
+    pending = _pending(state, name, store)
+    ids = {upload_of(known.uri) or id for id, known in store.known_below([FOLDER]).items()}
+    found = [_file_line(store, id, pending.get(id, "completed")) for id in ids | pending.keys()]
+    return [each for each in found if status in (None, each["status"])]
+
+
+def _file_line(store: Store, id: str, status: Status) -> dict[str, Any]:
+    return {"id": id, "created_at": _when(store, id), "status": status}
+
+
+def _when(store: Store, id: str) -> int:
+    return created_of(id) if is_upload(id) else store.created
+
+
+def _documents_near(store: Store, part: Part) -> list[str]:
+    """Ids of the documents that came otherwise, each a file that is as old as the collection, as many as may be in that
+    part of the list, and those that it lies between. The others are not read."""
+    least, most = (part.after, part.before) if part.order == "asc" else (part.before, part.after)
+    created = store.created
+    if (least is not None and _when(store, least) > created) or (most is not None and _when(store, most) < created):
+        return []
+    near = store.document_ids(
+        FOLDER,
+        part.limit + 2,
+        least=least if least is not None and _when(store, least) == created else None,
+        most=most if most is not None and _when(store, most) == created else None,
+        descending=(part.order == "desc") != part.ends,
+    )
+    ends = store.known_among([id for id in (least, most) if id is not None and not is_upload(id)], ())
+    return sorted({*near, *(id for id, known in ends.items() if not (known.source or "").startswith(f"{FOLDER}/"))})
+
+
+def _page_of_files(state: State, name: str, files: list[dict[str, Any]], part: Part) -> dict[str, Any]:
+    files.sort(key=lambda each: (each["created_at"], each["id"]))
+    return page(files, part, lambda each: show_file(state, name, each["id"]))
 
 
 def update_file(state: State, name: str, id: str, attributes: Metadata) -> dict[str, Any]:
@@ -458,13 +504,14 @@ def show_batch(state: State, name: str, id: str) -> dict[str, Any]:
     }
 
 
-def list_batch(state: State, name: str, id: str, status: Status | None) -> list[dict[str, Any]]:
-    """The files of a batch, as :func:`list_files`."""
+def list_batch(state: State, name: str, id: str, status: Status | None, part: Part) -> dict[str, Any]:
+    """A page of the files of a batch, as :func:`list_files`."""
     members = set(_batch(state, name, id).lines)
     store = state.collections.peek(name).store()
     attached = Uploads(state.settings).attached(name, store.identity)
     members |= {file for file, attachment in attached.items() if batch_id(attachment.job) == id}
-    return [each for each in list_files(state, name, status) if each["id"] in members]
+    files = [each for each in _uploaded(state, name, store, status) if each["id"] in members]
+    return _page_of_files(state, name, files, part)
 
 
 def batch_id(job: str) -> str:
@@ -503,28 +550,25 @@ def _work_of(state: State, job: str) -> _Work | None:
 
 def page(
     listed: Sequence[dict[str, Any]],
-    order: str,
-    after: str | None,
-    before: str | None,
-    limit: int,
+    part: Part,
     show: Callable[[dict[str, Any]], dict[str, Any]] = lambda each: each,
 ) -> dict[str, Any]:
-    """A page of what is ``listed``, oldest first: behind the id ``after``, in front of the id ``before``."""
-    if order == "desc":
+    """A page of what is ``listed``, oldest first."""
+    if part.order == "desc":
         listed = listed[::-1]
     ids = [each["id"] for each in listed]
-    start = _place(ids, after, "after") + 1 if after is not None else 0
-    end = _place(ids, before, "before") if before is not None else len(ids)
-    if before is not None and after is None:
-        start = max(0, end - limit)
+    start = _place(ids, part.after, "after") + 1 if part.after is not None else 0
+    end = _place(ids, part.before, "before") if part.before is not None else len(ids)
+    if part.ends:
+        start = max(0, end - part.limit)
     there = listed[start:end]
-    data = [show(each) for each in there[:limit]]
+    data = [show(each) for each in there[: part.limit]]
     return {
         "object": "list",
         "data": data,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
-        "has_more": len(there) > limit,
+        "has_more": len(there) > part.limit,
     }
 
 

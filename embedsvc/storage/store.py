@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from lance.dataset import ColumnOrdering
 
 from embedsvc.errors import BadFilter, Conflict, DamagedCollection, NotFound, StorageFailure, UsageError
 from embedsvc.records import (
@@ -940,6 +941,23 @@ class Store:
         """By id, the documents that have this id or uri, or came out of the file or upload of this uri."""
         columns = ("document_id", "uri", "source")
         return self._known(_any_of(f"{column} = {_quoted([name])}" for column in columns))
+
+    def document_ids(
+        self, outside: str, count: int, *, least: str | None, most: str | None, descending: bool
+    ) -> list[str]:
+        """At most ``count`` ids, sorted, of documents that did not come out of sources below ``outside``, from
+        ``least`` to ``most`` where they are given: the first of them, or the last where it is ``descending``."""
+        conditions = ["ordinal = 0", f"starts_with(source, {_quoted([outside + '/'])}) IS NOT TRUE"]
+        if least is not None:
+            conditions.append(f"document_id >= {_quoted([least])}")
+        if most is not None:
+            conditions.append(f"document_id <= {_quoted([most])}")
+        order = ColumnOrdering("document_id", ascending=not descending)
+        with _reading(self.path):
+            scanner = self.dataset.scanner(
+                columns=["document_id"], filter=" AND ".join(conditions), order_by=[order], limit=count
+            )
+            return sorted(scanner.to_table()["document_id"].to_pylist())
 
     def known_below(self, tops: Sequence[str]) -> dict[str, Known]:
         """By id, the documents that came out of these sources, or of any below them."""

@@ -27,6 +27,7 @@ from embedsvc.service.schemas_openai import (
 )
 from embedsvc.service.state import State, run, state_of
 from embedsvc.service.uploads import Upload, Uploads, name_of, upload_of
+from embedsvc.service.vector_stores import Part
 
 router = APIRouter(tags=["vector stores"])
 _OPEN = frozenset({"attributes", "metadata"})
@@ -171,7 +172,7 @@ async def list_vector_stores(
     request: Request, order: Order = "desc", after: After = None, before: Before = None, limit: Limit = 20
 ) -> Response:
     found = await _errand(request, vector_stores.show_all)
-    return reply(vector_stores.page(found, order, after, before, limit))
+    return reply(vector_stores.page(found, Part(order, after, before, limit)))
 
 
 @router.get(
@@ -317,13 +318,8 @@ async def list_files(
     limit: Limit = 20,
     status: OfStatus = None,
 ) -> Response:
-    def work(state: State) -> dict[str, Any]:
-        found = vector_stores.list_files(state, id, status)
-        return vector_stores.page(
-            found, order, after, before, limit, lambda each: vector_stores.show_file(state, id, each["id"])
-        )
-
-    return reply(await _errand(request, work))
+    part = Part(order, after, before, limit)
+    return reply(await _errand(request, lambda state: vector_stores.list_files(state, id, status, part)))
 
 
 @router.get(
@@ -452,13 +448,8 @@ async def list_batch(
     limit: Limit = 20,
     status: OfStatus = None,
 ) -> Response:
-    def work(state: State) -> dict[str, Any]:
-        found = vector_stores.list_batch(state, id, batch_id, status)
-        return vector_stores.page(
-            found, order, after, before, limit, lambda each: vector_stores.show_file(state, id, each["id"])
-        )
-
-    return reply(await _errand(request, work))
+    part = Part(order, after, before, limit)
+    return reply(await _errand(request, lambda state: vector_stores.list_batch(state, id, batch_id, status, part)))
 
 
 # -- uploads ---------------------------------------------------------------------------------------------------------
@@ -535,7 +526,7 @@ async def list_uploads(
 ) -> Response:
     found = await _errand(request, lambda state: Uploads(state.settings).all())
     listed = [_upload(upload) for upload in found if purpose in (None, upload.purpose)]
-    return reply(vector_stores.page(listed, order, after, None, limit))
+    return reply(vector_stores.page(listed, Part(order, after, None, limit)))
 
 
 @router.get(
