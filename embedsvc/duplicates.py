@@ -108,7 +108,8 @@ def alike(texts: Sequence[str], threshold: float = ALIKE) -> _Flags:
 
 def agreement(places: _Bytes, table: _Bytes) -> npt.NDArray[np.float64]:
     """How like a signature's ``places`` (PLACES,) are to those of n others (n, PLACES): shares (n,)."""
-    return np.count_nonzero(table == places, axis=1) / PLACES
+    shares: npt.NDArray[np.float64] = np.count_nonzero(table == places, axis=1) / PLACES
+    return shares
 
 
 def _mixed(values: _Wide) -> _Wide:
