@@ -102,8 +102,14 @@ def alike(texts: Sequence[str], threshold: float = ALIKE) -> _Flags:
     known, table = list(places), np.array(list(places.values()), np.uint8).reshape(-1, PLACES)
     found = np.zeros((len(texts), len(texts)), np.bool_)
     for at, own in places.items():
-        found[at, known] = (table == own).mean(axis=1) >= threshold
+        found[at, known] = agreement(own, table) >= threshold
     return found
+
+
+def agreement(places: _Bytes, table: _Bytes) -> npt.NDArray[np.float64]:
+    """How like a signature's ``places`` (PLACES,) are to those of n others (n, PLACES): shares (n,)."""
+    shares: npt.NDArray[np.float64] = np.count_nonzero(table == places, axis=1) / PLACES
+    return shares
 
 
 def _mixed(values: _Wide) -> _Wide:
@@ -182,25 +188,38 @@ class Signatures:
         return [id for id, hash in known.items() if there.get(id) != hash]
 
     def like(self, signature: Signature) -> Like | None:
-        """The document that is most like it, the earlier one of two; None: none is like it enough."""
+        """A document that says the same or nearly, None where there is none. Of those to the letter the first. Else,
+        of the first with each band in common, the most like, the earlier one of two: they stand for the many that may
+        have come after them. Only where none of them is like it enough, the others are compared, too."""
         with self._working():
             same = self._data.execute(
                 "SELECT id, uri FROM documents WHERE digest = ? ORDER BY number LIMIT 1", (signature.digest,)
             ).fetchone()
             if same is not None:
                 return Like(same[0], same[1], 1.0)
-            numbers: set[int] = set()
-            for key in self._keys(signature):
-                rows = self._data.execute(f"SELECT number FROM bands WHERE key = ? LIMIT {_COMPARED}", (key,))
-                numbers.update(number for (number,) in rows)
-            if not numbers:
-                return None
-            among = ", ".join(map(str, sorted(numbers)))
-            found = self._data.execute(
-                f"SELECT id, uri, places FROM documents WHERE number IN ({among}) ORDER BY number"
-            ).fetchall()
-        places = np.frombuffer(b"".join(row[2] for row in found), np.uint8).reshape(-1, PLACES)
-        shares = np.count_nonzero(places == signature.places, axis=1) / PLACES
+            keys = self._keys(signature)
+            firsts = self._numbers(keys, 1)
+            if (like := self._most_like(signature, firsts)) is not None or not firsts:
+                return like
+            return self._most_like(signature, self._numbers(keys, _COMPARED) - firsts)
+
+    def _numbers(self, keys: Sequence[int], most: int) -> set[int]:
+        """The documents with one of the bands ``keys``, of each the ``most`` that came first."""
+        numbers: set[int] = set()
+        for key in keys:
+            rows = self._data.execute(f"SELECT number FROM bands WHERE key = ? LIMIT {most}", (key,))
+            numbers.update(number for (number,) in rows)
+        return numbers
+
+    def _most_like(self, signature: Signature, numbers: set[int]) -> Like | None:
+        if not numbers:
+            return None
+        among = ", ".join(map(str, sorted(numbers)))
+        found = self._data.execute(
+            f"SELECT id, uri, places FROM documents WHERE number IN ({among}) ORDER BY number"
+        ).fetchall()
+        table = np.frombuffer(b"".join(row[2] for row in found), np.uint8).reshape(-1, PLACES)
+        shares = agreement(signature.places, table)
         best = int(np.argmax(shares))
         if shares[best] < self._threshold:
             return None

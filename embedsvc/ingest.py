@@ -52,9 +52,11 @@ from embedsvc.unread import Inputs, Taken, Told
 
 log = logging.getLogger(__name__)
 
-Encoding = Callable[[Sequence[str], int, int], None]
-"""Hears, while a batch is encoded, of which inputs (uris) it is, how many of its texts have their vectors, and of how
-many: a large document has no outcome for a long time."""
+Progress = Callable[[Mapping[str, float], int], None]
+"""Hears how far a run is: of inputs (by uri) what share is done, from 0 to 1, and how many passages are encoded besides
+those that have an outcome. Less is told of no input than was before."""
+Span = tuple[float, float]
+"""A part of an input: the shares of it that are done before, and with it."""
 Input = FoundFile | Source | Document | Rejected
 
 FIXED = frozenset({"model", "dtype", "chunk_tokens", "overlap", "finer_tokens", "language", "chunk_context"})
@@ -100,6 +102,23 @@ class _Chunked:
     like: Like | None
     is_dropped: bool
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """What is met on the way through the input ``uri``, and what ``share`` of that is done with it; None: its end."""
+
+    uri: str
+    share: float
+    what: _Read | Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """What makes a batch, and what of the inputs, by uri, is done with it."""
+
+    chunked: Sequence[_Chunked]
+    spans: Mapping[str, Span]
 
 
 @dataclass(slots=True)
@@ -229,7 +248,7 @@ def ingest_paths(
     max_file_mb: int,
     exact: bool = False,
     selection: PathPatterns = ALL,
-    encoding: Encoding = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> Iterator[Outcome]:
     """Brings ``collection`` in step with the files under ``paths``, which may also be URLs; yields one Outcome per
     input once it is durable.
@@ -255,7 +274,7 @@ def ingest_paths(
     else:
         first = list(islice(found, _ASKED))
         found, known = chain(first, found), _known_of(first)
-    return _ingest(collection, encoder, found, fields, known, within, max_file_mb, fold=True, encoding=encoding)
+    return _ingest(collection, encoder, found, fields, known, within, max_file_mb, fold=True, progress=progress)
 
 
 def ingest_changed(
@@ -284,13 +303,14 @@ def ingest_items(
     fold: bool = True,
     duplicates: OnDuplicate | None = None,
     ahead: Sequence[Source | Document | Rejected] | None = None,
+    progress: Progress = lambda *_: None,
 ) -> Iterator[Outcome]:
     """As :func:`ingest_paths` for inputs that are in memory: uploads and ready-made documents. ``fold``: as in
     :meth:`Collection.writer`. ``duplicates``: otherwise than the collection's settings say. ``ahead``: the ``items``,
     where they are known before they come; of the store no more is looked at then than what it has of those."""
     known = Store.known_documents if ahead is None else _known_of(ahead)
     limit = collection.settings.max_file_mb
-    return _ingest(collection, encoder, items, fields, known, (), limit, fold, duplicates)
+    return _ingest(collection, encoder, items, fields, known, (), limit, fold, duplicates, progress)
 
 
 _Asking = Callable[[Store], Mapping[str, Known]]
@@ -322,17 +342,18 @@ def _ingest(
     max_file_mb: int,
     fold: bool,
     duplicates: OnDuplicate | None = None,
-    encoding: Encoding = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> Iterator[Outcome]:
-    def tell(batch: Batch[Sequence[_Chunked]], texts: int, of: int) -> None:
-        encoding([each.document.source or each.document.uri for each in batch.about], texts, of)
+    def encoding(batch: Batch[_Gathered], texts: int, of: int) -> None:
+        part = texts / max(1, of)
+        progress({uri: start + (end - start) * part for uri, (start, end) in batch.about.spans.items()}, texts)
 
     check_contract(encoder, collection.contract)
     commit_tokens = max(1, collection.settings.commit_tokens)
     with collection.writer(fold=fold) as writer:
         store = writer.store
         reading = _Reading(known(store), lambda ids: writer.store.passage_counts(ids))
-        ahead: queue.Queue[_Read | Outcome | BaseException | None] = queue.Queue(maxsize=256)
+        ahead: queue.Queue[_Met | BaseException | None] = queue.Queue(maxsize=256)
         room = _Room(2 * commit_tokens * _CHARACTERS_PER_TOKEN)
         stop = threading.Event()
         limits = _limits(collection.settings, max_file_mb)
@@ -362,9 +383,11 @@ def _ingest(
 
         def read_ahead() -> None:
             try:
-                for item in _read_all(items, fields, reading, read, chunk_apart, likeness, inputs, within):
-                    room.take(len(item.document.text) if isinstance(item, _Read) else 0, stop)
-                    _put(ahead, item, stop)
+                for met in _read_all(
+                    items, fields, reading, read, lambda: sandbox.share, chunk_apart, likeness, inputs, within
+                ):
+                    room.take(len(met.what.document.text) if isinstance(met.what, _Read) else 0, stop)
+                    _put(ahead, met, stop)
                 _put(ahead, None, stop)
             except BaseException as error:
                 _put(ahead, error, stop)
@@ -375,8 +398,8 @@ def _ingest(
         reader = threading.Thread(target=read_ahead, name="reader", daemon=True)
         reader.start()
         try:
-            with Filling[Sequence[_Chunked]](writer, encoder, tell) as filling:
-                yield from _encode_and_commit(filling, ahead, room, commit_tokens)
+            with Filling[_Gathered](writer, encoder, encoding) as filling:
+                yield from _encode_and_commit(filling, ahead, room, commit_tokens, progress)
             yield from _remove(writer, reading, within)
             _keep_taken(inputs, writer, reading)
             reader.join()  # it keeps the signatures
@@ -453,11 +476,14 @@ def _read_all(
     fields: FieldChoice,
     reading: _Reading,
     read: Callable[[Source, FieldChoice], Iterator[Document | Rejected]],
+    share_read: Callable[[], float],
     chunk_apart: Callable[[Document], Future[tuple[Chunks, float]]],
     likeness: _Likeness,
     inputs: Inputs,
     within: Sequence[str],
-) -> Iterator[_Read | Outcome]:
+) -> Iterator[_Met]:
+    """``share_read``: of the input that ``read`` reads, what is read with the item that it gave last."""
+
     def prepared(document: Document, item: Laid, started: float, *, again: bool) -> Iterator[_Read | Outcome]:
         replaces = reading.hash_of(document.id) is not None
         like, is_decided = likeness.of(document, replaces, lambda id: again or id in reading.seen)
@@ -475,7 +501,7 @@ def _read_all(
         else:
             yield Outcome(document.uri, "duplicate", seconds=seconds, like=like)
 
-    for item in items:
+    def read_whole(item: Input) -> Iterator[_Read | Outcome]:
         started = time.perf_counter()
         uri, hash = item.uri, ""
         try:
@@ -489,7 +515,7 @@ def _read_all(
                 if id not in reading.seen and reading.hash_of(id) == hash:
                     reading.seen.add(id)
                     yield reading.unchanged(id, uri, started)
-                    continue
+                    return
                 stored = reading.stored_of(uri)
                 again = None if reading.seen & {id, *stored} else inputs.told(uri, hash, stored)
                 if again is not None:
@@ -501,7 +527,7 @@ def _read_all(
                         seconds = time.perf_counter() - started
                         yield Outcome(each.uri, each.status, seconds=seconds, reason=each.reason, notes=each.notes)
                         started = time.perf_counter()
-                    continue
+                    return
                 documents = read(source, fields)
             rejected: set[str] = set()
             told: list[Told] = []
@@ -544,6 +570,14 @@ def _read_all(
             reading.seen.update(reading.by_source.get(uri, ()))
             reading.unreadable.append(f"{uri}/")  # it may be a folder
             yield Outcome(uri, "quarantined", seconds=time.perf_counter() - started, reason=_reason(error))
+
+    for item in items:
+        share = 1.0
+        for what in read_whole(item):
+            share = share_read()
+            yield _Met(item.uri, share, what)
+        if share < 1:
+            yield _Met(item.uri, 1.0, None)
     likeness.forget([id for id, _ in _vanished(reading, within)])
     for item, ids in reading.undecided:
         started = time.perf_counter()
@@ -552,10 +586,12 @@ def _read_all(
             for document in read(loaded, fields) if isinstance(loaded, Source) else (loaded,):
                 if isinstance(document, Document) and document.id in ids:
                     ids.discard(document.id)
-                    yield from prepared(document, item, started, again=True)
+                    for what in prepared(document, item, started, again=True):
+                        yield _Met(item.uri, 1.0, what)
                 started = time.perf_counter()
         except ReadError as error:
-            yield Outcome(item.uri, "quarantined", seconds=time.perf_counter() - started, reason=_reason(error))
+            seconds = time.perf_counter() - started
+            yield _Met(item.uri, 1.0, Outcome(item.uri, "quarantined", seconds=seconds, reason=_reason(error)))
 
 
 def _is_of(uri: str, rejected: Set[str]) -> bool:
@@ -568,14 +604,16 @@ def _reason(error: ReadError) -> str:
 
 
 def _encode_and_commit(
-    filling: Filling[Sequence[_Chunked]],
-    ahead: queue.Queue[_Read | Outcome | BaseException | None],
+    filling: Filling[_Gathered],
+    ahead: queue.Queue[_Met | BaseException | None],
     room: _Room,
     commit_tokens: int,
+    progress: Progress,
 ) -> Iterator[Outcome]:
     ended = False
     # The first batches are small: nothing is encoded while they are gathered, 0.35 s for 100,000 tokens.
     target = -(-commit_tokens // 8)
+    spans = _Spans()
     while not ended:
         batch: list[_Chunked] = []
         deadline = time.monotonic() + _COMMIT_SECONDS
@@ -592,29 +630,57 @@ def _encode_and_commit(
                 break
             if isinstance(item, BaseException):
                 raise item
-            if isinstance(item, Outcome):
-                yield item
-                continue
-            document = item.result()
-            room.give(len(item.document.text))
-            tokens += document.chunks.tokens
-            batch.append(document)
+            if isinstance(item.what, Outcome):
+                yield item.what
+            elif item.what is not None:
+                document = item.what.result()
+                room.give(len(document.document.text))
+                tokens += document.chunks.tokens
+                batch.append(document)
+            spans.add(item)
+            if patient and not batch:  # nothing before it is under way
+                progress(_ends(spans.take()), 0)
         target = min(commit_tokens, 2 * target)
-        for committed in filling.advance(_batch(batch) if batch else None):
+        for committed in filling.advance(_batch(_Gathered(batch, spans.take())) if batch else None):
             yield from _told(committed)
+            progress(_ends(committed.batch.about.spans), 0)
     for committed in filling.drain():
         yield from _told(committed)
+        progress(_ends(committed.batch.about.spans), 0)
+    progress(_ends(spans.take()), 0)
 
 
-def _batch(chunked: Sequence[_Chunked]) -> Batch[Sequence[_Chunked]]:
-    cut = [(each.document, each.chunks.passages) for each in chunked]
+class _Spans:
+    """What has been met of the inputs since it was last taken."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, float] = {}
+        """Of inputs that are not at their end: where they were when it was last taken."""
+        self._spans: dict[str, Span] = {}
+
+    def add(self, met: _Met) -> None:
+        start, _ = self._spans.get(met.uri) or (self._open.pop(met.uri, 0.0), 0.0)
+        self._spans[met.uri] = start, met.share
+
+    def take(self) -> Mapping[str, Span]:
+        spans, self._spans = self._spans, {}
+        self._open.update((uri, end) for uri, (_, end) in spans.items() if end < 1)
+        return spans
+
+
+def _ends(spans: Mapping[str, Span]) -> Mapping[str, float]:
+    return {uri: end for uri, (_, end) in spans.items()}
+
+
+def _batch(gathered: _Gathered) -> Batch[_Gathered]:
+    cut = [(each.document, each.chunks.passages) for each in gathered.chunked]
     # What became empty has no row left to say so: it is removed by its id alone.
-    gone = [each.document.id for each in chunked if each.replaces and not each.chunks.passages]
-    return Batch(cut, gone, chunked)
+    gone = [each.document.id for each in gathered.chunked if each.replaces and not each.chunks.passages]
+    return Batch(cut, gone, gathered)
 
 
-def _told(committed: Committed[Sequence[_Chunked]]) -> Iterator[Outcome]:
-    for item, encoded_tokens in zip(committed.batch.about, committed.encoded_tokens, strict=True):
+def _told(committed: Committed[_Gathered]) -> Iterator[Outcome]:
+    for item, encoded_tokens in zip(committed.batch.about.chunked, committed.encoded_tokens, strict=True):
         document, chunks = item.document, item.chunks
         notes = document.notes
         if chunks.tokens_cut:
@@ -702,8 +768,8 @@ class _Room:
 
 
 def _put(
-    ahead: queue.Queue[_Read | Outcome | BaseException | None],
-    item: _Read | Outcome | BaseException | None,
+    ahead: queue.Queue[_Met | BaseException | None],
+    item: _Met | BaseException | None,
     stop: threading.Event,
 ) -> None:
     while not stop.is_set():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from embedsvc.outcomes import Outcome
@@ -35,7 +36,19 @@ class Tally:
         return time.monotonic() - self.started
 
 
-def settled(left: dict[str, float], outcome: Outcome) -> float:
-    """What the input of ``outcome`` counts for by ``left`` (its uri → its bytes), from which it is taken out: 0 where
-    it has had an outcome before."""
-    return left.pop(outcome.uri if outcome.uri in left else outcome.source, 0.0)
+class Extent:
+    """How much of the inputs of a run is ``done``, of ``all``, by their ``sizes`` (uri → whatever they are measured
+    in). Of inputs that are not known nothing counts."""
+
+    def __init__(self, sizes: Mapping[str, float]) -> None:
+        self._sizes = sizes
+        self._shares: dict[str, float] = {}
+        self.all = sum(sizes.values())
+        self.done = 0.0
+
+    def take_in(self, shares: Mapping[str, float]) -> None:
+        """What :data:`~embedsvc.ingest.Progress` tells."""
+        for uri, share in shares.items():
+            if (more := share - self._shares.get(uri, 0.0)) > 0:
+                self._shares[uri] = share
+                self.done += more * self._sizes.get(uri, 0.0)

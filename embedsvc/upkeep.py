@@ -23,7 +23,7 @@ import numpy as np
 from embedsvc import disk_index
 from embedsvc.config import Settings
 from embedsvc.disk_index import DiskIndex
-from embedsvc.errors import Conflict, EmbedsvcError
+from embedsvc.errors import Conflict, EmbedsvcError, StorageFailure
 from embedsvc.storage import Store, index_lock, write_lock
 from embedsvc.storage.store import Floats, RowIds
 from embedsvc.vectors import (
@@ -413,12 +413,22 @@ class Upkeep:
                 self._put(self._saved(store, make, kept=1))
 
     def rebuild(self) -> None:
-        """Drops the saved index, whatever is wrong with it, and builds it anew from the store. As :meth:`purge`."""
+        """Drops the saved index, whatever is wrong with it, and builds it anew from the store. As :meth:`purge`.
+
+        Raises:
+            StorageFailure: it could not be built, or not be written; searches are exact until it is.
+        """
         with index_lock(self._directory, self._patience):
             shutil.rmtree(self._folder, ignore_errors=True)
             self._swap(lambda _: None)
             self.store().keep_only(())
-            self._refreshed(locked=True)
+            current = self._refreshed(locked=True)
+        index = current.index
+        if isinstance(index, VectorIndex) and not index.parts and current.store.count_vectors() > self.goal.exact:
+            raise StorageFailure(
+                f"The vector index of {self.name!r} could not be built; the log says why. Searches are exact until it "
+                "is. Nothing is lost: make room, or whatever it lacks, then run this again."
+            )
 
     def _fold_on_disk(self) -> None:
         store = self.store()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import embedsvc.cli
@@ -402,6 +405,39 @@ def test_doctor(run: Run, library: Path) -> None:
     checks = {check["name"]: check for check in done.json["checks"]}
     assert {"encoder", "parity", "faiss", "library: store", "library: index recall@10"} <= checks.keys()
     assert all(check["ok"] and check["detail"] for check in checks.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda table: table.drop(["document_id", "text"]), "lacks the column(s) document_id, text"),
+        (lambda table: table.append_column("extra", [[1] * len(table)]), "has the column(s) extra"),
+        (lambda table: _with(table, "metadata", ["{no json"] * len(table)), "metadata in it are no JSON"),
+        (lambda table: _with(table, "start", ["x"] * len(table)), "is damaged"),
+        (lambda table: _with(table, "metadata", [1] * len(table)), "is damaged"),
+        (lambda table: _with(table, "vector", [[math.nan] * 384] * len(table)), "no finite number"),
+    ],
+)
+def test_an_export_that_was_changed_is_not_imported(
+    run: Run, library: Path, tmp_path: Path, change: Callable[[pa.Table], pa.Table], says: str
+) -> None:
+    file, data = tmp_path / "c.parquet", tmp_path / "other"
+    assert run("collections", "export", "library", file, "--data-dir", library).code == 0
+    pq.write_table(change(pq.read_table(file)), file)
+    refused(run("collections", "import", file, "-c", "copy", "--data-dir", data), 2, says)
+    assert not list(data.glob("**/*.lance"))
+
+
+def test_the_order_of_columns_in_an_export_is_nobodys_business(run: Run, library: Path, tmp_path: Path) -> None:
+    file, data = tmp_path / "c.parquet", tmp_path / "other"
+    assert run("collections", "export", "library", file, "--data-dir", library).code == 0
+    table = pq.read_table(file)
+    pq.write_table(table.select(table.column_names[::-1]), file)
+    assert run("collections", "import", file, "-c", "copy", "--data-dir", data).code == 0
+
+
+def _with(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, [values])
 
 
 def test_doctor_finds_a_damaged_collection(run: Run, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

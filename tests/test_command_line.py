@@ -113,3 +113,25 @@ def test_the_shell_completes_commands_and_collections(library: Path, line: str, 
 def test_plan_is_a_command_of_index(tmp_path: Path) -> None:
     assert "index plan" in run("--help", cwd=tmp_path).stdout
     assert json.loads(run("index", "plan", "--passages", "1000", "--json", cwd=tmp_path).stdout)["kind"] == "flat"
+
+
+def test_the_exit_code_stands_where_work_in_the_background_is_given_up(tmp_path: Path) -> None:
+    """A process that was stopped in mid-import, while its index was being built, said that all went well."""
+    program = (
+        "import sys, threading\n"
+        "from embedsvc.cli import main\n"
+        "from embedsvc.vectors import background\n"
+        "background._PARTING_SECONDS = 0.01\n"
+        "begun = threading.Event()\n"
+        "work = lambda: begun.set() or threading.Event().wait(60)\n"
+        "background.Background('endless').submit(work)\n"
+        "begun.wait(60)\n"
+        "sys.argv = ['embedsvc', *sys.argv[1:]]\n"
+        "main()\n"
+    )
+    for arguments, code in ((["collections", "show", "none"], 2), (["--version"], 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from embedsvc import duplicates
 from embedsvc.duplicates import SHINGLE, Like, Signature, Signatures, near_duplicates, sign
 from embedsvc.errors import StorageFailure
 
@@ -100,6 +101,48 @@ def test_kept_signatures_tell_the_first_of_those_that_are_most_like(tmp_path: Pa
     assert 0.85 < found.similarity < 1
     assert kept.keep_only({"near": "h2", "far": "h1", "new": "h1"}) == ["near", "new"]
     assert kept.like(signed(" ".join(base))) is None
+    kept.close()
+
+
+def test_of_many_that_are_alike_the_first_stand_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    agreement = duplicates.agreement
+    monkeypatch.setattr(
+        duplicates, "agreement", lambda own, table: compared.append(len(table)) or agreement(own, table)
+    )
+    base = " ".join(prose(7, 40))
+    texts = {f"d{at}": f"{base} number {at}" for at in range(1_000)}
+    kept, found = Signatures(None), {}
+    for id, text in texts.items():
+        found[id] = kept.like(signed(text))
+        kept.add(id, f"u:{id}", "h", signed(text))
+    assert found.pop("d0") is None
+    assert all(like is not None and jaccard(texts[id], texts[like.id]) > 0.7 for id, like in found.items())
+    assert sum(compared) < 10 * len(texts), "not one with the hundreds before it"
+    kept.forget(list(found))
+    last = kept.like(signed(texts["d999"]))
+    assert last is not None
+    assert last.id == "d0"
+    kept.add("d1", "u:d1", "h", signed(texts["d1"]))
+    kept.forget(["d0"])
+    after = kept.like(signed(texts["d2"]))
+    assert after is not None
+    assert after.id == "d1", "where the first goes, the next stands for the others"
+    kept.close()
+
+
+def test_what_is_like_a_later_one_only_is_found() -> None:
+    """The first with a band in common may be too far away."""
+    words = prose(8)
+    kept, found = Signatures(None), []
+    for step in range(10):
+        text = " ".join(words)
+        found.append(kept.like(signed(text)))
+        kept.add(f"d{step}", "u", "h", signed(text))
+        words = [*words[: step * 14], *prose(200 + step, 14), *words[(step + 1) * 14 :]]
+    assert found[0] is None
+    assert all(found[1:]), "each is like the one before it"
+    assert "d0" not in {like.id for like in found[5:] if like}
     kept.close()
 
 

@@ -9,11 +9,9 @@ import tarfile
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -122,35 +120,6 @@ def test_an_unchanged_document_tells_the_passages_that_it_has(
     for outcome in again.values():
         tally.take_in(outcome)
     assert tally.passages == 0  # of what was put in
-
-
-def test_how_far_the_encoding_of_a_large_document_is_told(
-    here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Slow(FakeEncoder):
-        """Encodes a text whenever somebody was told of those before."""
-
-        def submit(self, token_ids: Sequence[Any], *, kind: str) -> Any:
-            self.ticket = SimpleNamespace(future=Future(), left=len(token_ids))
-            self.vectors = self.encode(token_ids, kind=kind)
-            return self.ticket
-
-        def went_on(self, uris: Sequence[str], texts: int, of: int) -> None:
-            told.append((*uris, texts, of))
-            self.ticket.left -= 1
-            if not self.ticket.left:
-                self.ticket.future.set_result(self.vectors)
-
-    monkeypatch.setattr("embedsvc.filling._TELL_SECONDS", 0.001)
-    told: list[tuple[Any, ...]] = []
-    file = tmp_path / "a.txt"
-    file.write_text(" ".join(f"w{n}" for n in range(18)))
-    slow = Slow()
-    collection = Collection.create("c", slow.contract, Chunking(8, 0), here)
-    how = {"fields": FieldChoice(), "max_file_mb": 1, "encoding": slow.went_on}
-    [outcome] = ingest_paths(collection, slow, [file], **how)  # type: ignore[arg-type]
-    assert outcome.passages == 3
-    assert told == [(file.as_uri(), 0, 3), (file.as_uri(), 1, 3), (file.as_uri(), 2, 3)]
 
 
 def _names_read(monkeypatch: pytest.MonkeyPatch, work: Any) -> list[str]:

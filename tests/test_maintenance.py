@@ -25,7 +25,7 @@ from embedsvc.collection import Collection, EncodedDocument
 from embedsvc.config import Settings
 from embedsvc.encoders import Encoders
 from embedsvc.encoding import Encoder
-from embedsvc.errors import Conflict, DamagedCollection, NotFound, UsageError
+from embedsvc.errors import Conflict, DamagedCollection, NotFound, StorageFailure, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.maintenance import compact, repair, restore, set_metadata, snapshot
 from embedsvc.opened import Collections, Hold, Opened
@@ -138,6 +138,18 @@ def test_a_changed_byte_of_the_index_is_found_and_mended(indexed: Settings, file
     else:
         repair("c", indexed, index=True)
     assert wrong(indexed) == []
+
+
+def test_an_index_that_cannot_be_written_is_not_said_to_be_mended(
+    indexed: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StorageFailure("The disk is full.")
+
+    made(indexed)
+    monkeypatch.setattr("embedsvc.upkeep.save_index", full)
+    with pytest.raises(StorageFailure, match="could not be built; the log says why"):
+        repair("c", indexed, index=True)
 
 
 def test_every_byte_of_a_large_file_counts(indexed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,6 @@ from embedsvc.config import Settings, load_settings
 from embedsvc.encoders import Encoders
 from embedsvc.encoding import Encoder
 from embedsvc.errors import Conflict, NotFound, Overloaded, StorageFailure, UsageError
-from embedsvc.ingest import Outcome
 from embedsvc.opened import Collections, Opened
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, make_document
@@ -595,6 +594,7 @@ def test_a_job_tells_how_far_it_is_what_is_alike_and_reports_each_input(http: ht
     assert done["counts"] == {"indexed": 3}
     assert done["alike"] == [{"uri": "urn:embedsvc:b2", "like": "urn:embedsvc:b1", "similarity": 1.0}]
     assert (done["passages"], done["alike_left_out"], done["eta_s"]) == (3, 0, None)
+    assert done["progress"] == 1
     assert done["tokens"] > done["encoded_tokens"] > 0, "the same text is encoded once"
     assert done["seconds"] > 0
     assert done["tokens_per_s"] > 0
@@ -739,12 +739,13 @@ def test_a_job_whose_process_was_killed_is_interrupted(running: Server, data_dir
 def test_what_is_left_of_a_job_follows_from_the_share_that_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     now = SimpleNamespace(monotonic=lambda: 10.0)
     monkeypatch.setattr("embedsvc.service.jobs.time", now)
-    pace = Pace(100.0, left={"a.jsonl": 60.0, "z.zip": 30.0, "b#1": 10.0}, began=0.0)
-    assert pace.to_dict(0) == {"seconds": 10.0, "tokens_per_s": None, "eta_s": None}
-    for uri in ("a.jsonl#1", "a.jsonl#2", "b#1"):
-        pace.take_in(Outcome(uri, "indexed"))
-    assert pace.to_dict(500) == {"seconds": 10.0, "tokens_per_s": 50.0, "eta_s": round(10 * 30 / 70, 1)}
-    pace.take_in(Outcome("z.zip!/c.txt", "indexed"))
+    pace = Pace(100.0, began=0.0)
+    assert pace.to_dict(0) == {"progress": 0.0, "seconds": 10.0, "tokens_per_s": None, "eta_s": None}
+    pace.done = 70.0
+    assert pace.to_dict(500) == {
+        "progress": 0.7, "seconds": 10.0, "tokens_per_s": 50.0, "eta_s": round(10 * 30 / 70, 1),
+    }  # fmt: skip
+    pace.done = 100.0
     assert pace.to_dict(500)["eta_s"] == 0
     resumed = Pace(100.0, 80.0, first=60.0, began=0.0)
     assert resumed.to_dict(0)["eta_s"] == 10.0, "what an earlier job did says nothing of the pace"

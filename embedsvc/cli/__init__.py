@@ -19,7 +19,17 @@ class Stopped(BaseException):
 
 
 def main() -> NoReturn:
-    """Runs the command and leaves with its exit code; the one place where errors become exit codes."""
+    """Runs the command and leaves with its exit code, also where work in the background has to be given up for that."""
+    try:
+        _run()
+    except SystemExit as leaving:
+        if (background := sys.modules.get("embedsvc.vectors.background")) is not None:  # else there is no such work
+            background.will_leave(leaving.code)
+        raise
+
+
+def _run() -> NoReturn:
+    """The one place where errors become exit codes."""
     from embedsvc.cli.commands import app
 
     for number in (signal.SIGINT, signal.SIGTERM):

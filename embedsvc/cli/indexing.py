@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ from embedsvc.cli.progress import progress
 from embedsvc.collection import Collection, collection_names
 from embedsvc.config import Settings
 from embedsvc.errors import FileTooLarge, UsageError
-from embedsvc.ingest import Encoding, ingest_items, ingest_paths, open_or_create
+from embedsvc.ingest import Progress, ingest_items, ingest_paths, open_or_create
 from embedsvc.outcomes import Outcome, Status, outcome_dict
 from embedsvc.readers import FieldChoice, FoundFile, PathPatterns, Rejected, absolute, discover, path_or_url
 from embedsvc.readers.discovery import is_url
 from embedsvc.records import Source
-from embedsvc.tally import Tally, settled
+from embedsvc.tally import Extent, Tally
 
 STATUSES: tuple[Status, ...] = ("indexed", "replaced", "unchanged", "removed", "duplicate", "empty", "quarantined")
 _ALIKE = 20
@@ -77,6 +77,8 @@ def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
         found.uri: found.bytes if isinstance(found, FoundFile) else 0
         for found in discover(files, max_file_bytes=limit, selection=selection)
     }
+    if isinstance(source, Source):
+        sizes[source.uri] = len(source.data)
     if not sizes and not exact and not source and len(files) == len(order.paths):
         raise UsageError(
             f"There is no file to index under {', '.join(map(str, order.paths))} (hidden and backup files are left "
@@ -87,10 +89,10 @@ def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
     moved = 0
     mentioned: list[Outcome] = []
     alike: list[Outcome] = []
-    with lines_into(order) as write, _progress(sizes, quiet=order.json_lines) as (advance, encoding):
+    with lines_into(order) as write, _progress(sizes, quiet=order.json_lines) as (take_in, went_on):
         collection, encoder = open_or_create(order.name, settings, order.asked)
         outcomes = (
-            ingest_items(collection, encoder, [source], order.fields, ahead=[source])
+            ingest_items(collection, encoder, [source], order.fields, ahead=[source], progress=went_on)
             if source
             else ingest_paths(
                 collection,
@@ -100,7 +102,7 @@ def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
                 max_file_mb=settings.max_file_mb,
                 exact=exact,
                 selection=selection,
-                encoding=encoding,
+                progress=went_on,
             )
         )
         for outcome in outcomes:
@@ -113,7 +115,7 @@ def run(order: Order, *, exact: bool, stdin_name: str = "stdin") -> bool:
                     moved += outcome.status != "duplicate" and _is_gone(outcome.like.uri)
                     if len(alike) < _ALIKE:
                         alike.append(outcome)
-            advance(outcome)
+            take_in(outcome)
         store = collection.store()
         summary = summary_of(tally, order.name, store.version)
         write({"summary": summary})
@@ -253,27 +255,22 @@ def show_report(
 
 
 @contextmanager
-def _progress(sizes: dict[str, int], *, quiet: bool) -> Iterator[tuple[Callable[[Outcome], None], Encoding]]:
-    """Progress on stderr, by bytes of the files that are done, and of those being encoded their share: documents,
-    passages, tokens/s, ETA."""
-    left: dict[str, float] = {**sizes}
-    total, done = max(1, sum(sizes.values())), 0.0
+def _progress(sizes: Mapping[str, float], *, quiet: bool) -> Iterator[tuple[Callable[[Outcome], None], Progress]]:
+    """Progress on stderr, by bytes of the files (``sizes``) and the share of each that is done: documents, passages,
+    tokens/s, ETA."""
+    extent = Extent(sizes)
     tally = Tally()
     with progress(quiet=quiet) as tell:
-        tell(0, total, "reading and encoding")
+        tell(0, max(1.0, extent.all), "reading and encoding")
 
-        def show(more_done: float, more_passages: int) -> None:
+        def show(more_passages: int) -> None:
             pace = tally.encoded_tokens / max(1e-9, tally.seconds)
             documents, passages = tally.counts.total(), tally.passages + more_passages
-            tell(done + more_done, total, f"{documents:,} documents  {passages:,} passages  {pace:,.0f} tokens/s")
+            text = f"{documents:,} documents  {passages:,} passages  {pace:,.0f} tokens/s"
+            tell(extent.done, max(1.0, extent.all), text)
 
-        def advance(outcome: Outcome) -> None:
-            nonlocal done
-            tally.take_in(outcome)
-            done += settled(left, outcome)
-            show(0, 0)
+        def went_on(shares: Mapping[str, float], more_passages: int) -> None:
+            extent.take_in(shares)
+            show(more_passages)
 
-        def encoding(uris: Sequence[str], texts: int, of: int) -> None:
-            show(sum(left.get(uri, 0) for uri in set(uris)) * texts / max(1, of), texts)
-
-        yield advance, encoding
+        yield tally.take_in, went_on

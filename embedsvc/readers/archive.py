@@ -116,7 +116,18 @@ def _documents(
     source: Source, fields: FieldChoice, means: Means, allowance: _Allowance, depth: int
 ) -> Iterator[Document | Rejected]:
     seen: set[str] = set()
-    members = _members(source, allowance)
+    file = io.BytesIO(source.data)
+    members = _members(source, file, allowance)
+    before = 0.0
+    means.reached(before)  # of members that are not unpacked it is not known where they end
+
+    def means_there() -> Means:
+        """For what has been unpacked since the last time."""
+        nonlocal before
+        start, before = before, file.tell() / len(source.data)
+        means.reached(before)
+        return means.of_part(start, before)
+
     while True:
         try:
             member = next(members, None)
@@ -142,7 +153,7 @@ def _documents(
         if is_left_out(path) or member.open is None:
             continue
         try:
-            yield from _read(uri, member, fields, means, allowance, depth)
+            yield from _read(uri, member, fields, means.member_bytes, means_there, allowance, depth)
         except _TooMuch:
             raise
         except ReadError as error:
@@ -150,15 +161,21 @@ def _documents(
 
 
 def _read(
-    uri: str, member: _Member, fields: FieldChoice, means: Means, allowance: _Allowance, depth: int
+    uri: str,
+    member: _Member,
+    fields: FieldChoice,
+    most: int,
+    means_there: Callable[[], Means],
+    allowance: _Allowance,
+    depth: int,
 ) -> Iterator[Document | Rejected]:
     name = member.path.rpartition("/")[2].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     refused = formats.refusal(uri, name)
     if refused:  # before it is inflated for nothing
         raise refused
-    data = _inflated(uri, member, means.member_bytes, allowance)
-    source = Source(uri, name, data)
-    if formats.module_of(source) != "archive" or not data.strip():
+    source = Source(uri, name, _inflated(uri, member, most, allowance))
+    means = means_there()
+    if formats.module_of(source) != "archive" or not source.data.strip():
         yield from formats.read(source, fields, means)
     elif depth < _DEEPEST:
         yield from _documents(source, fields, means, allowance, depth + 1)
@@ -205,16 +222,15 @@ def _outside(path: str) -> str:
     return ""
 
 
-def _members(source: Source, allowance: _Allowance) -> Iterator[_Member]:
+def _members(source: Source, file: io.BytesIO, allowance: _Allowance) -> Iterator[_Member]:
     stem, _, suffix = source.name.rpartition(".")
     suffix = suffix.lower()
     if suffix not in _SUFFIXES:
         stem, suffix = source.name, ""
     kind = archive_kind(source.data) or _OF_TARS.get(suffix, suffix)
     if kind == "zip":
-        yield from _of_zip(source)
+        yield from _of_zip(source, file)
         return
-    file = io.BytesIO(source.data)
     if kind == "tar":
         yield from _of_tar(file)
         return
@@ -242,10 +258,10 @@ class _Counted(io.RawIOBase):
         return len(piece)
 
 
-def _of_zip(source: Source) -> Iterator[_Member]:
+def _of_zip(source: Source, file: io.BytesIO) -> Iterator[_Member]:
     if source.data.count(_CENTRAL) > 10 * _MOST_MEMBERS:  # each becomes an object before the first can be looked at
         raise _TooMuch(f"{source.uri}: it has more than {_MOST_MEMBERS:,} members. Unpack it and index the folder.")
-    with zipfile.ZipFile(io.BytesIO(source.data)) as archive:
+    with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             path = info.filename.replace("\\", "/")
             kind = stat.S_IFMT(info.external_attr >> 16)

@@ -11,7 +11,7 @@ from typing import Any
 
 from embedsvc.errors import DamagedFile, FileTooLarge, LockedFile, UnsupportedFormat
 from embedsvc.readers.delimited import check_columns, unique_names
-from embedsvc.readers.items import FieldChoice, Rejected
+from embedsvc.readers.items import FieldChoice, Means, Rejected
 from embedsvc.readers.rows import Record, documents
 from embedsvc.records import Document, Source
 
@@ -22,7 +22,7 @@ _ROWS_PER_BYTE = 100
 _INDEX_OF_PANDAS = re.compile(r"__index_level_\d+__\Z")
 
 
-def read_columnar(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
+def read_columnar(source: Source, fields: FieldChoice, means: Means) -> Iterator[Document | Rejected]:
     """A Document per row; which column is what: as for CSV. Binary columns are left out, with a note.
 
     Raises:
@@ -34,7 +34,7 @@ def read_columnar(source: Source, fields: FieldChoice) -> Iterator[Document | Re
     import pyarrow as pa
 
     try:
-        yield from documents(source, _records(source, fields), fields, whole_record=True, unit="row")
+        yield from documents(source, _records(source, fields, means), fields, whole_record=True, unit="row")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # ArrowIOError is OSError
         if source.data.startswith(b"PARE") or "crypt" in str(error).lower():
             raise LockedFile(f"{source.uri}: it is encrypted. Save a copy without encryption.") from error
@@ -42,7 +42,7 @@ def read_columnar(source: Source, fields: FieldChoice) -> Iterator[Document | Re
         raise DamagedFile(f"{source.uri}: it cannot be read ({why}). Write it anew, or get it again.") from error
 
 
-def _records(source: Source, fields: FieldChoice) -> Iterator[tuple[int, Record, tuple[str, ...]]]:
+def _records(source: Source, fields: FieldChoice, means: Means) -> Iterator[tuple[int, Record, tuple[str, ...]]]:
     schema, batches = _open(source)
     names = unique_names(schema.names)
     dropped = [index for index, field in enumerate(schema) if _is_binary(field.type)]
@@ -53,20 +53,22 @@ def _records(source: Source, fields: FieldChoice) -> Iterator[tuple[int, Record,
     if dropped:
         notes = (f"binary column(s) left out: {', '.join(names[index] for index in dropped)}",)
     number = 0
-    for batch in batches:
+    for batch, start, end in batches:
         _check_rows(source, number + batch.num_rows)
         if batch.nbytes > _MOST_BATCH_BYTES:
             raise _too_large(source)
         columns = [_values(batch.column(index)) for index in kept]
         for row in range(batch.num_rows):
             number += 1
+            means.reached(start + (end - start) * (row + 1) / batch.num_rows)
             inner = [False]
             record = {names[index]: _plain(column[row], inner) for index, column in zip(kept, columns, strict=True)}
             yield number, record, (*notes, "binary values within others became null") if inner[0] else notes
 
 
-def _open(source: Source) -> tuple[Any, Iterator[Any]]:
-    """Schema and batches of rows. What it is, is told by its first bytes: the suffixes are used for one another."""
+def _open(source: Source) -> tuple[Any, Iterator[tuple[Any, float, float]]]:
+    """Schema and batches of rows, each with the shares of the file that are read before it, and with it. What it is, is
+    told by its first bytes: the suffixes are used for one another."""
     import pyarrow as pa
 
     buffer = pa.py_buffer(source.data)
@@ -76,16 +78,37 @@ def _open(source: Source) -> tuple[Any, Iterator[Any]]:
         # Pages are checked against what the header says of them; without that, nonsense may come out as data.
         file = pq.ParquetFile(pa.BufferReader(buffer), page_checksum_verification=True)
         _check_rows(source, file.metadata.num_rows)
-        return file.schema_arrow, file.iter_batches(batch_size=_BATCH_ROWS)
+        return file.schema_arrow, _counted(file.iter_batches(batch_size=_BATCH_ROWS), file.metadata.num_rows)
     if source.data.startswith(b"FEA1"):
         raise UnsupportedFormat(f"{source.uri}: it is Feather of version 1. Write it anew as version 2, or as Parquet.")
     if source.data.startswith(b"ARROW1"):
         reader = pa.ipc.open_file(pa.BufferReader(buffer))
-        stored: Iterator[Any] = (reader.get_batch(index) for index in range(reader.num_record_batches))
+        count = reader.num_record_batches
+        stored: Iterator[tuple[Any, float, float]]
+        stored = ((reader.get_batch(index), index / count, (index + 1) / count) for index in range(count))
     else:
-        reader = pa.ipc.open_stream(pa.BufferReader(buffer))
-        stored = iter(reader)
-    return reader.schema, (part for batch in stored for part in _parts(source, batch))
+        file = pa.BufferReader(buffer)
+        reader = pa.ipc.open_stream(file)
+        stored = _placed(reader, file, len(source.data))
+    return reader.schema, (part for batch, start, end in stored for part in _parts(source, batch, start, end))
+
+
+def _counted(batches: Iterator[Any], rows: int) -> Iterator[tuple[Any, float, float]]:
+    """Of a file that says how many ``rows`` it has."""
+    before = 0
+    for batch in batches:
+        after = before + batch.num_rows
+        yield batch, before / max(1, rows), after / max(1, rows)
+        before = after
+
+
+def _placed(batches: Iterator[Any], file: Any, size: int) -> Iterator[tuple[Any, float, float]]:
+    """Of a stream of ``size`` bytes, which does not say how many it has: by where in the ``file`` it is."""
+    before = 0.0
+    for batch in batches:
+        after = file.tell() / size
+        yield batch, before, after
+        before = after
 
 
 def _check_rows(source: Source, rows: int) -> None:
@@ -97,10 +120,13 @@ def _too_large(source: Source) -> FileTooLarge:
     return FileTooLarge(f"{source.uri}: its rows unpack to far more than the file has. Write its text to JSONL or CSV.")
 
 
-def _parts(source: Source, batch: Any) -> Iterator[Any]:
+def _parts(source: Source, batch: Any, start: float, end: float) -> Iterator[tuple[Any, float, float]]:
     _check_rows(source, batch.num_rows)
     batch.validate(full=True)  # offsets of a hostile file may point anywhere
-    return (batch.slice(start, _BATCH_ROWS) for start in range(0, batch.num_rows, _BATCH_ROWS))
+    parts = (batch.slice(first, _BATCH_ROWS) for first in range(0, batch.num_rows, _BATCH_ROWS))
+    return (
+        (part, start + (end - start) * a, start + (end - start) * b) for part, a, b in _counted(parts, batch.num_rows)
+    )
 
 
 def _is_binary(type: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from embedsvc.errors import MissingField
 from embedsvc.readers.decoding import decode
-from embedsvc.readers.items import FieldChoice, Rejected
+from embedsvc.readers.items import FieldChoice, Means, Rejected
 from embedsvc.readers.rows import Record, documents
 from embedsvc.records import Document, Source
 
@@ -34,7 +34,7 @@ _INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,17})\Z", re.ASCII)
 _FLOAT = re.compile(r"-?(?:0|[1-9]\d{0,17})\.\d{1,17}(?:[eE][+-]?\d{1,2})?\Z", re.ASCII)
 
 
-def read_delimited(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
+def read_delimited(source: Source, fields: FieldChoice, means: Means) -> Iterator[Document | Rejected]:
     """A Document per row that is not blank.
 
     Without a text column, chosen or known by name, the text is every column as a "name: value" line. A row of another
@@ -46,14 +46,16 @@ def read_delimited(source: Source, fields: FieldChoice) -> Iterator[Document | R
     decoded = decode(source.data, source.uri)
     # The limit is the process's. The default of 128 kB refuses long texts; the file itself is bounded already.
     csv.field_size_limit(_LARGEST_CELL)
-    reader = csv.reader(io.StringIO(decoded.text, newline=""), delimiter=delimiter(decoded.text))
+    file = io.StringIO(decoded.text, newline="")
+    reader = csv.reader(file, delimiter=delimiter(decoded.text))
     header = next((row for row in reader if any(row)), None)
     if header is None:
         return
     names = unique_names(header)
     check_columns(source, names, fields)
     literal = {*fields.text, fields.title, fields.id}
-    yield from documents(source, _records(reader, names, literal, decoded.notes), fields, whole_record=True)
+    records = _records(reader, names, literal, decoded.notes)
+    yield from documents(source, _followed(records, file, len(decoded.text), means), fields, whole_record=True)
 
 
 def delimiter(text: str) -> str:
@@ -103,6 +105,15 @@ def _records(
         record = {name: cell if name in literal else _typed(cell) for name, cell in zip(wide, row, strict=False)}
         ragged = (f"it has {len(row)} cells where the header has {len(names)}",) if len(row) != len(names) else ()
         yield rows.line_num, record, (*notes, *ragged)
+
+
+def _followed(
+    records: Iterator[tuple[int, Record, tuple[str, ...]]], file: io.StringIO, size: int, means: Means
+) -> Iterator[tuple[int, Record, tuple[str, ...]]]:
+    """``records``, with a word to ``means`` of how much of the ``file`` they take."""
+    for record in records:
+        means.reached(file.tell() / size)
+        yield record
 
 
 def _typed(cell: str) -> str | int | float | None:

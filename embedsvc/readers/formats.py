@@ -53,8 +53,10 @@ READERS = {  # module of this package, the suffixes that its function ``read_<mo
 _BY_SUFFIX = {f".{suffix}": module for module, suffixes in READERS.items() for suffix in suffixes.split()}
 _SNIFFED = frozenset({"docx", "pptx", "xlsx", "xls", "odf", "rtf", "epub", "mail", "msg", "mbox", "legacy"})
 """Whose suffixes are not believed: a .doc may well be RTF, HTML or a DOCX."""
-_WITH_MEANS = frozenset({"archive", "image", "mail", "mbox", "msg", "pdf"})
-"""Readers that are also told what they may use: they hold other files, or pictures of text."""
+_WITH_MEANS = frozenset(
+    {"archive", "columnar", "delimited", "image", "jsonfile", "jsonl", "mail", "mbox", "msg", "pdf"}
+)
+"""Readers that are also told what they may use: of files that hold other files, many records, or pictures of text."""
 _NOT_READ = (
     "mobi pages numbers key zst 7z rar jar whl heic ico psd mp3 mp4 m4a wav flac ogg avi mkv mov webm exe dll so dylib "
     "o a class pyc pyd bin iso dmg ttf otf woff woff2 npy npz safetensors onnx pt pkl pickle sqlite db"

@@ -79,10 +79,11 @@ def requested(about: About, data: bytes) -> tuple[Source, FieldChoice]:
 # -- items ----------------------------------------------------------------------------------------------------------
 
 
-def item_messages(item: Document | Rejected) -> Iterator[bytes]:
-    """The messages that carry ``item``."""
+def item_messages(item: Document | Rejected, share: float) -> Iterator[bytes]:
+    """The messages that carry ``item``, with which that ``share`` of the source is read."""
     if isinstance(item, Rejected):
-        yield pack({"kind": "rejected", "uri": item.uri, "placed": item.placed, **error_about(item.error)})
+        about = {"kind": "rejected", "uri": item.uri, "placed": item.placed, "share": share}
+        yield pack(about | error_about(item.error))
         return
     text = item.text
     starts = range(0, len(text), _PART) or range(1)
@@ -97,6 +98,7 @@ def item_messages(item: Document | Rejected) -> Iterator[bytes]:
         "metadata": item.metadata,
         "notes": item.notes,
         "parts": len(starts),
+        "share": share,
     }
     for start in starts:
         yield pack(about, text[start : start + _PART].encode("utf-8", "surrogatepass"))
@@ -115,6 +117,14 @@ def error_from(about: About) -> ReadError:
 
 def rejected_from(about: About, source: Source) -> Rejected:
     return Rejected(_own(_text(about.get("uri")), source), error_from(about), _typed(about.get("placed"), bool))
+
+
+def share_from(about: About) -> float:
+    """What share of the source is read with the item that ``about`` tells of."""
+    share = _typed(about.get("share"), float)
+    if not 0 <= share <= 1:
+        raise Malformed("no share of the source")
+    return float(share)
 
 
 def document_from(about: About, text: str, source: Source) -> Document:

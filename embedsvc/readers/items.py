@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from embedsvc.errors import ReadError
 from embedsvc.records import Document
@@ -62,8 +62,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a reader may use. ``recognising`` is called before text in pictures is recognised, since that takes long."""
+    """What a reader may use. ``recognising`` is called before text in pictures is recognised, since that takes long.
+
+    ``reached`` is told, before an item is given, what share of the source has been read with it, by a reader that gives
+    many; where it is not, all.
+    """
 
     member_bytes: int = 100_000_000
     ocr_languages: str | None = "eng"
     recognising: Callable[[], None] = lambda: None
+    reached: Callable[[float], None] = lambda share: None
+
+    def of_part(self, start: float, end: float) -> Means:
+        """For the reader of what lies in the source between these two shares of it."""
+        return replace(self, reached=lambda share: self.reached(start + (end - start) * share))

@@ -7,7 +7,7 @@ from typing import Any
 
 from embedsvc.errors import DamagedFile
 from embedsvc.readers.decoding import decode
-from embedsvc.readers.items import FieldChoice, Rejected
+from embedsvc.readers.items import FieldChoice, Means, Rejected
 from embedsvc.readers.jsonl import kind, lines, loads
 from embedsvc.readers.rows import TEXT_NAMES, Record, documents, first_field
 from embedsvc.records import Document, Source, make_document
@@ -16,7 +16,7 @@ _LOOKED_AT = 100
 """Records that are looked into for a field with text."""
 
 
-def read_jsonfile(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
+def read_jsonfile(source: Source, fields: FieldChoice, means: Means) -> Iterator[Document | Rejected]:
     """An array of objects: a Document per object. An object with one such array, of records that have text: likewise.
 
     JSON Lines under this suffix are read as such. Anything else is one Document, exactly the file's text, with a note
@@ -29,7 +29,7 @@ def read_jsonfile(source: Source, fields: FieldChoice) -> Iterator[Document | Re
     except (ValueError, RecursionError) as error:  # ValueError: also an integer of thousands of digits
         if _is_lines(decoded.text):
             notes = (*notes, "it holds JSON Lines, and is read as such")
-            yield from documents(source, lines(decoded.text, notes, source), fields)
+            yield from documents(source, lines(decoded.text, notes, source, means), fields)
             return
         why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
         value, notes = None, (*notes, f"it is not JSON ({why}): its text is kept as it is")
@@ -39,7 +39,7 @@ def read_jsonfile(source: Source, fields: FieldChoice) -> Iterator[Document | Re
         return
     if left_out:
         notes = (*notes, f"only its list of records is read, without {', '.join(left_out[:20])}")
-    yield from documents(source, _numbered(source, records, notes), fields, unit="record")
+    yield from documents(source, _numbered(source, records, notes, means), fields, unit="record")
 
 
 def _is_lines(text: str) -> bool:
@@ -75,9 +75,10 @@ def _has_text(records: list[Any], fields: FieldChoice) -> bool:
 
 
 def _numbered(
-    source: Source, records: list[Any], notes: tuple[str, ...]
+    source: Source, records: list[Any], notes: tuple[str, ...], means: Means
 ) -> Iterator[tuple[int, Record, tuple[str, ...]] | Rejected]:
     for number, record in enumerate(records, start=1):
+        means.reached(number / len(records))
         if isinstance(record, dict):
             yield number, record, notes
         else:

@@ -9,24 +9,25 @@ from typing import Any
 
 from embedsvc.errors import DamagedFile
 from embedsvc.readers.decoding import decode
-from embedsvc.readers.items import FieldChoice, Rejected
+from embedsvc.readers.items import FieldChoice, Means, Rejected
 from embedsvc.readers.rows import Record, documents
 from embedsvc.records import Document, Source
 
 
-def read_jsonl(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
+def read_jsonl(source: Source, fields: FieldChoice, means: Means) -> Iterator[Document | Rejected]:
     """A Document or a Rejected per line that is not blank. NaN and Infinity become null: they are no JSON."""
     decoded = decode(source.data, source.uri)
-    yield from documents(source, lines(decoded.text, decoded.notes, source), fields)
+    yield from documents(source, lines(decoded.text, decoded.notes, source, means), fields)
 
 
 def lines(
-    text: str, notes: tuple[str, ...], source: Source
+    text: str, notes: tuple[str, ...], source: Source, means: Means
 ) -> Iterator[tuple[int, Record, tuple[str, ...]] | Rejected]:
     """The record on each line that is not blank."""
-    for number, line in enumerate(_lines(text), start=1):
+    for number, (line, end) in enumerate(_lines(text), start=1):
         if not line.strip():
             continue
+        means.reached(end / len(text))
         try:
             value = loads(line)
             problem = "" if isinstance(value, dict) else f"it is a JSON {kind(value)}, not an object"
@@ -42,13 +43,14 @@ def lines(
             yield number, value, notes
 
 
-def _lines(text: str) -> Iterator[str]:
-    """The lines of ``text``, without a second copy of it. Only "\\n" ends one: strings may hold U+2028 as it is."""
+def _lines(text: str) -> Iterator[tuple[str, int]]:
+    """The lines of ``text``, and where each ends, without a second copy of it. Only "\\n" ends one: strings may hold
+    U+2028 as it is."""
     start = 0
     while start < len(text):
         end = text.find("\n", start)
         end = len(text) if end < 0 else end
-        yield text[start:end]
+        yield text[start:end], end
         start = end + 1
 
 

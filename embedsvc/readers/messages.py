@@ -56,10 +56,14 @@ def documents(source: Source, message: Message, fields: FieldChoice, means: Mean
 
     An attachment that gives no document is an item of its own.
     """
+    pieces = 1 + len(message.attachments)
+    means.reached(1 / pieces)
     yield _mail(source, message)
     depth = source.uri.count(_INTO)
     taken: dict[str, int] = {}
     for number, attachment in enumerate(message.attachments, start=1):
+        start, end = number / pieces, (number + 1) / pieces
+        means.reached(end)
         name = _unique(_file_name(attachment.name) or f"attachment-{number}", taken)
         uri = f"{source.uri}{_INTO}{quote(name, safe='')}"
         if attachment.error:
@@ -68,7 +72,8 @@ def documents(source: Source, message: Message, fields: FieldChoice, means: Mean
             reason = f"{uri}: mails within mails are read {MOST_DEPTH} deep. Save this one as a file of its own."
             yield Rejected(uri, UnsupportedFormat(reason))
         else:
-            yield from _attached(Source(uri, name, attachment.data), attachment.message, fields, means)
+            part = means.of_part(start, end)
+            yield from _attached(Source(uri, name, attachment.data), attachment.message, fields, part)
 
 
 def _mail(source: Source, message: Message) -> Document:

@@ -36,6 +36,7 @@ from embedsvc.readers.frames import (
     receive,
     rejected_from,
     request,
+    share_from,
 )
 from embedsvc.readers.items import FieldChoice, Limits, Rejected
 from embedsvc.readers.scratch import Scratch
@@ -71,6 +72,7 @@ _CLOSED = "the sandbox is closed"
 
 class Sandbox:
     """Reads one source at a time. ``close`` may be called from any thread, and ends a reading that is under way.
+    ``share``: of the source under way, what is read with the item that it gave last; 1 where there is none.
 
     The process is started by the first source. ``command`` does, with its arguments behind it.
     """
@@ -81,6 +83,7 @@ class Sandbox:
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
         self._closed = False
+        self.share = 1.0
 
     def read(self, source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
         """As :func:`~embedsvc.readers.formats.read`.
@@ -96,7 +99,7 @@ class Sandbox:
             worker = self._ready()
             fresh, given = not worker.files, False
             try:
-                for item in worker.read(source, fields):
+                for item, self.share in worker.read(source, fields):
                     given = True
                     yield item
                 return
@@ -107,6 +110,7 @@ class Sandbox:
                 if fresh or given or worker.idle:  # idle: it says so itself, of whatever is the matter
                     raise
             finally:
+                self.share = 1.0
                 if not worker.idle:
                     worker.end()
 
@@ -273,7 +277,8 @@ class _Worker:
 
     # -- a source ------------------------------------------------------------------------------------------------------
 
-    def read(self, source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
+    def read(self, source: Source, fields: FieldChoice) -> Iterator[tuple[Document | Rejected, float]]:
+        """Items, and what share of the source is read with each."""
         self.idle, self._reading = False, True
         self._left = self._limits.timeout_s or math.inf
         self._recognising = False
@@ -311,7 +316,7 @@ class _Worker:
             return _out_of_memory(source, self._limits)
         return _crash(source, f"ended with {self._how()}")
 
-    def _item(self, source: Source) -> Document | Rejected | None:
+    def _item(self, source: Source) -> tuple[Document | Rejected, float] | None:
         """The next item; None at the end. Raises ReadError: what the source ends with instead."""
         while True:
             about, body = receive(self._take)
@@ -323,9 +328,10 @@ class _Worker:
                         if more:
                             raise self._cut_short(more, source)
                         texts.append(part_of_text(body))
-                    return document_from(about, texts[0] if len(texts) == 1 else "".join(texts), source)
+                    text = texts[0] if len(texts) == 1 else "".join(texts)
+                    return document_from(about, text, source), share_from(about)
                 case "rejected":
-                    return rejected_from(about, source)
+                    return rejected_from(about, source), share_from(about)
                 case "recognising":
                     self._give_time()
                 case "log":

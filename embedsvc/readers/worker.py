@@ -41,7 +41,8 @@ def main() -> None:
         if limits.timeout_s:
             cpu_seconds(limits.timeout_s + limits.ocr_timeout_s if limits.ocr_timeout_s else None)
 
-    means = Means(limits.member_mb * _MEGABYTE, limits.ocr_languages, recognising)
+    place = _Place()
+    means = Means(limits.member_mb * _MEGABYTE, limits.ocr_languages, recognising, place.reached)
     held = confine(folder, limits.memory_mb)
     logging.getLogger("embedsvc").addHandler(_ToParent(send))
     send(pack({"kind": "ready", "held": held}))
@@ -54,14 +55,27 @@ def main() -> None:
             cpu_seconds(limits.timeout_s)
         source, fields = requested(about, data)
         del about, data
-        send(pack({"kind": "end"} | _answer(source, fields, means, send)))
+        place.reached(1.0)
+        send(pack({"kind": "end"} | _answer(source, fields, means, place, send)))
 
 
-def _answer(source: Source, fields: FieldChoice, means: Means, send: Callable[[bytes], None]) -> dict[str, str]:
+class _Place:
+    """Where in the source its reader is: the share that is read with the item that it gives next."""
+
+    def __init__(self) -> None:
+        self.share = 1.0
+
+    def reached(self, share: float) -> None:
+        self.share = share
+
+
+def _answer(
+    source: Source, fields: FieldChoice, means: Means, place: _Place, send: Callable[[bytes], None]
+) -> dict[str, str]:
     """Sends what ``source`` gives, as it comes; returns the error that it ended with, if any."""
     try:
         for item in formats.read(source, fields, means):
-            for message in item_messages(item):
+            for message in item_messages(item, place.share):
                 send(message)
         return {}
     except MemoryError:

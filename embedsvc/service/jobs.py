@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ from embedsvc.records import Document, Source
 from embedsvc.service.problems import json_bytes
 from embedsvc.storage import told_of_waiting
 from embedsvc.storage.store import writing
-from embedsvc.tally import Tally, settled
+from embedsvc.tally import Extent, Tally
 
 log = logging.getLogger(__name__)
 
@@ -65,27 +65,23 @@ _INTERRUPTED = "The service stopped before the job was done. What was committed 
 
 @dataclass
 class Pace:
-    """How fast a job goes: ``done`` of ``all``, of whatever its work is measured in. ``left``: by uri, what each input
-    counts for."""
+    """How fast a job goes: ``done`` of ``all``, of whatever its work is measured in."""
 
     all: float
     done: float = 0.0
-    left: dict[str, float] = field(default_factory=dict)
     first: float | None = None
     """That was done before this job, and so says nothing of its pace."""
     began: float = field(default_factory=time.monotonic)
     ended: float | None = None
 
-    def take_in(self, outcome: Outcome) -> None:
-        self.done += settled(self.left, outcome)
-
     def to_dict(self, tokens: int) -> dict[str, float | None]:
         if not self.all:
-            return {"seconds": None, "tokens_per_s": None, "eta_s": None}
+            return {"progress": None, "seconds": None, "tokens_per_s": None, "eta_s": None}
         seconds = (self.ended or time.monotonic()) - self.began
         now = self.done - (self.first or 0.0)
         eta = seconds * (self.all - self.done) / now if now and self.ended is None else None
         return {
+            "progress": round(min(1.0, self.done / self.all), 4),
             "seconds": round(seconds, 3),
             "tokens_per_s": round(tokens / seconds, 1) if tokens and seconds else None,
             "eta_s": None if eta is None else round(eta, 1),
@@ -147,8 +143,6 @@ class _Job:
 
     def take_in(self, outcome: Outcome) -> None:
         self.tally.take_in(outcome)
-        if self.pace is not None:
-            self.pace.take_in(outcome)
         if outcome.like is not None and len(self.alike) < _LISTED:
             self.alike.append({"uri": outcome.uri, "like": outcome.like.uri, "similarity": outcome.like.similarity})
         if outcome.status in _FAILED and len(self.failures) < _LISTED:
@@ -332,14 +326,16 @@ class Jobs:
                     if self._stopping.is_set():
                         break
                     self._encoders[job.collection] = opened.encoder
+                extent = Extent({item.uri: _size(item) for item in job.items})
                 outcomes = ingest_items(
                     opened.collection,
                     opened.encoder,
-                    self._start(job),
+                    self._start(job, extent.all),
                     job.fields,
                     fold=False,
                     duplicates=job.duplicates,
                     ahead=job.items,
+                    progress=partial(self._went_on, job, extent),
                 )
                 with writing(self._folder):
                     report = (self._folder / f"{job.id}{_REPORT}").open("wb", buffering=0)
@@ -349,8 +345,7 @@ class Jobs:
                         with writing(self._folder):
                             report.write(json_bytes(outcome_dict(outcome)) + b"\n")
                         self.inputs[job.collection, outcome.status] += 1
-                        if time.monotonic() - job.saved > _SAVE_SECONDS:
-                            self._save(job)
+                        self._save_now_and_then(job)
                 return ("interrupted", _INTERRUPTED) if self._stopping.is_set() else ("done", None)
             except CancelledError:  # the encoder was closed: the service stops
                 break
@@ -376,23 +371,27 @@ class Jobs:
             if job.pace is None:
                 job.pace = Pace(of, done, first=done)
             job.pace.done, job.pace.all = done, of
-            if time.monotonic() - job.saved > _SAVE_SECONDS:
-                self._save(job)
+            self._save_now_and_then(job)
 
         job.status, job.started = "running", job.started or _now()
         self._save(job)
         job.result = work(told)
         return "done", None
 
-    def _start(self, job: _Job) -> Iterator[Item]:
+    def _start(self, job: _Job, size: float) -> Iterator[Item]:
         # Asked for the first item only once the right to write is there.
-        sizes = {item.uri: _size(item) for item in job.items}
-        job.status, job.started, job.pace = "running", _now(), Pace(sum(sizes.values()), left=sizes)
+        job.status, job.started, job.pace = "running", _now(), Pace(size)
         self._save(job)
         for item in job.items:
             if self._stopping.is_set():
                 return
             yield item
+
+    def _went_on(self, job: _Job, extent: Extent, shares: Mapping[str, float], _: int) -> None:
+        extent.take_in(shares)
+        if job.pace is not None:
+            job.pace.done = extent.done
+        self._save_now_and_then(job)
 
     def _waits(self, job: _Job, message: str | None) -> None:
         status: JobStatus = "waiting" if message else "running" if job.started else "queued"
@@ -410,6 +409,8 @@ class Jobs:
         job.items, job.work = (), None
         if job.pace is not None:
             job.pace.ended = time.monotonic()
+            if status == "done":
+                job.pace.done = job.pace.all
         try:
             self._save(job)
         except StorageFailure as failure:
@@ -424,6 +425,10 @@ class Jobs:
         """Raises StorageFailure."""
         self._write(job)
         self._save_ended()
+
+    def _save_now_and_then(self, job: _Job) -> None:
+        if time.monotonic() - job.saved > _SAVE_SECONDS:
+            self._save(job)
 
     def _save_ended(self) -> None:
         for ended in list(self._unsaved.values()):

@@ -644,9 +644,13 @@ class JobOut(BaseModel):
     passages: int = Field(description="Of the inputs so far.")
     tokens: int
     encoded_tokens: int = Field(description="The encoder was given; text whose vectors were known it is not.")
+    progress: float | None = Field(
+        description="The share that is done, from 0 to 1, by bytes (of a migration: documents); it also moves within a "
+        "file of many documents, and within a large one. null where that is not known."
+    )
     seconds: float | None = Field(description="Since it is running.")
     tokens_per_s: float | None = Field(description="Encoded.")
-    eta_s: float | None = Field(description="Seconds that are left, by the share of bytes or documents that is done.")
+    eta_s: float | None = Field(description="Seconds that are left, by `progress`.")
     result: _JSON | None = Field(description="Of another job than one that puts documents in: what it came to.")
     error: str | None = Field(description="Why the job as a whole failed or was interrupted.")
     created: str

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,6 +17,7 @@ from embedsvc.records import Chunking, Contract, Metadata, Tuned
 from embedsvc.storage.durability import fsync_path
 from embedsvc.storage.store import (
     ABOUT,
+    ADDED,
     FORMAT,
     KEYS,
     TUNED,
@@ -96,10 +98,42 @@ def read_exported(file: Path) -> Exported:
         raise DamagedFile(f"{file} is a Parquet file, but not one that `embedsvc collections export` wrote.") from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DamagedFile(
-            f"{file} is not a whole export of a collection: {error}. Export the collection again."
+            f"{file} is not a whole export of a collection: {_why(error)}. Export the collection again."
         ) from error
     schema = passage_schema(parsed[0].dimension, finer=parsed[1].finer > 0)
+    _check_columns(file, parquet.schema_arrow.names, schema.names)
     return Exported(*parsed, tuned, about, _tables(file, parquet, schema))
+
+
+def _check_columns(file: Path, there: Sequence[str], wanted: Sequence[str]) -> None:
+    lacking = [name for name in wanted if name not in there and name not in ADDED]
+    strange = [name for name in there if name not in wanted]
+    if lacking or strange:
+        what = [f"it lacks the column(s) {', '.join(lacking)}"] * bool(lacking)
+        what += [f"it has the column(s) {', '.join(strange)}, which no export has"] * bool(strange)
+        raise DamagedFile(
+            f"{file} was changed since it was exported: {'; '.join(what)}. Import the file as it was, or index it with "
+            "embedsvc index."
+        )
+
+
+def _check_metadata(column: pa.ChunkedArray) -> None:
+    """Raises ValueError, TypeError: some of it is no JSON."""
+    for text in column.drop_null().unique().to_pylist():
+        try:
+            json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"metadata in it are no JSON ({error})") from None
+
+
+def _check_vectors(column: pa.ChunkedArray) -> None:
+    """Raises ValueError: some would be stored, and found by `verify` at the earliest."""
+    if not np.isfinite(column.combine_chunks().flatten().to_numpy(zero_copy_only=False)).all():
+        raise ValueError("a vector in it has a value that is no finite number")
+
+
+def _why(error: Exception) -> str:
+    return str(error).rstrip(".")
 
 
 def _tables(file: Path, parquet: pq.ParquetFile, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -107,9 +141,11 @@ def _tables(file: Path, parquet: pq.ParquetFile, schema: pa.Schema) -> Iterator[
         held: pa.Table | None = None
         for batch in parquet.iter_batches(batch_size=_ROWS_PER_GROUP):
             table = with_turns(with_text_hashes(pa.Table.from_batches([batch]).replace_schema_metadata(None)))
+            _check_metadata(table["metadata"])
             at = table.column_names.index("metadata")
             json_column = pa.ExtensionArray.from_storage(pa.json_(), table["metadata"].combine_chunks())
-            table = table.set_column(at, "metadata", json_column).cast(schema)
+            table = table.set_column(at, "metadata", json_column).select(schema.names).cast(schema)
+            _check_vectors(table["vector"])
             held = table if held is None else pa.concat_tables([held, table])
             # The last document of a batch may go on in the next one.
             last = held["document_id"][-1]
@@ -119,5 +155,5 @@ def _tables(file: Path, parquet: pq.ParquetFile, schema: pa.Schema) -> Iterator[
                 held = held.filter(inside)
         if held is not None:
             yield held
-    except (OSError, ValueError) as error:
-        raise DamagedFile(f"{file} is damaged: {error}. Export the collection again.") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise DamagedFile(f"{file} is damaged: {_why(error)}. Export the collection again.") from error

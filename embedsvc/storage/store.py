@@ -256,6 +256,10 @@ def embedded_hash(what: Embedded) -> int:
     return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "little", signed=True)
 
 
+ADDED = frozenset({_TURNS.name, _TEXT_HASH.name})
+"""Columns that what was stored or exported before they came does not have: these two put them in."""
+
+
 def with_turns(rows: pa.Table) -> pa.Table:
     """``rows`` with that column in its place, empty where they had none."""
     if _TURNS.name in rows.column_names:

@@ -74,6 +74,16 @@ def ending() -> bool:
     return _ending.is_set()
 
 
+_code = 0
+"""With which the process is about to end: Python does not tell it to what runs at exit."""
+
+
+def will_leave(code: int | str | None) -> None:
+    """Says so before: ``code`` as SystemExit has it, a text is a failure."""
+    global _code
+    _code = int(code is not None) if not isinstance(code, int) else code
+
+
 def leave(code: int) -> NoReturn:
     """Ends the process once its background work had a moment to end."""
     _give_up()
@@ -91,7 +101,7 @@ def _give_up() -> bool:
 @atexit.register
 def _end() -> None:
     if not _give_up():
-        _exit(1 if getattr(sys, "last_value", None) else 0)
+        _exit(1 if getattr(sys, "last_value", None) else _code)
 
 
 def _exit(code: int) -> NoReturn:

@@ -217,7 +217,7 @@ async function ingest(collection, files, report) {
     for (let look = 0; ; look += 1) {
       const job = await ask(`v1/jobs/${encodeURIComponent(id)}`);
       const through = Object.values(job.counts).reduce((sum, count) => sum + count, 0);
-      move(done + size * (0.3 + 0.7 * Math.min(1, through / Math.max(1, job.total))));
+      move(done + size * (0.3 + 0.7 * (job.progress ?? 0)));
       passages = seen + job.passages;
       said.textContent = saidOf(job, through);
       if (!["queued", "waiting", "running"].includes(job.status)) {

@@ -56,6 +56,7 @@ JOB = {
     "passages": 12,
     "tokens": 4410,
     "encoded_tokens": 4410,
+    "progress": 0.6721,
     "seconds": 0.82,
     "tokens_per_s": 5378.0,
     "eta_s": 0.4,
