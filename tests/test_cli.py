@@ -319,7 +319,7 @@ def test_search_options_reach_the_search(run: Run, library: Path) -> None:
     for narrow in (["--narrow"], ["--narrow-tokens", 1]):
         narrowed = run("search", "planets", "--explain", *narrow, *flags).json
         assert "narrow" in [step["stage"] for step in narrowed["explain"]["stages"]]
-    refused(run("search", "planets", "--narrow-tokens", 0, *flags), 2, "narrow is 0 tokens")
+    refused(run("search", "planets", "--narrow-tokens", 0, *flags), 2, "--narrow-tokens is 0 tokens")
     filtered = run("search", "health", "--filter", "metadata.year >= 2020", *flags).json
     assert [hit["metadata"] for hit in filtered["hits"]] == [{"year": 2020}]
     assert run("search", "planets", "--min-score", 1.1, *flags).json["hits"] == []
