@@ -317,8 +317,8 @@ def test_the_commands_of_tables_work(home: Shell) -> None:
 
 def test_the_bytes_of_a_text_are_looked_for(home: Shell) -> None:
     (look,) = commands("docs/operations.md", "At 3 a.m.", "table")
-    word = look.replace("WORD", "copper")
-    home.says(word)
-    home.says("embedsvc documents delete NAME BEIR_DIR/corpus.jsonl")
+    grep = look.replace("WORD", "administrator")
+    home.says(grep)
+    home.says("embedsvc documents delete NAME docs/power.md docs/copy.md")
     home.says("embedsvc collections compact NAME")
-    assert home.run(word).returncode == 1
+    assert home.run(grep).returncode == 1
