@@ -50,7 +50,8 @@ class Shell:
             cwd=self.folder,
             env=self.environment | environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
 
