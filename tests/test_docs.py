@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from embedsvc.config import Settings
 from tests.conftest import write_tree
 from tests.examples import examples, examples_apart
 from tests.server import server, until
+from tests.snippets import commands, snippets
 
 DOCS = Path(__file__).parent.parent / "docs"
 HANDBOOK = {
@@ -70,6 +72,9 @@ def test_the_examples_and_settings_of_agents_work(tmp_path: Path, capsys: pytest
     text = (DOCS / "mcp.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```json\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert len(blocks) == 4
+    (shortest,) = [each.text for each in snippets("README.md", "table") if each.text.startswith("embedsvc mcp")]
+    command, *arguments = shortest.split()
+    blocks.append(json.dumps({"mcpServers": {"documents": {"command": command, "args": arguments}}}))
 
     async def tools(at: Client) -> list[str]:
         async with at as client:
@@ -117,3 +122,44 @@ def test_the_examples_of_the_integrations_run(
     assert "The office books trains." in said
     assert said.count("Bees make honey.") == 2
     assert "'legs': 6" in said
+
+
+CLAUDE = """#!{python}
+import argparse, json, sys
+parser = argparse.ArgumentParser("claude mcp add")  # as Claude Code takes it: options before the name
+parser.add_argument("--transport", choices=["stdio", "http", "sse"], default="stdio")
+parser.add_argument("name")
+parser.add_argument("command_or_url")
+parser.add_argument("arguments", nargs=argparse.REMAINDER)
+assert sys.argv[1:3] == ["mcp", "add"]
+print(json.dumps(vars(parser.parse_args(sys.argv[3:]))))
+"""
+
+
+def test_claude_starts_what_it_is_told_to_add(tmp_path: Path) -> None:
+    """A ``claude`` that says what it understood, and the official client, which starts exactly that and asks it."""
+    stand_in = tmp_path / "claude"
+    stand_in.write_text(CLAUDE.format(python=sys.executable), encoding="utf-8")
+    stand_in.chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:/usr/bin:/bin"
+
+    async def found(at: Client) -> str:
+        async with at as client:
+            answer = await client.call_tool("search", {"query": "how do refunds work?"})
+            return str(answer.structured_content["results"][0]["text"])
+
+    with server(tmp_path / "data") as running:
+        document = {"id": "refunds", "text": HANDBOOK["refunds.md"], "title": "Refunds"}
+        running.http.post("/v1/collections/handbook/documents", json={"documents": [document]})
+        until(lambda: running.http.get("/v1/collections/handbook").json()["documents"])
+        lines = commands("docs/mcp.md")
+        assert len(lines) == 2
+        for line in lines:
+            here = line.replace("http://localhost:8080", running.url).replace("/srv/indexes", str(tmp_path / "data"))
+            done = subprocess.run(["/bin/bash", "-c", here], env={"PATH": path}, capture_output=True, check=True)
+            told = json.loads(done.stdout)
+            at: str | StdioServerParameters = told["command_or_url"]
+            if told["transport"] == "stdio":
+                environment = {"PATH": path, "PYTHONPATH": str(DOCS.parent)}
+                at = StdioServerParameters(command=at, args=told["arguments"], env=environment)
+            assert "Money is paid back" in asyncio.run(found(Client(at)))

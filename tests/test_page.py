@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import re
 import shutil
 import subprocess
@@ -48,6 +49,12 @@ HANDBOOK: list[dict[str, Any]] = [
         "metadata": {EVIL: EVIL},
     },
     {"id": "long", "uri": "geese.txt", "title": "Geese", "text": LONG},
+]
+
+UPLOADED: list[Any] = [
+    {"name": "moon.md", "mimeType": "text/markdown", "buffer": b"# Moon\n\nThe moon pulls at the sea."},
+    {"name": "broken.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7 no more than that"},
+    {"name": "<b>huge</b>.txt", "mimeType": "text/plain", "buffer": b"x" * 1_100_000},
 ]
 
 
@@ -303,13 +310,7 @@ def test_the_keyboard_is_enough(opened: Callable[..., Page]) -> None:
 
 def test_files_are_put_in_and_told_of(opened: Callable[..., Page]) -> None:
     page = opened("?view=add&c=uploads")
-    page.locator("#files").set_input_files(
-        [
-            {"name": "moon.md", "mimeType": "text/markdown", "buffer": b"# Moon\n\nThe moon pulls at the sea."},
-            {"name": "broken.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7 no more than that"},
-            {"name": "<b>huge</b>.txt", "mimeType": "text/plain", "buffer": b"x" * 1_100_000},
-        ]
-    )
+    page.locator("#files").set_input_files(UPLOADED)
     report = page.locator("#report")
     expect(report.get_by_role("link", name="Search it")).to_be_visible()
     expect(report.locator(".said")).to_contain_text("1 indexed")
@@ -320,6 +321,8 @@ def test_files_are_put_in_and_told_of(opened: Callable[..., Page]) -> None:
     report.get_by_role("link", name="Search it").click()
     ask(page, "what pulls at the sea?")
     assert hit_titles(page) == ["Moon"]
+    page.goto("/?c=uploads")
+    expect(page.locator(".about")).to_have_text("1 document, 1 passage in uploads")
 
 
 def test_a_service_that_goes_away_while_files_are_sent_is_told_of(opened: Callable[..., Page]) -> None:
@@ -469,6 +472,14 @@ def ran(program: str) -> str:
 
 # -- for everybody -----------------------------------------------------------------------------------------------------
 
+FAILURES: dict[str, tuple[str, str, Callable[[Route], None]]] = {
+    "service down": ("**/search", "?c=handbook&q=bread", lambda route: route.abort()),
+    "server error": ("**/search", "?c=handbook&q=bread", lambda route: route.fulfill(status=500, body="<h1>no</h1>")),
+    "no key": ("**/v1/**", "?c=handbook&q=bread", lambda route: route.fulfill(status=401, json={"title": "No key"})),
+    "nothing yet": ("**/v1/collections", "", lambda route: route.fulfill(json={"collections": []})),
+    "document gone": ("**/nothing", "?view=documents&c=handbook&doc=nobody", lambda route: route.continue_()),
+    "bad filter": ("**/nothing", "?c=handbook&q=bread&filter=metadata.year+%3E", lambda route: route.continue_()),
+}
 VIEWS = {
     "home": ("", "h1:visible"),
     "hits": ("?c=handbook&q=power+failure", ".hit"),
@@ -494,6 +505,21 @@ def test_axe_finds_nothing(opened: Callable[..., Page], scheme: str) -> None:
         found[name] = violations(page, only)
     page.keyboard.press("?")
     found["help"] = violations(page, only)
+    page.keyboard.press("Escape")
+    for name in ("API", "Key"):
+        page.get_by_role("button", name=name, exact=True).click()
+        found[name] = violations(page, only)
+        page.keyboard.press("Escape")
+    page.goto("/?view=add&c=axe")
+    page.locator("#files").set_input_files(UPLOADED)
+    expect(page.locator("#report").get_by_role("link", name="Search it")).to_be_visible()
+    found["report"] = violations(page, only)
+    for name, (pattern, address, answer) in FAILURES.items():
+        page.route(pattern, answer)
+        page.goto(f"/{address}")
+        expect(page.locator(".problem, .zone").first).to_be_visible()
+        found[name] = violations(page, only)
+        page.unroute(pattern)
     assert {name: each for name, each in found.items() if each} == {}
 
 
@@ -505,13 +531,130 @@ def violations(page: Page, options: dict[str, Any] | None) -> list[str]:
 def test_a_phone_shows_all_without_scrolling_sideways(opened: Callable[..., Page]) -> None:
     page = opened(viewport={"width": 360, "height": 700}, has_touch=True, is_mobile=True)
     for address, sign in VIEWS.values():
-        page.goto(f"/{address}")
-        page.locator(sign).first.wait_for()
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= 360, address
-        expect(page.get_by_role("button", name="Help")).to_be_in_viewport(ratio=0 if "doc=" in address else 1)
+        for width in (320, 360):
+            page.set_viewport_size({"width": width, "height": 700})
+            page.goto(f"/{address}")
+            page.locator(sign).first.wait_for()
+            expect(page.locator("body.busy")).to_have_count(0)
+            assert page.evaluate("() => document.documentElement.scrollWidth") <= width, address
+            covered = "doc=" in address  # by the document
+            expect(page.get_by_role("button", name="Help")).to_be_in_viewport(ratio=0 if covered else 1)
+            for view in page.locator("nav a").all():
+                expect(view).to_be_in_viewport(ratio=0 if covered else 1)
+        assert violations(page, {"runOnly": ["target-size"]}) == [], address  # WCAG 2.2 AA: 24 px, or as far apart
     page.goto(f"/{VIEWS['document'][0]}")
     box = page.locator("#reader").bounding_box()
     assert box
     assert (box["x"], box["width"]) == (0, 360)
     page.get_by_role("button", name="Close the document").tap()
     expect(page.locator(".hit").first).to_be_in_viewport()
+
+
+# -- what Lighthouse would look at (docs/page.md has the list) ---------------------------------------------------------
+
+TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml; charset=utf-8"}
+TYPES[".js"] = "text/javascript; charset=utf-8"
+SHIFTS = """
+window.shifts = [];
+new PerformanceObserver((seen) => {
+  for (const each of seen.getEntries())
+    if (!each.hadRecentInput) window.shifts.push([each.value, ...each.sources.map((from) => from.node?.className)]);
+}).observe({ type: "layout-shift", buffered: true });
+"""
+
+
+def test_files_say_what_they_are_and_may_be_kept(running: Server) -> None:
+    for name in FILES:
+        answer = running.http.get("/" if name == "index.html" else f"/page/{name}")
+        assert answer.headers["content-type"] == TYPES[name[name.index(".") :]]
+        assert answer.headers["cache-control"] == "no-cache", "kept, and asked for by its ETag"
+        assert answer.headers["vary"].lower() == "accept-encoding"
+
+
+def test_each_view_has_a_title_a_heading_and_no_complaint(opened: Callable[..., Page]) -> None:
+    page = opened()
+    said: list[str] = []
+    page.on("console", lambda each: said.append(each.text) if each.type in ("error", "warning") else None)
+    html, description = page.locator("html"), page.locator("meta[name=description]")
+    assert (html.get_attribute("lang"), len(description.get_attribute("content") or "") > 40) == ("en", True)
+    scale = page.locator("meta[name=viewport]").get_attribute("content")
+    assert scale == "width=device-width, initial-scale=1", "and it may be made larger"
+    titles = set()
+    for name in ("home", "hits", "collections", "documents", "add"):
+        address, sign = VIEWS[name]
+        page.goto(f"/{address}")
+        page.locator(sign).first.wait_for()
+        expect(page.get_by_role("heading", level=1)).to_have_count(1)
+        levels = [int(each[1]) for each in page.locator("h1, h2, h3, h4").evaluate_all(SHOWN_TAGS)]
+        assert levels[0] == 1
+        assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), (name, levels)
+        titles.add(page.title())
+    assert len(titles) == 5
+    assert said == []
+
+
+SHOWN_TAGS = "(all) => all.filter((each) => each.checkVisibility()).map((each) => each.tagName)"
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_nothing_jumps(opened: Callable[..., Page], width: int) -> None:
+    page = opened(viewport={"width": width, "height": 800})
+    page.add_init_script(SHIFTS)
+    for address, sign in (VIEWS["home"], VIEWS["hits"], VIEWS["collections"]):
+        page.goto(f"/{address}")
+        page.locator(sign).first.wait_for()
+        if "q=" in address:
+            page.locator(".hit mark").first.wait_for()
+        ask_again = page.locator("#q")
+        if ask_again.is_visible():
+            ask(page, "what do I start after a power failure?")
+            page.locator(".hit mark").first.wait_for()
+        shifts = page.evaluate("() => new Promise((done) => setTimeout(() => done(window.shifts), 100))")
+        assert sum(each[0] for each in shifts) < 0.1, (address, shifts)
+
+
+FOCUSED = """() => {
+  const at = document.activeElement;
+  const seen = at.matches(".open") ? at.closest(".hit") : (at.labels?.[0] ?? at);
+  const { x, y, height } = (at.labels?.[0] ?? at).getBoundingClientRect();
+  const clip = seen.getBoundingClientRect();
+  const [left, top] = [Math.max(clip.x - 20, 0), Math.max(clip.y - 8, 0)];
+  return [
+    { name: at.id || at.textContent.trim().slice(0, 30), x, y: y + scrollY, height },
+    { x: left, y: top, width: clip.right + 20 - left, height: clip.bottom + 8 - top },
+  ];
+}"""
+"""Which element has the focus and where, and the part of the window in which that would be seen."""
+
+
+def test_the_keys_focus_is_seen_and_goes_down_the_page(opened: Callable[..., Page]) -> None:
+    for width in (1280, 360):
+        page = opened(
+            "?c=handbook&q=power+failure&k=5", viewport={"width": width, "height": 900}, reduced_motion="reduce"
+        )
+        page.locator(".hit mark").first.wait_for()
+        page.evaluate("() => document.activeElement.blur()")
+        stops = []
+        for _ in range(16):
+            page.keyboard.press("Tab")
+            place, clip = page.evaluate(FOCUSED)
+            focused = page.screenshot(clip=clip)  # type: ignore[arg-type]
+            page.evaluate("() => document.activeElement.blur()")
+            assert page.screenshot(clip=clip) != focused, f"{place['name']} looks the same with the focus"  # type: ignore[arg-type]
+            stops.append(place)
+        assert len({(each["x"], each["y"]) for each in stops}) == len(stops)
+        for before, after in itertools.pairwise(stops[1:]):  # the first is the link to skip the bar
+            down = after["y"] >= before["y"] + before["height"] - 8
+            right = after["y"] > before["y"] - 16 and after["x"] > before["x"]
+            assert down or right, f"at {width} px {after['name']} follows {before['name']}"
+
+
+@pytest.mark.parametrize(("wanted", "moves"), [("reduce", False), ("no-preference", True)])
+def test_who_wants_no_motion_has_none(opened: Callable[..., Page], wanted: str, moves: bool) -> None:
+    page = opened("?c=handbook", reduced_motion=wanted)
+    page.route("**/search", lambda route: None)  # no answer
+    page.locator("#q").fill("bread")
+    page.keyboard.press("Enter")
+    page.locator("body.busy").wait_for()
+    assert bool(page.evaluate("() => document.getAnimations().length")) == moves
+    page.unroute("**/search")

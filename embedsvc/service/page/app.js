@@ -3,7 +3,7 @@
 import * as address from "./address.js";
 import { key, setKey } from "./api.js";
 import { collectionsView, documentsView, list } from "./collections.js";
-import { $, el, number } from "./dom.js";
+import { $, el, plural } from "./dom.js";
 import { filesOf, ingestView, intoName, problemView } from "./ingest.js";
 import * as reader from "./reader.js";
 import { answerView, mark as markHits, search } from "./search.js";
@@ -137,7 +137,7 @@ function about(all, name) {
   return el(
     "p",
     { class: "about" },
-    documents === undefined ? "" : `${number(documents)} documents, ${number(passages)} passages in ${name}`,
+    documents === undefined ? "" : `${plural(documents, "document")}, ${plural(passages, "passage")} in ${name}`,
   );
 }
 
