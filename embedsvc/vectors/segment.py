@@ -18,6 +18,7 @@ import numpy.typing as npt
 from embedsvc.config import memory_bytes
 from embedsvc.vectors.faiss_module import faiss_module
 from embedsvc.vectors.kinds import KINDS, Bitmap, Effort, Positions, scan_codes
+from embedsvc.vectors.mapping import let_go
 from embedsvc.vectors.recall import Floats, K, Recall, nearest
 
 RowIds = npt.NDArray[np.int64]
@@ -27,7 +28,7 @@ FLAT = "flat"
 """Kind of a segment without codes: every vector is looked at."""
 _EXACT_ROWS = 4096
 """Up to so many allowed rows are all scored: 1 ms, and exact."""
-_BLOCK = 50_000
+_BLOCK = 10_000
 _MEMORY_PARTS = 8
 """Vectors that take more than one of so many parts of the memory are not expected to be in it: asking for them costs
 1 us each where they are (docs/indexes.md)."""
@@ -158,8 +159,10 @@ class Segment:
             return found
         return kind.scan(self.codes, queries, count, bitmap)
 
-    def exact(self, queries: Floats, k: int, allowed: Allowed | None) -> tuple[RowIds, Floats]:
-        """The exact answer, some of the rows at a time."""
+    def exact(
+        self, queries: Floats, k: int, allowed: Allowed | None, *, in_passing: bool = False
+    ) -> tuple[RowIds, Floats]:
+        """The exact answer, some of the rows at a time. ``in_passing``: their vectors are not kept in memory."""
         positions = None if allowed is None else np.flatnonzero(allowed.mask)
         there = len(self) if positions is None else len(positions)
         found = none_found(queries)
@@ -168,6 +171,8 @@ class Segment:
             if positions is not None:
                 part = positions[part]
             found = nearer(found, queries, self.row_ids[part], self.vectors[part], k, self.copies)
+            if in_passing:
+                let_go(self.vectors)
         return found
 
     def _scored(self, queries: Floats, positions: Positions) -> Floats:
