@@ -61,6 +61,8 @@ class Fresh:
 
     def rows(self) -> tuple[RowIds, Floats]:
         """Row ids (n,) and vectors (n, dimension) of those that are there."""
+        if self.alive.all():
+            return self.row_ids, self.vectors
         return self.row_ids[self.alive], self.vectors[self.alive]
 
     def changed(self, row_ids: RowIds, vectors: Floats, gone: RowIds) -> Fresh:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsvc.vectors.faiss_module import faiss_module
-from embedsvc.vectors.mapping import let_go
+from embedsvc.vectors.mapping import let_go, rows_of
 from embedsvc.vectors.recall import Floats
 
 Positions = npt.NDArray[np.int64]
@@ -71,9 +71,7 @@ def sample(vectors: Floats, count: int) -> Floats:
     if len(vectors) <= count:
         return np.ascontiguousarray(vectors, np.float32)
     chosen = np.sort(np.random.default_rng(0).choice(len(vectors), count, replace=False))
-    some = np.ascontiguousarray(vectors[chosen], np.float32)
-    let_go(vectors)
-    return some
+    return rows_of(vectors, chosen)
 
 
 def _selector(allowed: Bitmap | None) -> dict[str, Any]:

@@ -5,8 +5,23 @@ from __future__ import annotations
 import mmap
 
 import numpy as np
+import numpy.typing as npt
 
 from embedsvc.vectors.recall import Floats
+
+_BLOCK = 10_000
+"""Vectors that are mapped at a time."""
+
+
+def rows_of(vectors: Floats, positions: npt.NDArray[np.integer]) -> Floats:
+    """A copy (m, dimension) of the ``vectors`` (n, dimension) at sorted ``positions`` (m,). The system maps 64 KB around
+    each one that is read, and of a few thousand all there are: they are let go of as it goes on."""
+    rows = np.empty((len(positions), vectors.shape[1]), np.float32)
+    for start in range(0, len(vectors), _BLOCK):
+        here = slice(*np.searchsorted(positions, (start, start + _BLOCK)))
+        rows[here] = vectors[positions[here]]
+        let_go(vectors)
+    return rows
 
 
 def let_go(vectors: Floats) -> None:

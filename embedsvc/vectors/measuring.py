@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from embedsvc.vectors.kinds import HNSW8, KINDS, Effort
-from embedsvc.vectors.mapping import let_go
+from embedsvc.vectors.mapping import let_go, rows_of
 from embedsvc.vectors.recall import Floats, K, Recall, estimate, shares
 from embedsvc.vectors.segment import Allowed, Segment
 
@@ -85,8 +85,7 @@ def stand_ins(vectors: Floats, kind: str, among: int, count: int = SAMPLE, seed:
     """
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(vectors), min(10 * count, len(vectors)), replace=False)
-    several = vectors[np.sort(chosen)]
-    let_go(vectors)
+    several = rows_of(vectors, np.sort(chosen))
     first = np.sort(np.unique(several, axis=0, return_index=True)[1])
     rows = several[first[:: max(1, len(first) // count)][:count]]
     decades = math.log10(among)
