@@ -14,8 +14,8 @@ _BLOCK = 10_000
 
 
 def rows_of(vectors: Floats, positions: npt.NDArray[np.integer]) -> Floats:
-    """A copy (m, dimension) of the ``vectors`` (n, dimension) at sorted ``positions`` (m,). The system maps 64 KB around
-    each one that is read, and of a few thousand all there are: they are let go of as it goes on."""
+    """A copy (m, dimension) of the ``vectors`` (n, dimension) at sorted ``positions`` (m,). The system maps up
+    to 2 MB around each one that is read, so of a hundred all there are: they are let go of as it goes on."""
     rows = np.empty((len(positions), vectors.shape[1]), np.float32)
     for start in range(0, len(vectors), _BLOCK):
         here = slice(*np.searchsorted(positions, (start, start + _BLOCK)))

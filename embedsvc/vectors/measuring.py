@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from embedsvc.vectors.kinds import HNSW8, KINDS, Effort
-from embedsvc.vectors.mapping import let_go, rows_of
+from embedsvc.vectors.mapping import rows_of
 from embedsvc.vectors.recall import Floats, K, Recall, estimate, shares
 from embedsvc.vectors.segment import Allowed, Segment
 
 SAMPLE = 1000
 """Queries that recall is measured with."""
-_AT_ONCE = 20
-"""Of them, that are asked before what they read of the vectors is let go: the system maps 64 KB around each of their
-candidates, 25 MB, and of a thousand queries all vectors."""
+_AT_ONCE = 100
+"""Of them, whose candidates' vectors are in memory at a time."""
 FEWEST = 200
 """Real queries that an effort is chosen by, at least: of fewer, not even a perfect sample could show a usual target."""
 _OTHER, _OTHER_PER_DECADE, _OTHER_LEAST = 0.56, 0.045, 0.3
@@ -39,8 +38,7 @@ class Questions:
         found = []
         for start in range(0, max(1, len(self.queries)), _AT_ONCE):
             some = self.queries[start : start + _AT_ONCE]
-            found.append(segment.search(some, K, self.allowed, effort)[1])
-            let_go(segment.vectors)
+            found.append(segment.search(some, K, self.allowed, effort, in_passing=True)[1])
         return estimate(shares(np.concatenate(found), self.truth))
 
 
