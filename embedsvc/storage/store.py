@@ -64,6 +64,7 @@ _MANY_FRAGMENTS = 64
 _TAIL_SHARE = 0.1
 """Fragments are folded together once all but the largest hold this share of the rows. Reading 16 passages took 4.7 ms
 from 18 fragments, 1.5 ms from one; and no row is rewritten more than about ten times as a collection grows."""
+_REPLACED = "_row_created_at_version < _row_last_updated_at_version"
 _TEXTS_TOGETHER, _TEXTS_SHARE, _TEXTS_GROWTH = 20_000, 1 / 8, 4
 """Passages that a segment of the text index is written of anew, at most, or the share of all passages where that is
 more: each takes 2.6 KB of memory meanwhile (20,000: 55 MB). And how many times as large as what is new a segment may be
@@ -708,7 +709,8 @@ class Store:
         def work(dataset: lance.LanceDataset) -> None:
             rows = {fragment.fragment_id: fragment.count_rows() for fragment in dataset.get_fragments()}
             # Lance puts only such fragments together as lie in the same segment of the text index, or in none.
-            largest = [max(segment, default=0) for segment in _text_segments(dataset, rows)]
+            segments = _text_segments(dataset)
+            largest = [max((rows.get(id, 0) for id in segment), default=0) for segment in segments]
             tail = sum(rows.values()) - sum(largest)
             is_scattered = len(rows) - len(largest) > _MANY_FRAGMENTS or tail > _TAIL_SHARE * sum(rows.values())
             has_deleted = any(fragment.num_deletions for fragment in dataset.get_fragments())
@@ -1327,17 +1329,24 @@ def _tuned_of(dataset: lance.LanceDataset) -> Tuned:
     return Tuned() if fusion is None else Tuned(Fusion(**json.loads(fusion)))
 
 
-def _text_segments(dataset: lance.LanceDataset, rows: Mapping[int, int]) -> list[list[int]]:
-    """How many ``rows`` the fragments hold that a segment of the text index is made of, oldest segment first."""
+def _text_segments(dataset: lance.LanceDataset) -> list[set[int]]:
+    """The ids of the fragments that each segment of the text index is made of, oldest segment first."""
     found = [index.segments for index in dataset.describe_indices() if index.name == _TEXT_INDEX]
-    return [[rows.get(id, 0) for id in segment.fragment_ids] for segments in found for segment in segments]
+    return [set(segment.fragment_ids) for segments in found for segment in segments]
 
 
 def _extend_text_index(dataset: lance.LanceDataset) -> None:
     """Has the text index cover all rows: the new ones, with those of its newest segments that are not much larger, in a
-    segment. So as many are written anew at a time as there is memory for, and there are never many segments."""
-    rows = {fragment.fragment_id: fragment.count_rows() for fragment in dataset.get_fragments()}
-    held = [sum(segment) for segment in _text_segments(dataset, rows)]
+    segment. So as many are written anew at a time as there is memory for, and there are never many segments. Where rows
+    were replaced, all of it is: they keep their ids, by which a segment that stays would find their old words."""
+    fragments = dataset.get_fragments()
+    rows = {fragment.fragment_id: fragment.count_rows() for fragment in fragments}
+    segments = _text_segments(dataset)
+    held = [sum(rows.get(id, 0) for id in segment) for segment in segments]
+    new = [fragment for fragment in fragments if not any(fragment.fragment_id in segment for segment in segments)]
+    if new and dataset.scanner(fragments=new, filter=_REPLACED, columns=[], with_row_id=True).count_rows():
+        dataset.optimize.optimize_indices(index_names=[_TEXT_INDEX], num_indices_to_merge=len(segments))
+        return
     size, joined = sum(rows.values()) - sum(held), 0
     most = max(_TEXTS_TOGETHER, _TEXTS_SHARE * sum(rows.values()))
     for each in reversed(held):
