@@ -362,12 +362,15 @@ class Upkeep:
         so that there is a moment between two of them in which the store can be maintained."""
         self._catch_up()
         self._added += vectors
-        if self._added > self.goal.exact and not self.is_tending:
+        if self._added <= self.goal.exact:
+            return
+        if self._is_past_memory(self.store()):
             self._added = 0
-            if not self._is_past_memory(self.store()):
-                self.tend()
-            elif self._snapshot is not None:
+            if self._snapshot is not None:
                 self._try(self._fold_on_disk)  # here and now, for it commits
+        elif not self.is_tending:
+            self._added = 0
+            self.tend()
 
     def _catch_up(self) -> None:
         if self._snapshot is not None:
