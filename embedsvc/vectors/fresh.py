@@ -66,8 +66,8 @@ class Fresh:
         return self.row_ids[self.alive], self.vectors[self.alive]
 
     def changed(self, row_ids: RowIds, vectors: Floats, gone: RowIds) -> Fresh:
-        """Without the rows ``gone``, and with ``row_ids`` (n,) at ``vectors`` (n, dimension), which are its own from now
-        on. Adding n rows costs about as much as n rows, however many there are already."""
+        """Without the rows ``gone``, and with ``row_ids`` (n,) at ``vectors`` (n, dimension), both its own from
+        now on. Adding n rows costs about as much as n rows, however many there are already."""
         alive = self.alive & ~np.isin(self.row_ids, gone) if self.count and len(gone) else self.alive
         room, count = self.room, self.count
         if count > 2 * np.count_nonzero(alive) or not room.append(count, row_ids, vectors):
