@@ -208,11 +208,13 @@ class Collection:
             # Opened afresh: version numbers alone do not tell a collection from one made later under its name.
             if Store.open(self._directory, self.settings.durability).identity != self._identity:
                 raise Conflict(f"The collection {self.name!r} was deleted and made anew meanwhile. Open it again.")
-            writer = Writer(self.store(), self.upkeep.committed)
+            writer = Writer(self.store(), self.upkeep.committed, lambda: self.upkeep.is_tending)
             with self.upkeep.writing():
                 yield writer
                 if not maintain:
                     return
+                if fold:
+                    self.upkeep.settle()  # one after the other: each takes its memory
                 if writer.store.count() or writer.changed:
                     writer.store = writer.store.latest().maintain()
                     trim()
@@ -233,14 +235,18 @@ class Collection:
 class Writer:
     """Commits to a collection's store. Got from :meth:`Collection.writer`."""
 
-    def __init__(self, store: Store, committed: Callable[[int], None]) -> None:
-        """``committed`` is told how many vectors were put in."""
+    def __init__(self, store: Store, committed: Callable[[int], None], is_folding: Callable[[], bool]) -> None:
+        """``committed`` is told how many vectors were put in; ``is_folding``: whether the vector index is folded
+        meanwhile."""
         self.store = store
         self.changed = False
         self._committed = committed
+        self._is_folding = is_folding
         self._commits = 0
         self._new_rows = 0
         """Since the last maintenance."""
+        self._is_due = False
+        """Whether there is enough for another."""
 
     def replace(self, documents: Sequence[EncodedDocument], gone: Sequence[str] = ()) -> None:
         """In one durable commit, puts ``documents`` in the place of what has their ids and removes the ids ``gone``."""
@@ -250,19 +256,21 @@ class Writer:
     def replace_rows(self, rows: pa.Table, document_ids: Sequence[str]) -> None:
         self.store = self.store.latest().replace(rows, document_ids)
         self.changed = True
-        self._committed(vector_count(rows))
         self._commits += 1
         self._new_rows += len(rows)
         if self._commits % _TIDY_EVERY == 0:
-            self._tidy()
+            self._is_due = self._new_rows > 0 and self._new_rows >= _NEW_SHARE * self.store.count()
+            self.store.clean_up()
+        # Before a fold is begun, and not while one is under way: each takes its memory.
+        if self._is_due and not self._is_folding():
+            self._maintain()
+        self._committed(vector_count(rows))
 
-    def _tidy(self) -> None:
+    def _maintain(self) -> None:
         """What would otherwise wait for the end of the writer, which may be a night away."""
-        if self._new_rows and self._new_rows >= _NEW_SHARE * self.store.count():
-            self._new_rows = 0
-            self.rewrite(lambda store: store.maintain(in_passing=True))
-            trim()
-        self.store.clean_up()
+        self._is_due, self._new_rows = False, 0
+        self.rewrite(lambda store: store.maintain(in_passing=True))
+        trim()
 
     def put_back(self, version: int) -> bool:
         """In one durable commit, makes the collection what it was at ``version``; whether that is a change.

@@ -358,15 +358,19 @@ class Upkeep:
 
     def committed(self, vectors: int) -> None:
         """So many ``vectors`` more were committed: makes them visible to those who search already, and folds once there
-        are many, so that searches need not look at more and more rows one by one."""
+        are many, so that searches need not look at more and more rows one by one. Not before the fold under way ends,
+        so that there is a moment between two of them in which the store can be maintained."""
         self._catch_up()
         self._added += vectors
-        if self._added > self.goal.exact:
+        if self._added <= self.goal.exact:
+            return
+        if self._is_past_memory(self.store()):
             self._added = 0
-            if not self._is_past_memory(self.store()):
-                self.tend()
-            elif self._snapshot is not None:
+            if self._snapshot is not None:
                 self._try(self._fold_on_disk)  # here and now, for it commits
+        elif not self.is_tending:
+            self._added = 0
+            self.tend()
 
     def _catch_up(self) -> None:
         if self._snapshot is not None:
@@ -466,16 +470,23 @@ class Upkeep:
         """Makes a segment of the rows that no segment of the vector index holds, where there are enough of them, and
         saves the index where no such rows are left; commits and searches go on meanwhile. What goes wrong is logged,
         for all that was committed can be found without."""
+        self.settle()
+        self._try(lambda: self._fold(self._patience, _unless_ending))
+
+    def settle(self) -> None:
+        """Returns when nothing is done in the background."""
         with self._swapping:
             tending = tuple(self._tending)
         for each in tending:
             if not each.cancel():
                 each.exception()  # waits
-        self._try(lambda: self._fold(self._patience, _unless_ending))
 
     def _fold(self, timeout: float, go_on: Callable[[], None]) -> None:
         with index_lock(self._directory, timeout):
             if self._snapshot is None and self._is_folded(self.store()):
+                return
+            if not self._wanted:
+                self._fold_unseen(go_on)
                 return
             snapshot = self._refreshed(locked=True)
             if self._is_past_memory(snapshot.store):
@@ -488,8 +499,15 @@ class Upkeep:
                 raise
             if made is not None:
                 self._put(made)
-            # An ingest that goes on for long has no use for it, and would keep it up to date with every commit.
-            self._swap(lambda now: now if self._wanted else None)
+
+    def _fold_unseen(self, go_on: Callable[[], None]) -> None:
+        """As :meth:`_fold`, where nobody searches: an ingest that goes on for long has no use for the index, and would
+        keep in memory what it commits while it is folded."""
+        store = self.store()
+        if self._is_past_memory(store):
+            return
+        index = self._index_for(store, None, locked=True)
+        self._folded(Snapshot(self.name, store, index, self._filters, self.live), go_on, raised=False)
 
     def _is_folded(self, store: Store) -> bool:
         """Whether the saved index is that of this very version and as good as it should be, or there are so few vectors
@@ -585,6 +603,11 @@ class Upkeep:
     def _change(self, change: Callable[[VectorIndex | DiskIndex], VectorIndex | DiskIndex]) -> None:
         """Puts another index into the newest snapshot, which may be a later one by now."""
         self._swap(lambda now: None if now is None else replace(now, index=change(now.index)))
+
+    @property
+    def is_tending(self) -> bool:
+        """Whether something is done in the background, or will be."""
+        return any(not each.done() for each in tuple(self._tending))
 
     def tend(self) -> None:
         """Folds soon, in the background, where there is something to fold that nobody else is folding by then."""

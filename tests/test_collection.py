@@ -41,6 +41,7 @@ from embedsvc.maintenance import repair
 from embedsvc.names import check_name
 from embedsvc.records import Calibration, Chunking, Fusion, Tuned, make_document
 from embedsvc.storage import Store, told_of_waiting, write_lock
+from embedsvc.upkeep import Upkeep
 from tests.fakes import FakeEncoder
 from tests.test_storage import contents, cut, simple, unit_vectors, with_finer
 from tests.tiny_models import make_bert
@@ -695,6 +696,22 @@ def test_a_long_writer_maintains_the_store_while_it_writes(
         assert collection.store().version == writer.store.version
         if not replacing:
             assert len(writer.store.dataset.get_fragments()) <= 40
+
+
+def test_a_long_writer_maintains_the_store_once_no_fold_is_under_way(
+    here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedsvc.collection._TIDY_EVERY", 4)
+    folding = False
+    monkeypatch.setattr(Upkeep, "is_tending", property(lambda _: folding))
+    collection = collection_of(here)
+    unindexed = []
+    with collection.writer() as writer:
+        for at in range(12):
+            folding = 3 <= at < 6
+            writer.replace([simple(f"d{at}", f"stone {at}")])
+            unindexed.append(writer.store.dataset.stats.index_stats("text_idx")["num_unindexed_rows"])
+    assert [at for at, rows in enumerate(unindexed) if not rows] == [6, 7, 11]
 
 
 def test_a_long_writer_maintains_a_large_store_more_seldom(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -372,6 +372,41 @@ def test_maintenance_leaves_what_searches_keep_in_memory(tmp_path: Path) -> None
     assert maintained.lexical("word5", 1)[0].tolist() == found
 
 
+def text_segments(store: Store) -> list[int]:
+    return [len(each.fragment_ids) for index in store.dataset.describe_indices() for each in index.segments]
+
+
+def test_the_text_index_is_written_anew_in_parts_and_scores_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedsvc.storage.store._TEXTS_TOGETHER", 12)
+    store = new_store(tmp_path / "c")
+    for at in range(10):
+        store = put(store, *(simple(f"d{at}-{n}", "stone " * (1 + n) + f"word{at} more") for n in range(5))).maintain()
+    assert 5 <= len(text_segments(store)) <= 10  # of ten rows each, where one of fifty was
+    parts = [store.lexical(query, 50) for query in ("stone", "word3 stone", "more word7")]
+    whole = store.with_text_index()
+    assert len(text_segments(whole)) == 1
+    for (ids, scores), query in zip(parts, ("stone", "word3 stone", "more word7"), strict=True):
+        expected_ids, expected_scores = whole.lexical(query, 50)
+        assert sorted(ids.tolist()) == sorted(expected_ids.tolist())
+        assert scores == pytest.approx(expected_scores)
+
+
+def test_one_document_replaced_does_not_have_a_text_index_of_many_parts_built_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedsvc.storage.store._TEXTS_TOGETHER", 12)
+    store = new_store(tmp_path / "c")
+    for at in range(4):
+        store = put(store, *(simple(f"d{at}-{n}", f"stone word{at}") for n in range(10))).maintain()
+    monkeypatch.setattr(Store, "_build_text_index", lambda *_: pytest.fail("built anew"))
+    store = put(store, simple("d0-0", "river")).maintain()
+    assert len(text_segments(store)) == 1
+    assert len(store.lexical("stone", 50)[0]) == 39
+    assert len(store.lexical("river", 50)[0]) == 1
+
+
 def test_changes_tell_inserted_replaced_and_deleted_rows(tmp_path: Path) -> None:
     def two(id: str, seed: int) -> Encoded:
         return cut(make_document(f"test:{id}", "twenty characters....", id=id), seed, width=14, step=11)

@@ -375,8 +375,22 @@ def test_a_collection_that_is_closed_while_somebody_writes_keeps_no_rows_in_memo
     assert len(Collection.open("c", here).snapshot().index.parts) >= 1
 
 
-def test_where_nobody_searches_a_fold_leaves_no_index_in_memory(here: Settings) -> None:
+def test_where_nobody_searches_a_fold_leaves_no_index_in_memory(
+    here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     collection = filled(here, 700)
+    during = []
+
+    def told(*given: Any, save: Any = upkeep.save_index) -> None:
+        during.append(collection.upkeep.loaded)
+        save(*given)
+
+    monkeypatch.setattr(upkeep, "save_index", told)
+    with collection.writer() as writer:
+        writer.replace(documents(600, 700))
+        writer.replace(documents(0, 300))
+    assert during
+    assert not any(during)
     assert collection.upkeep.loaded is None
     assert len(collection.snapshot().index.parts) == 1
     with collection.writer() as writer:

@@ -31,6 +31,7 @@ from embedsvc.vectors import (
     plan,
     save_index,
 )
+from embedsvc.vectors.kinds import Effort
 from embedsvc.vectors.recall import estimate
 
 DIMENSION = 8
@@ -195,6 +196,14 @@ def test_queries_together_get_what_each_gets_alone(built: VectorIndex, model: Mo
         alone_ids, alone_scores = built.search(query, 7)
         assert row_ids.tolist() == alone_ids.tolist()
         assert scores.tolist() == pytest.approx(alone_scores.tolist(), abs=1e-6)
+
+
+def test_vectors_read_in_passing_give_the_same_answers(built: VectorIndex, model: Model) -> None:
+    segment, queries = built.parts[0].segment, near(model, 30, seed=9)
+    for effort in (None, Effort(0, 3)):
+        plain = segment.search(queries, 10, None, effort)
+        passing = segment.search(queries, 10, None, effort, in_passing=True)
+        assert all(map(np.array_equal, plain, passing))
 
 
 def test_vectors_that_do_not_fit_into_memory_are_found_all_the_same(

@@ -61,20 +61,25 @@ class Fresh:
 
     def rows(self) -> tuple[RowIds, Floats]:
         """Row ids (n,) and vectors (n, dimension) of those that are there."""
+        if self.alive.all():
+            return self.row_ids, self.vectors
         return self.row_ids[self.alive], self.vectors[self.alive]
 
     def changed(self, row_ids: RowIds, vectors: Floats, gone: RowIds) -> Fresh:
-        """Without the rows ``gone``, and with ``row_ids`` (n,) at ``vectors`` (n, dimension). Adding n rows costs about
-        as much as n rows, however many there are already."""
+        """Without the rows ``gone``, and with ``row_ids`` (n,) at ``vectors`` (n, dimension), both its own from
+        now on. Adding n rows costs about as much as n rows, however many there are already."""
         alive = self.alive & ~np.isin(self.row_ids, gone) if self.count and len(gone) else self.alive
         room, count = self.room, self.count
         if count > 2 * np.count_nonzero(alive) or not room.append(count, row_ids, vectors):
             kept_ids, kept_vectors = self.row_ids[alive], self.vectors[alive]
             count = len(kept_ids)
-            size = max(1024, 2 * (count + len(row_ids))) if count else len(row_ids)
-            room = _Room(np.empty(size, np.int64), np.empty((size, vectors.shape[1]), np.float32), count)
-            room.ids[:count], room.vectors[:count] = kept_ids, kept_vectors
-            room.append(count, row_ids, vectors)
+            if count:
+                size = max(1024, 2 * (count + len(row_ids)))
+                room = _Room(np.empty(size, np.int64), np.empty((size, vectors.shape[1]), np.float32), count)
+                room.ids[:count], room.vectors[:count] = kept_ids, kept_vectors
+                room.append(count, row_ids, vectors)
+            else:
+                room = _Room(row_ids, vectors, len(row_ids))
             alive = np.ones(count, bool)
         distinct = self.distinct and len(np.unique(row_ids)) == len(row_ids)
         return Fresh(room, count + len(row_ids), np.concatenate([alive, np.ones(len(row_ids), bool)]), distinct)

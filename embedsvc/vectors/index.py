@@ -21,6 +21,7 @@ from embedsvc.vectors.building import build_segment
 from embedsvc.vectors.fresh import Fresh
 from embedsvc.vectors.gpu import search
 from embedsvc.vectors.kinds import carry_on
+from embedsvc.vectors.mapping import let_go
 from embedsvc.vectors.measuring import asked_of, recall_of, tuned
 from embedsvc.vectors.planner import DISK, Goal, plan
 from embedsvc.vectors.recall import EXACT, Floats, Recall
@@ -30,7 +31,7 @@ _GROWTH = 4
 """A fold takes in the segments that are up to so many times as large as what it has already."""
 _DEAD_SHARE = 0.2
 """A segment with more dead rows than this is built anew."""
-_BLOCK = 50_000
+_BLOCK = 10_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +45,7 @@ class Part:
         return len(self.segment) if self.alive is None else self.alive.count
 
     def rows(self) -> Iterator[tuple[RowIds, Floats]]:
-        """Row ids and vectors of those that are there, some at a time."""
+        """Row ids and vectors of those that are there, some at a time; only these are kept in memory."""
         for start in range(0, len(self.segment), _BLOCK):
             part = slice(start, start + _BLOCK)
             ids, vectors = self.segment.row_ids[part], self.segment.vectors[part]
@@ -52,6 +53,7 @@ class Part:
                 yield ids, vectors
             else:
                 yield ids[self.alive.mask[part]], vectors[self.alive.mask[part]]
+            let_go(self.segment.vectors)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

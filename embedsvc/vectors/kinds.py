@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsvc.vectors.faiss_module import faiss_module
+from embedsvc.vectors.mapping import let_go, rows_of
 from embedsvc.vectors.recall import Floats
 
 Positions = npt.NDArray[np.int64]
@@ -63,13 +64,14 @@ def blocks(vectors: Floats, go_on: Callable[[], None] = carry_on) -> Iterator[Fl
     for start in range(0, len(vectors), _BLOCK):
         go_on()
         yield np.ascontiguousarray(vectors[start : start + _BLOCK], np.float32)
+        let_go(vectors)
 
 
 def sample(vectors: Floats, count: int) -> Floats:
     if len(vectors) <= count:
         return np.ascontiguousarray(vectors, np.float32)
     chosen = np.sort(np.random.default_rng(0).choice(len(vectors), count, replace=False))
-    return np.ascontiguousarray(vectors[chosen], np.float32)
+    return rows_of(vectors, chosen)
 
 
 def _selector(allowed: Bitmap | None) -> dict[str, Any]:

@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from embedsvc.vectors.kinds import HNSW8, KINDS, Effort
+from embedsvc.vectors.mapping import rows_of
 from embedsvc.vectors.recall import Floats, K, Recall, estimate, shares
 from embedsvc.vectors.segment import Allowed, Segment
 
 SAMPLE = 1000
 """Queries that recall is measured with."""
+_AT_ONCE = 100
+"""Of them, whose candidates' vectors are in memory at a time."""
 FEWEST = 200
 """Real queries that an effort is chosen by, at least: of fewer, not even a perfect sample could show a usual target."""
 _OTHER, _OTHER_PER_DECADE, _OTHER_LEAST = 0.56, 0.045, 0.3
@@ -32,12 +35,16 @@ class Questions:
 
     def recall(self, segment: Segment, effort: Effort | None) -> Recall:
         """What ``effort`` finds of the answers; None: that of ``allowed``."""
-        return estimate(shares(segment.search(self.queries, K, self.allowed, effort)[1], self.truth))
+        found = []
+        for start in range(0, max(1, len(self.queries)), _AT_ONCE):
+            some = self.queries[start : start + _AT_ONCE]
+            found.append(segment.search(some, K, self.allowed, effort, in_passing=True)[1])
+        return estimate(shares(np.concatenate(found), self.truth))
 
 
 def questions(segment: Segment, queries: Floats, allowed: Allowed | None = None) -> Questions:
     """``queries`` (m, dimension) with their exact answers."""
-    return Questions(queries, segment.exact(queries, K, allowed)[1], allowed)
+    return Questions(queries, segment.exact(queries, K, allowed, in_passing=True)[1], allowed)
 
 
 def asked_of(segment: Segment, real: Floats, allowed: Allowed | None = None, count: int = SAMPLE) -> list[Questions]:
@@ -76,7 +83,7 @@ def stand_ins(vectors: Floats, kind: str, among: int, count: int = SAMPLE, seed:
     """
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(vectors), min(10 * count, len(vectors)), replace=False)
-    several = vectors[np.sort(chosen)]
+    several = rows_of(vectors, np.sort(chosen))
     first = np.sort(np.unique(several, axis=0, return_index=True)[1])
     rows = several[first[:: max(1, len(first) // count)][:count]]
     decades = math.log10(among)

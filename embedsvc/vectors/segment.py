@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from embedsvc.config import memory_bytes
 from embedsvc.vectors.faiss_module import faiss_module
 from embedsvc.vectors.kinds import KINDS, Bitmap, Effort, Positions, scan_codes
+from embedsvc.vectors.mapping import let_go, rows_of
 from embedsvc.vectors.recall import Floats, K, Recall, nearest
 
 RowIds = npt.NDArray[np.int64]
@@ -27,7 +28,7 @@ FLAT = "flat"
 """Kind of a segment without codes: every vector is looked at."""
 _EXACT_ROWS = 4096
 """Up to so many allowed rows are all scored: 1 ms, and exact."""
-_BLOCK = 50_000
+_BLOCK = 10_000
 _MEMORY_PARTS = 8
 """Vectors that take more than one of so many parts of the memory are not expected to be in it: asking for them costs
 1 us each where they are (docs/indexes.md)."""
@@ -120,21 +121,31 @@ class Segment:
         return np.where(self.row_ids[found] == row_ids, found, -1)
 
     def search(
-        self, queries: Floats, k: int, allowed: Allowed | None, effort: Effort | None = None
+        self,
+        queries: Floats,
+        k: int,
+        allowed: Allowed | None,
+        effort: Effort | None = None,
+        *,
+        in_passing: bool = False,
     ) -> tuple[RowIds, Floats]:
         """Row ids and cosines (queries, at most k), best first, of the allowed rows nearest to ``queries`` (m, d);
-        -1 and -inf where there are no more. ``effort``: another than the one that met the target."""
+        -1 and -inf where there are no more. ``effort``: another than the one that met the target. ``in_passing``: of
+        the vectors that are read, mapped ones are not kept in memory, which takes longer."""
         if allowed is not None and allowed.positions is not None:
             positions = np.broadcast_to(allowed.positions, (len(queries), len(allowed.positions)))
-            return self.ranked(queries, positions, k)
+            return self.ranked(queries, positions, k, in_passing=in_passing)
         effort = effort or (self.effort if allowed is None else allowed.effort)
         if self.codes is None or effort is None:
-            return self.exact(queries, k, allowed)
-        return self.ranked(queries, self._candidates(queries, k * self.copies, allowed, effort), k)
+            return self.exact(queries, k, allowed, in_passing=in_passing)
+        positions = self._candidates(queries, k * self.copies, allowed, effort)
+        return self.ranked(queries, positions, k, in_passing=in_passing)
 
-    def ranked(self, queries: Floats, positions: Positions, k: int) -> tuple[RowIds, Floats]:
+    def ranked(
+        self, queries: Floats, positions: Positions, k: int, *, in_passing: bool = False
+    ) -> tuple[RowIds, Floats]:
         """As :meth:`search`, of the vectors at ``positions`` (m, count), -1 where there is none."""
-        scores = self._scored(queries, positions)
+        scores = self._scored(queries, positions, in_passing)
         if self.order is None and self.copies == 1:
             positions, scores = _foremost(positions, scores, k)
             return np.where(positions >= 0, self.row_ids[positions], -1), scores
@@ -158,8 +169,10 @@ class Segment:
             return found
         return kind.scan(self.codes, queries, count, bitmap)
 
-    def exact(self, queries: Floats, k: int, allowed: Allowed | None) -> tuple[RowIds, Floats]:
-        """The exact answer, some of the rows at a time."""
+    def exact(
+        self, queries: Floats, k: int, allowed: Allowed | None, *, in_passing: bool = False
+    ) -> tuple[RowIds, Floats]:
+        """The exact answer, some of the rows at a time. ``in_passing``: their vectors are not kept in memory."""
         positions = None if allowed is None else np.flatnonzero(allowed.mask)
         there = len(self) if positions is None else len(positions)
         found = none_found(queries)
@@ -168,13 +181,22 @@ class Segment:
             if positions is not None:
                 part = positions[part]
             found = nearer(found, queries, self.row_ids[part], self.vectors[part], k, self.copies)
+            if in_passing:
+                let_go(self.vectors)
         return found
 
-    def _scored(self, queries: Floats, positions: Positions) -> Floats:
+    def _scored(self, queries: Floats, positions: Positions, in_passing: bool) -> Floats:
         """Cosines (m, c) of the vectors at ``positions`` (m, c) with ``queries`` (m, dimension); -inf for -1."""
         faiss = faiss_module()
         if self.vectors.nbytes > _share_of_memory():
             _fetch(self.vectors, positions)
+        if in_passing:
+            some, places = np.unique(positions, return_inverse=True)
+            vectors = rows_of(self.vectors, np.maximum(some, 0))
+            copied = replace(self, vectors=vectors)
+            scores = copied._scored(queries, places.reshape(positions.shape), in_passing=False)
+            scores[positions < 0] = -np.inf
+            return scores
         scores = np.empty(positions.shape, np.float32)
         positions, queries = np.ascontiguousarray(positions), np.ascontiguousarray(queries)  # for FAISS
         arrays = (faiss.swig_ptr(each) for each in (scores, queries, self.vectors, positions))
