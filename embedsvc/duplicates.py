@@ -43,6 +43,8 @@ _COMPARED = 64
 _CACHE_KB = 64_000
 _KEPT_EVERY = 1_000
 """Signatures added, after which they are kept: so many are made again where a process is killed, in half a second."""
+_BLOCK = 1 << 18
+"""Characters of a text that are looked at together."""
 _NONE = np.uint64(2**64 - 1)
 
 _TABLES = f"""
@@ -68,30 +70,80 @@ class Signature:
 
 
 def sign(text: str) -> Signature | None:
-    """The signature of ``text``, for which case and white space make no difference; None: it is white space alone."""
-    plain = " ".join(text.casefold().split())
-    if not plain:
+    """The signature of ``text``, for which case and white space make no difference; None: it is white space alone.
+    Takes 20 MB of memory beside the text, however long that is."""
+    text = text.strip()
+    if not text:
         return None
-    codes = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    width = min(SHINGLE, len(codes))
-    features = np.zeros(len(codes) - width + 1, np.uint64)
-    for at in range(width):
-        features = features * np.uint64(0x100000001B3) + codes[at : at + len(features)]
     found = np.full(PLACES, _NONE)
     # Each round throws every feature into one of the places, where the least stays. Most texts fill them in the first.
-    for seed in _SEEDS[:PLACES]:
-        hashes = _mixed(features ^ seed)
+    for features in _features(text):
+        _throw(found, features, _SEEDS[0])
+    if (found == _NONE).any():
+        _fill(found, _distinct(text))
+    # White space at the ends does not count: of what is stored, that at the very end is not known any more.
+    digest = hashlib.blake2b(digest_size=16)
+    for start in range(0, len(text), _BLOCK):
+        digest.update(text[start : start + _BLOCK].encode("utf-8", "surrogatepass"))
+    return Signature(digest.digest(), (found % 256).astype(np.uint8))
+
+
+def _throw(into: _Wide, features: _Wide, seed: np.uint64) -> None:
+    hashes = _mixed(features ^ seed)
+    np.minimum.at(into, (hashes % PLACES).astype(np.intp), hashes // PLACES)
+
+
+def _fill(found: _Wide, features: _Wide) -> None:
+    """The places that the first round left empty."""
+    for seed in _SEEDS[1:PLACES]:
         least = np.full(PLACES, _NONE)
-        np.minimum.at(least, (hashes % PLACES).astype(np.intp), hashes // PLACES)
+        _throw(least, features, seed)
         empty = found == _NONE
         found[empty] = least[empty]
         if not (found == _NONE).any():
-            break
+            return
     for place in np.flatnonzero(found == _NONE):
         found[place] = _mixed(features ^ _SEEDS[PLACES + place]).min() // PLACES
-    # White space at the ends does not count: of what is stored, that at the very end is not known any more.
-    digest = hashlib.blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return Signature(digest, (found % 256).astype(np.uint8))
+
+
+def _distinct(text: str) -> _Wide:
+    """Each feature once: few, where they do not fill the places, however long the text is."""
+    distinct = np.empty(0, np.uint64)
+    for features in _features(text):
+        distinct = np.union1d(distinct, features)
+    return distinct
+
+
+def _features(text: str) -> Iterator[_Wide]:
+    """Of each run of SHINGLE characters of ``text`` (of all of it, where it has fewer) a number, some at a time."""
+    before = codes = np.empty(0, np.uint32)
+    for plain in _plain(text):
+        codes = np.concatenate([before, np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), np.uint32)])
+        if len(codes) >= SHINGLE:
+            yield _rolled(codes, SHINGLE)
+        before = codes[-(SHINGLE - 1) :]
+    if len(codes) < SHINGLE:
+        yield _rolled(codes, len(codes))
+
+
+def _rolled(codes: npt.NDArray[np.uint32], width: int) -> _Wide:
+    features = np.zeros(len(codes) - width + 1, np.uint64)
+    for at in range(width):
+        features = features * np.uint64(0x100000001B3) + codes[at : at + len(features)]
+    return features
+
+
+def _plain(text: str) -> Iterator[str]:
+    """``text`` in small letters, its words parted by one space each, in pieces."""
+    begun = parted = False
+    for start in range(0, len(text), _BLOCK):
+        piece = text[start : start + _BLOCK].casefold()
+        words = piece.split()
+        if words:
+            yield " " * (begun and (parted or piece[0].isspace())) + " ".join(words)
+            begun, parted = True, piece[-1].isspace()
+        else:
+            parted = True
 
 
 def alike(texts: Sequence[str], threshold: float = ALIKE) -> _Flags:

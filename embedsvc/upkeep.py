@@ -324,7 +324,7 @@ class Upkeep:
 
         try:
             with nullcontext() if locked else index_lock(self._directory, 0):
-                return self._saved(store, make)
+                return self._saved(store, make, kept=1)  # what there was could not be used
         except EmbedsvcError as error:
             log.warning("%s: no vector index can be built now, searches are exact: %s", self.name, error)
             return None
@@ -525,7 +525,8 @@ class Upkeep:
             made = self._index_for(store, None, locked=True)
             return None if isinstance(made, DiskIndex) else made
         if needs_fold(index, self.goal):
-            return self._saved(store, lambda: fold(index, self.goal, self._folder, self.live.queries(), go_on))
+            kept = 2 if index.parts else 1  # what there was could not be used
+            return self._saved(store, lambda: fold(index, self.goal, self._folder, self.live.queries(), go_on), kept)
         if not index.parts:
             if self._folder.exists():
                 self._check_identity()

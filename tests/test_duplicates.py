@@ -7,6 +7,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from embedsvc import duplicates
 from embedsvc.duplicates import SHINGLE, Like, Signature, Signatures, near_duplicates, sign
@@ -189,3 +191,23 @@ def test_signatures_that_cannot_be_kept_are_told_of(tmp_path: Path) -> None:
 def test_a_threshold_that_makes_no_sense_is_refused(threshold: float) -> None:
     with pytest.raises(ValueError, match="threshold"):
         near_duplicates([], threshold)
+
+
+@given(st.text(st.sampled_from("ab \n\tßİ日\ud800 C"), max_size=60), st.integers(1, 20))
+def test_a_long_text_is_signed_in_pieces_as_if_it_were_one(text: str, size: int) -> None:
+    whole = sign(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "_BLOCK", size)
+        in_pieces = sign(text)
+    assert (whole is None) == (in_pieces is None) == (not text.strip())
+    if whole is not None and in_pieces is not None:
+        assert whole.digest == in_pieces.digest
+        assert whole.places.tolist() == in_pieces.places.tolist()
+
+
+def test_what_a_text_repeats_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fills no more places, however often it comes: 256 rounds over 5 MB of a log were some seconds."""
+    thrown = []
+    monkeypatch.setattr(duplicates, "_throw", lambda into, features, seed: thrown.append(len(features)))
+    assert sign("0,0,0\n" * 100_000) is not None
+    assert sum(thrown) < 2 * 600_000

@@ -23,7 +23,7 @@ from embedsvc.disk_index import DiskIndex
 from embedsvc.errors import BadFilter, StorageFailure
 from embedsvc.records import Chunking, Passage, make_document
 from embedsvc.upkeep import Snapshot
-from embedsvc.vectors import VectorIndex, live, planner
+from embedsvc.vectors import VectorIndex, index_faults, live, planner
 from embedsvc.vectors.kinds import Effort
 from embedsvc.vectors.recall import EXACT
 from tests.fakes import FakeEncoder
@@ -335,6 +335,7 @@ def test_a_server_answers_exactly_while_an_index_that_was_damaged_is_built_again
     assert built.index.parts
     assert len(built.index) == count
     assert recall(built, vectors(20, seed=7)) >= 0.95
+    assert index_faults(here.data_dir / "c" / "faiss", D, serving.store().identity) == []
 
 
 def test_a_fold_is_not_taken_for_that_of_a_collection_made_anew(
