@@ -238,7 +238,8 @@ def test_a_filter_that_is_too_long_is_refused_and_a_long_list_of_texts_is_not(st
     assert len(str(raised.value)) < 400
     ids = ", ".join(f"'{number:032d}'" for number in range(4000))
     assert len(store.matching(f"document_id IN ({ids}) OR tokens > 0")) == store.count()
-    assert documents(store, f"metadata.tag IN ({ids}, 'a') OR metadata.list IN ({ids}, 'it''s')") == {"number", "null"}
+    assert documents(store, f"metadata.tag IN ({ids}, 'a')") == {"number"}
+    assert documents(store, f"metadata.list IN ({ids}, 'it''s')") == {"null"}
     for values in (f"'{'x' * 20_000}'", ", ".join(f"'{number:0500d}'" for number in range(900))):
         with pytest.raises(BadFilter, match="Ask several times with fewer"):
             store.matching(f"metadata.tag IN ({values})")
