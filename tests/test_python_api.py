@@ -293,6 +293,8 @@ def test_what_cannot_be_put_in_is_refused_before_anything_is(library: Any, docs:
         docs.index(tmp_path / "nowhere")
     with pytest.raises(errors.UsageError, match="nothing to index"):
         docs.index()
+    with pytest.raises(errors.UsageError, match=r"is no path\. Name several one after the other"):
+        docs.index([tmp_path])
     assert library.names() == []
     docs.add([])
     with pytest.raises(errors.UsageError, match="limit is 0, offset 0; ask for 1 to 1000"):
