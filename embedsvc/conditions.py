@@ -30,9 +30,9 @@ def metadata(*keys: str) -> str:
 
 
 def compared(field: str, operator: str, value: Any) -> str:
-    """``operator``: one of ``OPERATORS``. A field equals None, or is among values with None, where it has no value.
-    What has no value differs from all others, and is not in any order. Text has the order of its letters: dates, where
-    all are written in one way (ISO 8601), that of time.
+    """``operator``: one of ``OPERATORS``. A field equals None, or is among values with None, where it has no value; a
+    list equals each value that is in it. What has no value differs from all others, and is not in any order. Text has
+    the order of its letters: dates, where all are written in one way (ISO 8601), that of time.
 
     Raises:
         BadFilter: there is no such operator, or the value is none for it.

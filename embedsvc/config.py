@@ -31,6 +31,7 @@ Dtype = Literal["fp32", "int8", "int8-g64", "fp16", "bf16"]
 differ as int8 from fp32, so a collection says which it has."""
 
 OnDuplicate = Literal["report", "drop", "ignore"]
+OnOverflow = Literal["error", "split", "truncate"]
 
 
 def _user_cache() -> Path:
@@ -98,7 +99,7 @@ class Settings:
     ocr_timeout_s: int = 1800
     """Seconds that the scanned pages of one file may take, beside ``reader_timeout_s``; a page takes one to three
     seconds of a core. 0: no limit."""
-    on_overflow: Literal["error", "split", "truncate"] = "error"
+    on_overflow: OnOverflow = "error"
     """A query or API text longer than the model's window: refuse it, take the mean of several windows, or cut it and
     say so."""
     durability: Literal["fsync", "os"] = "fsync"

@@ -161,6 +161,14 @@ def make_document(
     )
 
 
+_OWN_URI = "urn:embedsvc:"
+
+
+def is_own_uri(uri: str) -> bool:
+    """Whether the document was handed over without a uri, and this one, of its id, tells a reader nothing."""
+    return uri.startswith(_OWN_URI)
+
+
 def ready_document(
     text: str,
     *,
@@ -173,7 +181,7 @@ def ready_document(
     text."""
     if id is None:
         id = document_id(uri or f"text:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}")
-    return make_document(uri or f"urn:embedsvc:{id}", text, id=id, title=title, metadata=metadata)
+    return make_document(uri or f"{_OWN_URI}{id}", text, id=id, title=title, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)

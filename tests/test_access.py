@@ -121,6 +121,13 @@ def test_a_service_open_to_all_says_so(tmp_path: Path) -> None:
     assert not any("EMBEDSVC_API_KEYS" in line for line in running.log)
 
 
+def test_the_clients_variable_is_not_taken_for_the_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDSVC_API_KEY", "k")
+    with server(tmp_path) as running:
+        running.stop()
+    assert any("EMBEDSVC_API_KEY is what clients send" in line for line in running.log)
+
+
 @pytest.fixture(scope="module")
 def keyless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with server(tmp_path_factory.mktemp("keyless")) as running:

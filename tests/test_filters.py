@@ -17,8 +17,8 @@ METADATA: dict[str, dict[str, Any]] = {
     "number": {"year": 2011, "tag": "a", "flag": True, "a key": {"deeper": 1.5}, "end": 3},
     "text": {"year": "2011", "tag": "it's", "flag": False, "a key": {"deeper": "x"}, "end": 4},
     "float": {"year": 1999.5, "tag": 'say "hi"', "flag": "true", "author": {"name": "Ann Lee"}},
-    "null": {"year": None, "tag": None, "flag": None, "list": [1, 2]},
-    "odd": {"year": "n/a", "tag": "", "flag": 1, "Tag": "upper"},
+    "null": {"year": None, "tag": None, "flag": None, "list": [1, 2.0, -3, 0.5, "it's", True, None]},
+    "odd": {"year": "n/a", "tag": "", "flag": 1, "Tag": "upper", "list": [["a"], {"a": 1}]},
     "none": {},
 }
 
@@ -99,6 +99,19 @@ EVERY = set(METADATA)
         ("metadata.tag IS NOT NULL", EVERY - {"null", "none"}),
         ("metadata.nowhere = 1", set()),
         ("metadata.nowhere IS NULL", EVERY),
+        # a list equals each value that is in it, and no part of one, nor what is deeper in it
+        ("metadata.list = 2", {"null"}),
+        ("metadata.list IN (7, -3)", {"null"}),
+        ("metadata.list = .5", {"null"}),
+        ("'it''s' = (metadata.list)", {"null"}),
+        ("metadata.list = TRUE", {"null"}),
+        ("metadata.list = 3", set()),
+        ("metadata.list = 'it'", set()),
+        ("metadata.list = '1'", set()),
+        ("metadata.list = 'a'", set()),
+        ("metadata.list != 'it''s'", {"odd"}),
+        ("metadata.list NOT IN ('it''s', 'x')", {"odd"}),
+        ("(metadata.list = 2) IS NOT TRUE", EVERY - {"null"}),
         # keys that are not plain words
         ('metadata."a key".deeper = 1.5', {"number"}),
         ("metadata.\"a key\".deeper = 'x'", {"text"}),
@@ -162,13 +175,15 @@ def test_any_text_can_be_asked_for(
     Store.create(folder, CONTRACT, Chunking(), "os")
     one, passages = np.eye(DIMENSION, dtype=np.float32)[:1], [Passage(0, 0, 1, np.zeros(1, np.int32))]
     encoded = [
-        (make_document(f"t:{at}", "x", id=str(at), metadata={"key": value}), passages, one)
+        (make_document(f"t:{at}", "x", id=str(at), metadata={"key": value, "list": ["-", value]}), passages, one)
         for at, value in enumerate(values)
     ]
     store = Store.open(folder, "os").replace(passage_table(encoded, DIMENSION), [str(at) for at in range(len(values))])
     for at, value in enumerate(values):
         quoted = value.replace("'", "''")
         assert passing(store, f"metadata.key = '{quoted}'") == [f"{at}:0"], value
+        among = passing(store, f"metadata.list = '{quoted}'")
+        assert sorted(among) == [f"{each}:0" for each in range(len(values)) if value == "-" or each == at], value
 
 
 @pytest.mark.parametrize(
@@ -223,6 +238,11 @@ def test_a_filter_that_is_too_long_is_refused_and_a_long_list_of_texts_is_not(st
     assert len(str(raised.value)) < 400
     ids = ", ".join(f"'{number:032d}'" for number in range(4000))
     assert len(store.matching(f"document_id IN ({ids}) OR tokens > 0")) == store.count()
+    assert documents(store, f"metadata.tag IN ({ids}, 'a')") == {"number"}
+    assert documents(store, f"metadata.list IN ({ids}, 'it''s')") == {"null"}
+    for values in (f"'{'x' * 20_000}'", ", ".join(f"'{number:0500d}'" for number in range(900))):
+        with pytest.raises(BadFilter, match="Ask several times with fewer"):
+            store.matching(f"metadata.tag IN ({values})")
 
 
 def test_an_unknown_field_is_told_where_own_fields_are(store: Store) -> None:

@@ -215,7 +215,7 @@ async def test_asynchronous_methods_await_the_asynchronous_twin(url: str) -> Non
 
 DOCUMENTS: dict[str, dict[str, Any]] = {
     "a": {"year": 2020, "kind": "manual", "draft": False},
-    "b": {"year": 2024, "kind": "it's 100% new", "a key": "x"},
+    "b": {"year": 2024, "kind": "it's 100% new", "a key": "x", "tags": ["x", "it's"]},
     "c": {"kind": "manual", "draft": True},
 }
 
@@ -246,6 +246,9 @@ def filtered(data: Path) -> EmbedsvcVectorStore:
         ({"kind": {"$like": "%100%"}}, "b"),
         ({"a key": "x"}, "b"),
         ({"no such": {"$gt": 5}}, ""),
+        ({"tags": "x"}, "b"),
+        ({"tags": {"$in": ["y", "it's"]}}, "b"),
+        ({"tags": {"$nin": ["x"]}}, "ac"),
         ({"$or": [{"year": 2024}, {"draft": True}]}, "bc"),
         ({"$and": [{"year": {"$gt": 2000}}, {"kind": "manual"}]}, "a"),
         ({"$not": {"$and": [{"year": 2020}, {"kind": "manual"}]}}, "bc"),
@@ -334,7 +337,19 @@ def test_a_service_that_is_down_a_collection_that_is_missing_and_an_empty_text(l
     with pytest.raises(errors.NotFound, match="no-such"):
         EmbedsvcEmbeddings(library, model="no-such").embed_query("x")
     with pytest.raises(errors.QueryTooLong):
-        EmbedsvcEmbeddings(library).embed_query("restart " * 2000)
+        EmbedsvcEmbeddings(library, on_overflow="error").embed_query("restart " * 2000)
+    with pytest.raises(ValueError, match="kk"):
+        EmbedsvcRetriever(collection=library.open("handbook"), kk=2)  # type: ignore[call-arg]
+
+
+async def test_long_texts_are_embedded_whole(library: embedsvc.Library) -> None:
+    embeddings, long = EmbedsvcEmbeddings(library), "The town council met on Tuesday. " * 100
+    (whole,), (beginning,) = (
+        each.embed_documents([f"{long} Jupiter."])
+        for each in (embeddings, EmbedsvcEmbeddings(library, on_overflow="truncate"))
+    )
+    assert whole != pytest.approx(beginning, abs=1e-4)
+    assert await embeddings.aembed_query(long) == pytest.approx(embeddings.embed_query(long), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_index.core import VectorStoreIndex
+from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.base.llms.types import CompletionResponse, CompletionResponseGen, LLMMetadata
 from llama_index.core.llms import CustomLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
@@ -61,7 +61,7 @@ def node(id: str, text: str, parent: str = "handbook", **metadata: Any) -> TextN
 
 NODES = [
     node("refunds", REFUNDS, file_path="handbook/refunds.md", file_name="refunds.md", n=1),
-    node("travel", "The office books trains.", n=2, kind="it's 100% new"),
+    node("travel", "The office books trains.", n=2, kind="it's 100% new", tags=["a", "b"]),
     node("garden", "Prune the apple trees in winter.", parent="other", kind="Manual"),
 ]
 
@@ -113,6 +113,12 @@ def test_a_query_finds_cites_and_scores(filled: EmbedsvcVectorStore, library: em
     cited = {"source": "handbook/refunds.md", "title": "refunds.md", "start_index": 0, "end_index": len(REFUNDS)}
     assert best.metadata.items() >= {**cited, "n": 1, "document_id": "refunds"}.items()
     assert "start_index" not in best.get_content(MetadataMode.LLM)
+    untitled = (found.nodes or [])[1]
+    assert (untitled.node_id, untitled.metadata["source"]) == ("travel", "urn:embedsvc:travel")
+    read = untitled.get_content(MetadataMode.LLM)
+    assert "kind: it's 100% new" in read
+    assert "source:" not in read
+    assert "title:" not in read
     vector = EmbedsvcEmbedding(library).get_query_embedding("refunds")
     assert filled.query(VectorStoreQuery(query_embedding=vector)).ids == ["refunds"]
 
@@ -129,7 +135,10 @@ def test_a_query_finds_cites_and_scores(filled: EmbedsvcVectorStore, library: em
 )
 def test_modes(filled: EmbedsvcVectorStore, mode: str, options: dict[str, Any]) -> None:
     query = VectorStoreQuery(query_str="trains", mode=VectorStoreQueryMode(mode), **options)
-    assert filled.query(query).ids == ["travel"]
+    found = filled.query(query)
+    assert (found.ids or [])[0] == "travel"
+    if query.mode in (VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.TEXT_SEARCH):
+        assert found.similarities == [1.0]
 
 
 def test_queries_are_narrowed_to_nodes_and_documents(filled: EmbedsvcVectorStore) -> None:
@@ -159,6 +168,11 @@ def by(key: str, operator: str, value: Any) -> MetadataFilter:
         ([by("kind", "text_match_insensitive", "manual")], AND, {"garden"}),
         ([by("n", "==", 1), by("kind", "==", "Manual")], NOT, {"travel"}),
         ([MetadataFilters(filters=[by("n", "<", 2), by("n", ">", 0)]), by("n", "==", 7)], OR, {"refunds"}),
+        ([by("tags", "contains", "a")], AND, {"travel"}),
+        ([by("tags", "any", ["b", "c"])], AND, {"travel"}),
+        ([by("tags", "all", ["a", "b"])], AND, {"travel"}),
+        ([by("tags", "all", ["a", "c"])], AND, set()),
+        ([by("tags", "nin", ["a"])], AND, {"refunds", "garden"}),
         ([], AND, {"refunds", "travel", "garden"}),
     ],
 )
@@ -173,9 +187,6 @@ def test_filters_are_translated(
 @pytest.mark.parametrize(
     ("filter", "told"),
     [
-        (by("n", "any", ["a"]), "what it contains"),
-        (by("n", "all", ["a"]), "what it contains"),
-        (by("n", "contains", "a"), "what it contains"),
         (by("n", "is_empty", None), "whether a list is empty"),
         (by("n", "in", 5), "takes a list"),
         (by("n", "text_match", 5), "no text to look for"),
@@ -248,6 +259,24 @@ def test_an_index_stands_on_the_store(store: EmbedsvcVectorStore, library: embed
     assert [each.node.node_id for each in found] == ["refunds", "travel"]
     index.delete_ref_doc("handbook")
     assert [each.node_id for each in store.get_nodes()] == ["garden"]
+
+
+def test_documents_longer_than_the_models_window_are_indexed(
+    store: EmbedsvcVectorStore, library: embedsvc.Library
+) -> None:
+    documents = [Document(text=f"{'The town council met on Tuesday. ' * 110} {REFUNDS}", id_="long")]
+    context = StorageContext.from_defaults(vector_store=store)
+    index = VectorStoreIndex.from_documents(documents, context, embed_model=EmbedsvcEmbedding(library))
+    (found,) = index.as_retriever(similarity_top_k=1).retrieve("how do refunds work?")
+    assert REFUNDS in found.node.get_content()
+    with pytest.raises(errors.QueryTooLong):
+        EmbedsvcEmbedding(library, on_overflow="error").get_text_embedding(documents[0].text)
+
+
+@pytest.mark.parametrize("wrong", [{"kk": 2}, {"on_overflow": "refuse"}])
+def test_options_that_there_are_not_are_refused(library: embedsvc.Library, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        EmbedsvcEmbedding(library, **wrong)
 
 
 class Scripted(CustomLLM):

@@ -254,6 +254,17 @@ def test_a_wrong_key_and_a_service_that_is_down_are_told_to_the_agent(running: S
     answer = running.http.post("/mcp", json={}, headers={"authorization": "Bearer wrong"})
     assert answer.status_code == 401
 
+    async def over(key: str) -> None:
+        async with over_http(running, key) as client:
+            await client.list_tools()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        run(over("wrong"))
+    told = raised.value
+    while isinstance(told, ExceptionGroup):
+        (told,) = told.exceptions
+    assert "The key in the header Authorization is none of this service's" in str(told)
+
 
 @pytest.mark.parametrize(
     ("method", "headers", "status"),
@@ -320,8 +331,8 @@ def test_a_service_whose_sdk_fails_goes_on_and_ends(
 class _Fake:
     """A shelf with one document."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, uri: str = "long.txt") -> None:
+        self.text, self.uri = text, uri
 
     async def names(self) -> list[str]:
         return ["numbers"]
@@ -331,7 +342,7 @@ class _Fake:
             raise NotFound(id)
         spans = range(0, len(self.text), 1000)
         passages = tuple(PassageSpan(f"long:{at}", at, min(at + 1000, len(self.text)), None, None) for at in spans)
-        return WholeText("long", "long.txt", "", {}, self.text, passages)
+        return WholeText("long", self.uri, "", {}, self.text, passages)
 
 
 def fetched(shelf: Any, id: str) -> dict[str, Any]:
@@ -404,6 +415,12 @@ def test_many_collections_are_searched_few_at_a_time() -> None:
     shelf.most = 0
     run(search.call(shelf, "", {"query": "x", "collection": "c007"}))  # type: ignore[arg-type]
     assert shelf.most == 1
+
+
+def test_what_has_no_title_is_called_by_its_uri_or_how_it_begins() -> None:
+    assert fetched(_Fake("Bees make honey."), "numbers:long")["title"] == "long.txt"
+    for text, title in (("Bees\nmake honey.", "Bees make honey."), ("e" * 99, "e" * 60)):
+        assert fetched(_Fake(text, "urn:embedsvc:long"), "numbers:long")["title"] == title
 
 
 def test_a_place_that_is_not_there_any_more() -> None:

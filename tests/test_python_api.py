@@ -240,6 +240,10 @@ def test_a_context_is_packed_within_its_tokens(docs: Any, handbook: Path) -> Non
         ({"k": "5"}, errors.UsageError, "k is '5'; it must be a whole number"),
         ({"k": None}, errors.UsageError, "k is None; it must be a whole number"),
         ({"k": True}, errors.UsageError, "k is True"),
+        ({"mode": "vector"}, errors.UsageError, "mode is 'vector'; choose hybrid, dense, lexical"),
+        ({"expand": "chapter"}, errors.UsageError, "expand is 'chapter'; choose neighbours, section, document"),
+        ({"query": [float("nan")] * 384}, errors.UsageError, "zero or not finite"),
+        ({"query": [0.0] * 384}, errors.UsageError, "zero or not finite"),
         ({"highlight": "yes"}, errors.UsageError, "highlight is 'yes'; it must be True or False"),
         ({"mode": 1}, errors.UsageError, "mode is 1; it must be a text"),
         ({"fusion": {"weight": "much"}}, errors.UsageError, "weight of fusion is 'much'; it must be a number"),
@@ -289,10 +293,43 @@ def test_what_cannot_be_put_in_is_refused_before_anything_is(library: Any, docs:
         docs.index(tmp_path / "nowhere")
     with pytest.raises(errors.UsageError, match="nothing to index"):
         docs.index()
+    with pytest.raises(errors.UsageError, match=r"is no path\. Name several one after the other"):
+        docs.index([tmp_path])
     assert library.names() == []
     docs.add([])
-    with pytest.raises(errors.UsageError, match="limit"):
+    with pytest.raises(errors.UsageError, match="limit is 0, offset 0; ask for 1 to 1000"):
         docs.documents(limit=0)
+    for delete in (docs.delete_many, docs.delete_uris, docs.get_many):
+        with pytest.raises(errors.UsageError, match=r"s is 'g3'; give a list: \['g3'\]"):
+            delete("g3")
+
+
+LONG = "The town council met on Tuesday. " * 100
+
+
+def test_long_texts_are_embedded_as_is_said(library: Any) -> None:
+    with pytest.raises(errors.QueryTooLong, match="on_overflow=split or truncate"):
+        library.embed([LONG])
+    (split,), (cut,) = (library.embed([f"{LONG} Jupiter."], on_overflow=way) for way in ("split", "truncate"))
+    (beginning,) = library.embed([LONG], on_overflow="truncate")
+    assert cut == pytest.approx(beginning, abs=1e-6)
+    assert split != pytest.approx(beginning, abs=1e-4)
+    assert sum(number * number for number in split) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"texts": "abc"}, r"texts is 'abc'; give a list: \['abc'\]"),
+        ({"texts": 5}, "texts is 5; give a list"),
+        ({"texts": ["a", ""]}, r"texts\[1\] is empty"),
+        ({"texts": ["a"], "kind": "doc"}, "kind is 'doc'; choose query, passage"),
+        ({"texts": ["a"], "on_overflow": "refuse"}, "on_overflow is 'refuse'; choose error, split, truncate"),
+    ],
+)
+def test_what_cannot_be_embedded_is_refused(library: Any, given: dict[str, Any], told: str) -> None:
+    with pytest.raises(errors.UsageError, match=told):
+        library.embed(**given)
 
 
 def test_more_than_is_sent_at_once(docs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -574,9 +611,10 @@ def test_every_error_comes_back_as_itself(kind: type[errors.EmbedsvcError]) -> N
     [
         (Response(401, {}, b"no"), errors.AccessDenied, "Check the api_key"),
         (Response(403, FINE, b'{"detail": "no"}'), errors.AccessDenied, "Check the api_key"),
-        (Response(404, {}, b"<html>"), errors.NotFound, "status 404"),
-        (Response(502, {}, b"<html>"), errors.EmbedsvcError, "status 502"),
-        (Response(200, {}, b"<html>"), errors.Unreachable, "does not say that it is embedsvc"),
+        (Response(404, {}, b"<html>"), errors.Unreachable, r"\(status 404\) is not an embedsvc service"),
+        (Response(501, {}, b"<html>"), errors.Unreachable, "is not an embedsvc service"),
+        (Response(502, {}, b"<html>"), errors.Unreachable, "one that it does not reach"),
+        (Response(200, {}, b"<html>"), errors.Unreachable, "is not an embedsvc service"),
         (Response(200, FINE, b"<html>"), errors.Unreachable, "no JSON"),
         (Response(200, {"x-embedsvc-version": "0.99.0"}, COUNT), errors.VersionMismatch, "0.99.0"),
         (Response(422, {"x-embedsvc-version": "99.0"}, b"{}"), errors.VersionMismatch, "same version"),
@@ -649,9 +687,33 @@ def names_async(url: str, key: str | None) -> list[str]:
 @pytest.mark.parametrize("ask", [names, names_async])
 def test_the_key_is_sent_and_a_wrong_one_told(guarded: str, ask: Callable[..., list[str]]) -> None:
     assert ask(guarded, "right") == []
+    assert ask(guarded, " right\n") == []
     for key in ("wrong", None):
         with pytest.raises(errors.AccessDenied, match="api_key"):
             ask(guarded, key)
+
+
+def test_a_key_is_any_text_that_can_be_sent(tmp_path: Path) -> None:
+    with server(tmp_path, api_keys="schlüssel") as running:
+        assert names(running.url, "schlüssel") == names_async(running.url, "schlüssel") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"api_key": "a\nb"}, "api_key has a line break"),
+        ({"api_key": " "}, "api_key is empty"),
+        ({"api_key": 5}, "api_key is a int; it must be a text"),
+        ({"timeout": -1}, "timeout is -1; give a number of seconds above 0"),
+        ({"timeout": "5"}, "timeout is '5'; it must be a number"),
+        ({"retries": -1}, "retries is -1"),
+        ({"url": 8080}, "url is 8080; it must be a text"),
+    ],
+)
+def test_what_a_service_cannot_be_reached_with_is_refused(options: dict[str, Any], told: str) -> None:
+    for connect in (embedsvc.connect, embedsvc.connect_async):
+        with pytest.raises(errors.UsageError, match=told):
+            connect(**{"url": "http://localhost:1", **options})
 
 
 def test_files_that_are_too_large_for_a_service_do_not_stop_the_others(tmp_path: Path) -> None:

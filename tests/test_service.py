@@ -991,7 +991,23 @@ def test_metrics_tell_the_recall_that_was_measured_and_that_people_get(
 def test_health_and_readiness(http: httpx.Client) -> None:
     assert http.get("/healthz").json() == {"status": "ok"}
     ready = http.get("/readyz").json()
-    assert ready == {"status": "ready", "model": MODEL, "runtime": "onnx", "dtype": "int8", "dimension": 384}
+    assert ready == {
+        "status": "ready", "model": MODEL, "runtime": "onnx", "dtype": "int8", "dimension": 384, "read_only": False
+    }  # fmt: skip
+
+
+def test_a_data_folder_that_cannot_be_written_is_told_of_and_searched(
+    library: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != library and access(path, mode))
+    app = create_app(load_settings({"data_dir": str(library), "runtime": "onnx"}))
+    assert f"the data folder {library} cannot be written: searches only" in caplog.text
+    app.state.embedsvc.encoders.default()
+    with in_app(app) as client:
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["read_only"]) == (200, True)
+        assert search(client, "library", query="power").json()["hits"]
 
 
 def test_not_ready_without_a_model(tmp_path: Path) -> None:
@@ -1187,7 +1203,6 @@ def test_a_data_directory_that_went_away_is_told_and_not_made_anew(library: Path
         ("POST", "/v1/collections/library/search", {"query": "power"}),
         ("POST", "/v1/collections/library/documents", document),
         ("PUT", "/v1/collections/new", {}),
-        ("POST", "/mcp", {}),
     )
     with in_app(app) as client:
         add(client, "library", {"id": "early", "text": BREAD})
@@ -1198,6 +1213,9 @@ def test_a_data_directory_that_went_away_is_told_and_not_made_anew(library: Path
             answer = client.request(method, path, json=body)
             is_problem(answer, 503, f"{library} is gone", "Mount it again")
             assert answer.headers["retry-after"] == "5"
+        answer = client.post("/mcp", json={})
+        assert (answer.status_code, answer.json()["jsonrpc"]) == (503, "2.0")
+        assert f"{library} is gone" in answer.json()["error"]["message"]
         for path in ("/v1/files", "/v1/vector_stores"):
             answer = client.get(path)
             assert (answer.status_code, answer.json()["error"]["type"]) == (503, "server_error")

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from embedsvc.agents.shelves import Shelf
 from embedsvc.errors import EmbedsvcError, NotFound, QueryTooLong, UsageError
 from embedsvc.names import NAME
-from embedsvc.records import WholeText
+from embedsvc.records import WholeText, is_own_uri
 from embedsvc.search.hits import Answer, Hit
 
 HITS = 8
@@ -28,6 +28,8 @@ _AT_ONCE = 8
 get their turn."""
 _CHARACTERS = 20_000
 """Of a document that are fetched at once, about 5,000 tokens: a longer one comes in parts."""
+_TITLE = 60
+"""Characters of a text that stand for its title."""
 _ID = re.compile(
     rf"(?P<name>{NAME.pattern}):(?:(?P<start>\d{{1,15}})-(?P<end>\d{{1,15}}):)?(?P<document>.+)", re.DOTALL
 )
@@ -108,7 +110,7 @@ def _warnings_of(answers: Sequence[Answer]) -> list[str]:
 def _result(name: str, hit: Hit, public_url: str) -> dict[str, Any]:
     return {
         "id": _id(name, hit.document_id, hit.start, hit.end),
-        "title": _title(hit.title, hit.uri, hit.heading, hit.page),
+        "title": _title(hit.title, hit.uri, hit.text, hit.heading, hit.page),
         "url": _url(public_url, name, hit.document_id, hit.uri, hit.start, hit.end),
         "text": hit.text,
     }
@@ -118,8 +120,10 @@ def _id(name: str, document: str, start: int, end: int) -> str:
     return f"{name}:{start}-{end}:{document}"
 
 
-def _title(title: str, uri: str, heading: str | None = None, page: int | None = None) -> str:
-    where = [title or uri.rstrip("/").rpartition("/")[2], heading, page and f"page {page}"]
+def _title(title: str, uri: str, text: str, heading: str | None = None, page: int | None = None) -> str:
+    """Without a title, the last part of the uri; without a uri too, how ``text`` begins."""
+    untitled = " ".join(text.split(maxsplit=_TITLE))[:_TITLE] if is_own_uri(uri) else uri.rstrip("/").rpartition("/")[2]
+    where = [title or untitled, heading, page and f"page {page}"]
     return " › ".join(str(part) for part in where if part)
 
 
@@ -169,7 +173,7 @@ async def _fetch(shelf: Shelf, public_url: str, arguments: Arguments) -> dict[st
         about["next"] = _id(name, document, last, last)
     return {
         "id": id,
-        "title": _title(whole.title, whole.uri),
+        "title": _title(whole.title, whole.uri, whole.text),
         "text": whole.text[first:last],
         "url": _url(public_url, name, whole.id, whole.uri, start, end),
         "metadata": about,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
-from embedsvc.api.options import NewDocument, SearchOptions, check_search, numbers_of
+from embedsvc.api.options import NewDocument, SearchOptions, check_page, check_search, listed, numbers_of
 from embedsvc.api.place import Place
 from embedsvc.api.steps import Steps, T
 from embedsvc.search.asking import Asked
@@ -108,7 +108,7 @@ class Collection:
 
     def get_many(self, ids: Iterable[str]) -> list[WholeText]:
         """The documents of these ids, in their order; those of which there is none are passed over."""
-        return self._run(self._place.get_many(self.name, list(ids)))
+        return self._run(self._place.get_many(self.name, listed("ids", ids)))
 
     def delete(self, id: str) -> None:
         """Deletes a document, durably. Raises NotFound: there is none. Locked: another process writes."""
@@ -117,17 +117,18 @@ class Collection:
     def delete_many(self, ids: Iterable[str]) -> int:
         """Deletes documents, durably and in one commit; ids of which there is none are passed over. Returns how many
         there were. Raises Locked: another process writes."""
-        return self._run(self._place.delete_many(self.name, list(ids)))
+        return self._run(self._place.delete_many(self.name, listed("ids", ids)))
 
     def delete_uris(self, uris: Iterable[str]) -> list[str]:
         """Deletes the documents of these uris, and all that came out of files of these uris, durably and in one commit;
         returns the uris of what is gone. Raises NotFound: there is none of one of them, and nothing was deleted.
         Locked: another process writes."""
-        return self._run(self._place.delete_uris(self.name, list(uris)))
+        return self._run(self._place.delete_uris(self.name, listed("uris", uris)))
 
     def documents(self, limit: int = 100, offset: int = 0, filter: str | None = None) -> list[StoredDocument]:
         """A page of ``limit`` documents (1 to 1000) in the order of their uris, without their text; with ``filter``, as
         of :meth:`search`, of those that have a passage for which it holds."""
+        check_page(limit, offset)
         return self._run(self._place.documents(self.name, limit, offset, filter))
 
     def count(self, filter: str | None = None) -> int:
@@ -172,7 +173,7 @@ class AsyncCollection:
 
     async def get_many(self, ids: Iterable[str]) -> list[WholeText]:
         """:meth:`Collection.get_many`."""
-        return await self._run(self._place.get_many(self.name, list(ids)))
+        return await self._run(self._place.get_many(self.name, listed("ids", ids)))
 
     async def delete(self, id: str) -> None:
         """:meth:`Collection.delete`."""
@@ -180,14 +181,15 @@ class AsyncCollection:
 
     async def delete_many(self, ids: Iterable[str]) -> int:
         """:meth:`Collection.delete_many`."""
-        return await self._run(self._place.delete_many(self.name, list(ids)))
+        return await self._run(self._place.delete_many(self.name, listed("ids", ids)))
 
     async def delete_uris(self, uris: Iterable[str]) -> list[str]:
         """:meth:`Collection.delete_uris`."""
-        return await self._run(self._place.delete_uris(self.name, list(uris)))
+        return await self._run(self._place.delete_uris(self.name, listed("uris", uris)))
 
     async def documents(self, limit: int = 100, offset: int = 0, filter: str | None = None) -> list[StoredDocument]:
         """:meth:`Collection.documents`."""
+        check_page(limit, offset)
         return await self._run(self._place.documents(self.name, limit, offset, filter))
 
     async def count(self, filter: str | None = None) -> int:

@@ -15,11 +15,10 @@ from embedsvc.api.paths import named_paths
 from embedsvc.api.place import closed
 from embedsvc.api.steps import Steps, T, Work
 from embedsvc.collection import collection_names, delete_collection
-from embedsvc.config import Settings, load_settings
+from embedsvc.config import OnOverflow, Settings, load_settings
 from embedsvc.describe import read_document, read_documents
 from embedsvc.encoders import Encoders
 from embedsvc.encoding.tokens import load_counter
-from embedsvc.errors import UsageError
 from embedsvc.ingest import FIXED, ingest_items, ingest_paths
 from embedsvc.maintenance import delete_document, delete_documents, delete_ids
 from embedsvc.opened import Collections, Opened
@@ -30,7 +29,6 @@ from embedsvc.records import StoredDocument, WholeText
 from embedsvc.search.asking import Asked, answers_to, queries_of
 from embedsvc.search.hits import Answer
 
-_MAX_PAGE = 1000
 _MOST_TEXTS = 2048
 """That are in memory as tokens at once."""
 _OF_ENCODERS = (
@@ -173,8 +171,6 @@ class Embedded:
         return self._call(name, lambda opened: delete_documents(opened.collection, uris, fold=False) if uris else [])
 
     def documents(self, name: str, limit: int, offset: int, filter: str | None) -> Steps[list[StoredDocument]]:
-        if not (1 <= limit <= _MAX_PAGE and offset >= 0):
-            raise UsageError(f"limit is {limit}, offset {offset}; ask for 1 to {_MAX_PAGE} documents, from 0 on.")
         return self._call(name, lambda opened: opened.collection.store().documents(offset, limit, filter))
 
     def count(self, name: str, filter: str | None) -> Steps[int]:
@@ -195,15 +191,17 @@ class Embedded:
         fixed = self._fixed | {option: getattr(settings, option) for option in options}
         return _work(lambda: self._make(name, fixed))
 
-    def embed(self, texts: Sequence[str], kind: Kind, model: str | None) -> Steps[list[list[float]]]:
-        return _work(lambda: self._embed(texts, kind, model))
+    def embed(
+        self, texts: Sequence[str], kind: Kind, model: str | None, on_overflow: OnOverflow | None
+    ) -> Steps[list[list[float]]]:
+        return _work(lambda: self._embed(texts, kind, model, on_overflow or self._settings.on_overflow))
 
-    def _embed(self, texts: Sequence[str], kind: Kind, model: str | None) -> list[list[float]]:
+    def _embed(self, texts: Sequence[str], kind: Kind, model: str | None, on_overflow: OnOverflow) -> list[list[float]]:
         encoder = self._encoders.default() if model is None else self._encoders.named(model)
         vectors: list[list[float]] = []
         for start in range(0, len(texts), _MOST_TEXTS):
             part = texts[start : start + _MOST_TEXTS]
-            encoded = encoder.encode_texts(part, kind=kind, on_overflow=self._settings.on_overflow)
+            encoded = encoder.encode_texts(part, kind=kind, on_overflow=on_overflow)
             vectors += encoded.vectors.tolist()
         return vectors
 

@@ -9,11 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
 from embedsvc.api.collections import AsyncCollection, Collection, Runs, RunsAsync
-from embedsvc.api.options import CollectionOptions, Kind, check_names
+from embedsvc.api.options import CollectionOptions, Kind, check_names, check_texts
 from embedsvc.api.place import Place
 from embedsvc.api.steps import Request, run, run_async
-from embedsvc.config import Settings, load_settings
-from embedsvc.errors import UsageError
+from embedsvc.config import OnOverflow, Settings, load_settings
 from embedsvc.names import check_name
 
 if TYPE_CHECKING:
@@ -53,15 +52,22 @@ class Library:
         """Names of the collections that there are, sorted."""
         return self._run(self._place.names())
 
-    def embed(self, texts: Sequence[str], kind: Kind = "passage", model: str | None = None) -> list[list[float]]:
+    def embed(
+        self,
+        texts: Sequence[str],
+        kind: Kind = "passage",
+        model: str | None = None,
+        on_overflow: OnOverflow | None = None,
+    ) -> list[list[float]]:
         """A vector of unit length for each text. ``kind``: whether they are queries or what is searched for. ``model``:
-        of those that are served; None: the default one. A text longer than its window: as ``on_overflow`` of the
-        settings says.
+        of those that are served; None: the default one. A text longer than its window is refused (``on_overflow``
+        ``error``), or has the mean of its parts' vectors (``split``), or that of its beginning (``truncate``); None: as
+        the settings say, of a service its own.
 
         Raises:
             UsageError: a text is empty. QueryTooLong: ``on_overflow`` is ``error``. NotFound: no such model.
         """
-        return self._run(self._place.embed(_checked_texts(texts), kind, model))
+        return self._run(self._place.embed(check_texts(texts, kind, on_overflow), kind, model, on_overflow))
 
     def delete(self, name: str) -> None:
         """Deletes a collection with all its documents, for good. Raises NotFound: there is none."""
@@ -95,9 +101,15 @@ class AsyncLibrary:
         """:meth:`Library.names`."""
         return await self._run(self._place.names())
 
-    async def embed(self, texts: Sequence[str], kind: Kind = "passage", model: str | None = None) -> list[list[float]]:
+    async def embed(
+        self,
+        texts: Sequence[str],
+        kind: Kind = "passage",
+        model: str | None = None,
+        on_overflow: OnOverflow | None = None,
+    ) -> list[list[float]]:
         """:meth:`Library.embed`."""
-        return await self._run(self._place.embed(_checked_texts(texts), kind, model))
+        return await self._run(self._place.embed(check_texts(texts, kind, on_overflow), kind, model, on_overflow))
 
     async def delete(self, name: str) -> None:
         """:meth:`Library.delete`."""
@@ -167,13 +179,6 @@ def connect_async(url: str, *, api_key: str | None = None, timeout: float = 30.0
 def _checked(options: CollectionOptions) -> CollectionOptions:
     check_names(options, list(CollectionOptions.__annotations__), "option")
     return options
-
-
-def _checked_texts(texts: Sequence[str]) -> list[str]:
-    for place, text in enumerate(texts):
-        if not isinstance(text, str) or not text:
-            raise UsageError(f"texts[{place}] is {'empty' if text == '' else f'{text!r:.80}'}; give a text.")
-    return list(texts)
 
 
 def _embedded(given: dict[str, Any]) -> Embedded:

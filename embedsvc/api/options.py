@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from numbers import Integral, Real
-from typing import Any, Literal, Required, TypedDict
+from typing import Any, Literal, Required, TypedDict, get_args, get_origin, get_type_hints
 
-from embedsvc.config import Dtype
+from embedsvc.config import Dtype, OnOverflow
 from embedsvc.errors import UsageError
 from embedsvc.outcomes import CLASHES, Outcome
 from embedsvc.records import ChunkContext, Document, Language, Metadata, ready_document
@@ -48,7 +50,7 @@ class SearchOptions(TypedDict, total=False):
     collection's own."""
     highlight: bool
     """Tell each hit's best sentence, and where the query's words are in it."""
-    on_overflow: Literal["error", "split", "truncate"]
+    on_overflow: OnOverflow
     """A query longer than the model's window. Default: as the settings say."""
     merge: bool
     """Overlapping passages of a document are one hit. Default: True."""
@@ -91,6 +93,8 @@ class CollectionOptions(TypedDict, total=False):
 
 Kind = Literal["query", "passage"]
 """What a text to be embedded is: models may put another prompt before each."""
+_MAX_PAGE = 1000
+"""Documents that are listed at once."""
 
 
 class NewDocument(TypedDict, total=False):
@@ -114,12 +118,12 @@ def check_names(given: Iterable[str], known: Collection[str], kind: str) -> None
 
 
 _TEXT, _FILE = ((str,), "a text"), ((str, os.PathLike), "a text")
-_WHOLE, _NUMBER, _BOOLEAN = ((Integral,), "a whole number"), ((Real,), "a number"), ((bool,), "True or False")
+WHOLE, NUMBER, _BOOLEAN = ((Integral,), "a whole number"), ((Real,), "a number"), ((bool,), "True or False")
 _EXPECTED: Mapping[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("mode", "filter", "expand", "order", "on_overflow", "duplicates", "group_by"), _TEXT),
     **dict.fromkeys(("rerank", "tokenizer"), _FILE),
-    **dict.fromkeys(("k", "rerank_depth", "max_context_tokens", "per_group"), _WHOLE),
-    **dict.fromkeys(("min_score", "min_confidence", "time_budget_ms", "diversity"), _NUMBER),
+    **dict.fromkeys(("k", "rerank_depth", "max_context_tokens", "per_group"), WHOLE),
+    **dict.fromkeys(("min_score", "min_confidence", "time_budget_ms", "diversity"), NUMBER),
     **dict.fromkeys(("highlight", "merge", "explain"), _BOOLEAN),
     "narrow": ((bool, Integral), "True, False or a whole number"),
     "fusion": ((Mapping,), "a dict"),
@@ -127,9 +131,9 @@ _EXPECTED: Mapping[str, tuple[tuple[type, ...], str]] = {
 }
 _OF_FUSION: Mapping[str, tuple[tuple[type, ...], str]] = {
     "method": _TEXT,
-    "weight": _NUMBER,
+    "weight": NUMBER,
     "normalisation": _TEXT,
-    "depth": _WHOLE,
+    "depth": WHOLE,
 }
 
 
@@ -141,18 +145,63 @@ def check_search(options: Mapping[str, Any]) -> None:
             raise UsageError(f"{name} is a part of fusion: give fusion={{{name!r}: {value!r:.80}}}.")
         check_names([name], _EXPECTED, "search option")
         if value is not None or getattr(_DEFAULTS, name) is not None:
-            _check_type(name, value, _EXPECTED[name])
+            check_type(name, value, _EXPECTED[name])
+            if name in _choices():
+                _check_choice(name, value, _choices()[name])
     for name, value in (options.get("fusion") or {}).items():
         if name in _OF_FUSION:
-            _check_type(f"{name} of fusion", value, _OF_FUSION[name])
+            check_type(f"{name} of fusion", value, _OF_FUSION[name])
     for place, boost in enumerate(options.get("boosts", ())):
-        _check_type(f"boosts[{place}]", boost, ((Mapping,), "a dict"))
+        check_type(f"boosts[{place}]", boost, ((Mapping,), "a dict"))
 
 
 _DEFAULTS = Asked()
 
 
-def _check_type(name: str, value: object, expected: tuple[tuple[type, ...], str]) -> None:
+@cache
+def _choices() -> Mapping[str, tuple[str, ...]]:
+    """Of the options that are one of a few words, those words."""
+    hints = get_type_hints(SearchOptions)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+
+
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r:.80}; choose {', '.join(choices)}.")
+
+
+def check_texts(texts: Sequence[str], kind: Kind, on_overflow: OnOverflow | None) -> list[str]:
+    """Texts to be embedded; raises UsageError where one is empty or none, or what is said of them is wrong."""
+    _check_choice("kind", kind, get_args(Kind))
+    if on_overflow is not None:
+        _check_choice("on_overflow", on_overflow, get_args(OnOverflow))
+    texts = listed("texts", texts)
+    for place, text in enumerate(texts):
+        if not isinstance(text, str) or not text:
+            raise UsageError(f"texts[{place}] is {'empty' if text == '' else f'{text!r:.80}'}; give a text.")
+    return texts
+
+
+def listed(name: str, texts: Iterable[str]) -> list[str]:
+    """Raises UsageError where one text stands in the place of several: its letters would be taken."""
+    if isinstance(texts, str | bytes):
+        raise UsageError(f"{name} is {texts!r:.80}; give a list: [{texts!r:.80}].")
+    try:
+        return list(texts)
+    except TypeError:
+        raise UsageError(f"{name} is {texts!r:.80}; give a list of texts.") from None
+
+
+def check_page(limit: int, offset: int) -> None:
+    """Raises UsageError where there is no such page of documents."""
+    check_type("limit", limit, WHOLE)
+    check_type("offset", offset, WHOLE)
+    if not (1 <= limit <= _MAX_PAGE and offset >= 0):
+        raise UsageError(f"limit is {limit}, offset {offset}; ask for 1 to {_MAX_PAGE} documents, from 0 on.")
+
+
+def check_type(name: str, value: object, expected: tuple[tuple[type, ...], str]) -> None:
+    """Raises UsageError for a value of none of these types; what they are called stands beside them."""
     kinds, told = expected
     # Python counts True and False as numbers.
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -161,10 +210,15 @@ def _check_type(name: str, value: object, expected: tuple[tuple[type, ...], str]
 
 def numbers_of(vector: Any) -> list[float]:
     """A query vector as numbers; raises UsageError where it is none."""
+    numbers = None
     if not isinstance(vector, bytes | bytearray):  # which would be numbers, of letters
-        with contextlib.suppress(TypeError, ValueError):
-            return [float(number) for number in vector]
-    raise UsageError(f"The query is {vector!r:.80}; it must be a text, or a vector: a list of numbers.")
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            numbers = [float(number) for number in vector]
+    if numbers is None:
+        raise UsageError(f"The query is {vector!r:.80}; it must be a text, or a vector: a list of numbers.")
+    if not all(map(math.isfinite, numbers)):  # JSON has no such numbers to send
+        raise UsageError("The query vector is zero or not finite; its direction is what is searched for.")
+    return numbers
 
 
 _KINDS: Mapping[str, type] = {"text": str, "id": str, "uri": str, "title": str, "metadata": Mapping}

@@ -11,6 +11,7 @@ from embedsvc.errors import UsageError
 
 if TYPE_CHECKING:
     from embedsvc.api.options import CollectionOptions, Kind, NewDocument
+    from embedsvc.config import OnOverflow
     from embedsvc.outcomes import Report
     from embedsvc.records import StoredDocument, WholeText
     from embedsvc.search.asking import Asked
@@ -53,6 +54,8 @@ class Place(Protocol):
 
     def create(self, name: str, options: CollectionOptions) -> Steps[None]: ...
 
-    def embed(self, texts: Sequence[str], kind: Kind, model: str | None) -> Steps[list[list[float]]]: ...
+    def embed(
+        self, texts: Sequence[str], kind: Kind, model: str | None, on_overflow: OnOverflow | None
+    ) -> Steps[list[list[float]]]: ...
 
     def remove(self, name: str) -> Steps[None]: ...

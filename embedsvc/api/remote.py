@@ -17,9 +17,10 @@ from typing import Any
 from urllib.parse import quote
 
 from embedsvc import __version__
-from embedsvc.api.options import CollectionOptions, Kind, NewDocument, checked
+from embedsvc.api.options import WHOLE, CollectionOptions, Kind, NewDocument, check_type, checked
 from embedsvc.api.paths import named_paths
 from embedsvc.api.steps import Pause, Request, Response, Steps, Work
+from embedsvc.config import OnOverflow
 from embedsvc.errors import JobFailed, Overloaded, ReadError, Unreachable, UsageError, VersionMismatch
 from embedsvc.outcomes import ACTIVE, Outcome, Report, outcome_of, uri_of_upload
 from embedsvc.readers.discovery import FoundFile, absolute, discover, is_url
@@ -32,6 +33,9 @@ from embedsvc.statuses import error_of, type_of
 
 _AGAIN = (429, 503)
 """Statuses of a request that was not taken and may be tried again."""
+_OF_DOORS = (401, 403, 413, 429, 503)
+"""Statuses that are understood from others too: of what stands before the service and lets in, by key, size and load.
+"""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 """Seconds before the second try; what is told to take longer than the other is not waited for."""
 _POLL_FIRST, _POLL_LAST = 0.02, 1.0
@@ -57,6 +61,9 @@ class Remote:
     take is sent again."""
 
     def __init__(self, url: str, retries: int) -> None:
+        check_type("retries", retries, WHOLE)
+        if retries < 0:
+            raise UsageError(f"retries is {retries}; it must be 0 or more.")
         self._url = url
         self._retries = retries
         self._tops: dict[tuple[str, str], frozenset[Path]] = {}
@@ -157,13 +164,17 @@ class Remote:
     def create(self, name: str, options: CollectionOptions) -> Steps[None]:
         yield from self._ask(Request("PUT", _of(name), _json(options, "The options")))
 
-    def embed(self, texts: Sequence[str], kind: Kind, model: str | None) -> Steps[list[list[float]]]:
+    def embed(
+        self, texts: Sequence[str], kind: Kind, model: str | None, on_overflow: OnOverflow | None
+    ) -> Steps[list[list[float]]]:
         if model is None:
             models = yield from self._ask(Request("GET", "/v1/models"))
             model = models["data"][0]["id"]
         vectors: list[list[float]] = []
         for start in range(0, len(texts), _BATCH_TEXTS):
             asked = {"model": model, "input": texts[start : start + _BATCH_TEXTS], "input_type": kind}
+            if on_overflow is not None:
+                asked["on_overflow"] = on_overflow
             body = _json({**asked, "encoding_format": "base64"}, "The texts")
             value = yield from self._ask(Request("POST", "/v1/embeddings", body))
             vectors += (_numbers(each["embedding"]) for each in value["data"])
@@ -225,10 +236,13 @@ class Remote:
                 f"The service at {self._url} is embedsvc {there}, this is {__version__}: they do not understand each "
                 "other. Install the same version on both sides."
             )
+        if there is None and response.status not in _OF_DOORS:
+            raise Unreachable(
+                f"What answers at {self._url} (status {response.status}) is not an embedsvc service, or stands before "
+                "one that it does not reach. Check the URL, and that the service runs (embedsvc serve)."
+            )
         if response.status >= 400:
             raise self._problem(response)
-        if there is None:
-            raise Unreachable(f"What answers at {self._url} does not say that it is embedsvc. Check the URL.")
 
     def _problem(self, response: Response) -> Exception:
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import httpx
 
 from embedsvc import __version__
+from embedsvc.api.options import NUMBER, check_type
 from embedsvc.api.place import closed
 from embedsvc.api.steps import Request, Response
 from embedsvc.errors import Unreachable, UsageError
@@ -15,8 +17,22 @@ _AGENT = f"embedsvc/{__version__}"
 
 
 def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    headers = {"user-agent": _AGENT} | ({} if api_key is None else {"authorization": f"Bearer {api_key}"})
-    return {"base_url": url, "headers": headers, "timeout": timeout}
+    check_type("timeout", timeout, NUMBER)
+    if not 0 < timeout < math.inf:
+        raise UsageError(f"timeout is {timeout}; give a number of seconds above 0.")
+    headers = {"user-agent": _AGENT} | ({} if api_key is None else {"authorization": f"Bearer {_checked(api_key)}"})
+    return {"base_url": url, "headers": httpx.Headers(headers, encoding="utf-8"), "timeout": timeout}
+
+
+def _checked(api_key: str) -> str:
+    """The key without the white space that is around it in a file. The messages do not tell it."""
+    if not isinstance(api_key, str):
+        raise UsageError(f"api_key is a {type(api_key).__name__}; it must be a text.")
+    key = api_key.strip()
+    if not key or not key.isprintable():
+        fault = "has a line break, or another character that cannot be sent" if key else "is empty"
+        raise UsageError(f"api_key {fault}. Check where it is read from; leave it out where no key is asked for.")
+    return key
 
 
 def _sending(request: Request) -> dict[str, Any]:
@@ -40,6 +56,7 @@ def _failure(url: str, error: httpx.HTTPError) -> Unreachable:
 
 def checked_url(url: str) -> str:
     """``url`` without a slash at its end. Raises UsageError: it is none of a service."""
+    check_type("url", url, ((str,), "a text"))
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from embedsvc.encoding.contract import Parity, check_contract, check_model, encoder_for, parity
-    from embedsvc.encoding.encoder import EncodedTexts, Encoder, OnOverflow
+    from embedsvc.encoding.encoder import EncodedTexts, Encoder
     from embedsvc.encoding.loading import load_encoder
     from embedsvc.encoding.models import Model, resolve_model
 
@@ -23,7 +23,6 @@ __all__ = [
     "EncodedTexts",
     "Encoder",
     "Model",
-    "OnOverflow",
     "Parity",
     "check_contract",
     "check_model",
@@ -37,7 +36,6 @@ _MODULES = {
     "EncodedTexts": "encoder",
     "Encoder": "encoder",
     "Model": "models",
-    "OnOverflow": "encoder",
     "Parity": "contract",
     "check_contract": "contract",
     "check_model": "contract",

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from embedsvc.config import Dtype, RuntimeName, Settings
+from embedsvc.config import Dtype, OnOverflow, RuntimeName, Settings
 from embedsvc.encoding.batches import pad
-from embedsvc.encoding.encoder import OnOverflow
 from embedsvc.encoding.exports import ensure_export
 from embedsvc.encoding.models import Model, resolve_model
 from embedsvc.encoding.onnx_runtime import OnnxRuntime

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from embedsvc.config import Dtype, RuntimeName
+from embedsvc.config import Dtype, OnOverflow, RuntimeName
 from embedsvc.encoding.batches import pad
 from embedsvc.encoding.canaries import canary_ids
 from embedsvc.encoding.models import Model
@@ -21,7 +21,6 @@ from embedsvc.encoding.windows import Windows, fit
 from embedsvc.errors import ModelError, QueryTooLong, UsageError
 from embedsvc.records import Contract
 
-OnOverflow = Literal["error", "split", "truncate"]
 Vectors = npt.NDArray[np.float32]
 
 

@@ -29,5 +29,6 @@ def unit_scores(answer: Answer) -> list[float]:
     """Of the hits, from 0 to 1, higher is better: a cosine below 0 is 0; BM25, which has no upper end, is divided by
     that of the best hit."""
     best = max((hit.score for hit in answer.hits), default=0.0)
-    scale = best if answer.mode == "lexical" and best > 1 else 1.0
+    is_bm25 = answer.mode == "lexical" and best > 0 and all(hit.scores.rerank is None for hit in answer.hits)
+    scale = best if is_bm25 else 1.0
     return [min(max(hit.score / scale, 0.0), 1.0) for hit in answer.hits]

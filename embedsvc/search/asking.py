@@ -11,7 +11,8 @@ from embedsvc.records import Fusion
 from embedsvc.search.hits import Answer, Mode
 
 if TYPE_CHECKING:
-    from embedsvc.encoding import Encoder, OnOverflow
+    from embedsvc.config import OnOverflow
+    from embedsvc.encoding import Encoder
     from embedsvc.encoding.cross_encoder import CrossEncoder
     from embedsvc.search.expanding import Expand
     from embedsvc.search.packing import CountTokens, Order

@@ -11,7 +11,8 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from embedsvc.encoding import Encoder, OnOverflow
+from embedsvc.config import OnOverflow
+from embedsvc.encoding import Encoder
 from embedsvc.encoding.cross_encoder import CrossEncoder
 from embedsvc.errors import UsageError
 from embedsvc.records import Fusion, FusionMethod, Normalisation, Tuned

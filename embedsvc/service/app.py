@@ -21,7 +21,7 @@ from embedsvc.opened import Collections
 from embedsvc.service import problems, schemas, schemas_openai
 from embedsvc.service.data_folder import make_data_folder
 from embedsvc.service.jobs import Jobs
-from embedsvc.service.mcp import PATH, Mcp
+from embedsvc.service.mcp import Mcp
 from embedsvc.service.middleware import Front
 from embedsvc.service.routes import (
     collections,
@@ -149,7 +149,7 @@ def _app(settings: Settings, ended: Callable[[], object]) -> FastAPI:
         page,
     ):
         app.include_router(routes.router)
-    app.router.routes.append(Route(PATH, mcp))
+    app.router.routes.append(Route(problems.MCP_ROUTE, mcp))
     app.openapi = lambda: _openapi(app, keyed=bool(settings.api_keys))  # type: ignore[method-assign]
     return app
 

@@ -3,11 +3,15 @@ running service (renamed, unmounted) must not be made anew, or there would be tw
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from pathlib import Path
 
 from embedsvc.errors import NotReady, StorageFailure
 from embedsvc.service.jobs import FOLDER
+
+log = logging.getLogger("embedsvc.service")
 
 _NEEDS_IT = re.compile(r"/(readyz|mcp|v1/(collections|jobs|files|vector_stores))(/|$)")
 
@@ -17,8 +21,13 @@ def needs_data(path: str) -> bool:
     return _NEEDS_IT.match(path) is not None
 
 
+def is_read_only(folder: Path) -> bool:
+    """Whether what lies in the data folder can be searched only."""
+    return not os.access(folder, os.W_OK)
+
+
 def make_data_folder(folder: Path) -> None:
-    """Makes the data folder, where it is not there, and in it what it is known by.
+    """Makes the data folder, where it is not there, and in it what it is known by. Warns where it cannot be written.
 
     Raises:
         StorageFailure: it cannot be made.
@@ -31,6 +40,10 @@ def make_data_folder(folder: Path) -> None:
                 f"The data folder {folder} cannot be made: {error.strerror or error}. Make it, or choose another "
                 "place with EMBEDSVC_DATA_DIR."
             ) from error
+    if is_read_only(folder):
+        log.warning(
+            "the data folder %s cannot be written: searches only; where that is not meant, mend its permissions", folder
+        )
 
 
 class DataFolder:

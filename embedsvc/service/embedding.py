@@ -14,7 +14,8 @@ import numpy.typing as npt
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from embedsvc.encoding import Encoder, OnOverflow
+from embedsvc.config import OnOverflow
+from embedsvc.encoding import Encoder
 from embedsvc.encoding.cross_encoder import CrossEncoder, Logits, Pair
 from embedsvc.encoding.tokens import Ids, Kind
 from embedsvc.encoding.windows import Windows

@@ -20,13 +20,12 @@ from embedsvc.records import WholeText
 from embedsvc.search.asking import Asked, answers_to, queries_of
 from embedsvc.search.hits import Answer
 from embedsvc.service.access import stranger
-from embedsvc.service.problems import problem
+from embedsvc.service.problems import MCP_ROUTE, problem
 from embedsvc.service.state import State, run
 
 if TYPE_CHECKING:
     from embedsvc.agents.server import Door
 
-PATH = "/mcp"
 _MISSING = "MCP needs the package mcp, which is not installed here, or too old: pip install 'embedsvc[mcp]'."
 
 
@@ -60,7 +59,7 @@ class OfService:
 
 
 class Mcp:
-    """The ASGI application behind ``PATH``; answers while it is :meth:`running`."""
+    """The ASGI application behind ``MCP_ROUTE``; answers while it is :meth:`running`."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -100,11 +99,13 @@ class Mcp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":  # there are no sessions, and nothing that comes unasked
             refusal = "Send POST: this server keeps no sessions."
-            await problem(PATH, 405, "Method Not Allowed", refusal, headers={"allow": "POST"})(scope, receive, send)
+            await problem(MCP_ROUTE, 405, "Method Not Allowed", refusal, headers={"allow": "POST"})(
+                scope, receive, send
+            )
             return
         if (who := stranger(scope, self._state.settings)) is not None:  # with a key, too, as MCP asks for
             refusal = f"What comes from {who} may not ask here. Set public_url where others are to reach this."
-            await problem(PATH, 403, "Access denied", refusal)(scope, receive, send)
+            await problem(MCP_ROUTE, 403, "Access denied", refusal)(scope, receive, send)
             return
         # Read here, where a client that leaves in the midst of it is no fault of the service.
         body = await Request(scope, receive).body()

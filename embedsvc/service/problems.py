@@ -1,7 +1,7 @@
 """Errors to HTTP, once: every class of the error tree has its status here, every body is written here.
 
 Bodies are RFC 9457 problem+json; on routes in the shape of OpenAI, text-embeddings-inference (TEI) and Cohere they are
-as there.
+as there, and on that of MCP as JSON-RPC has them, so that its clients tell what is wrong.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _OPENAI = re.compile(r"/v1/(embeddings|models|files|vector_stores)(/|$)")
 TEI_ROUTES = frozenset(
     {"/", "/embed", "/embed_all", "/similarity", "/rerank", "/predict", "/tokenize", "/decode", "/info", "/health"}
 )
+MCP_ROUTE = "/mcp"
 COHERE_ROUTES = frozenset({"/v1/rerank", "/v2/rerank"})
 _KIND = re.compile(r"(str|int|list\[.*\]|dict\[.*\])$")
 """How a complaint names the kinds that a field may have."""
@@ -99,6 +100,10 @@ def problem(
         return Response(json_bytes(body), status, headers, media_type="application/json")
     if path in COHERE_ROUTES:
         return Response(json_bytes({"message": detail}), status, headers, media_type="application/json")
+    if path == MCP_ROUTE:
+        # What it is about was not read: no id, and of the codes the one of a request that is none for this server.
+        body = {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": detail}}
+        return Response(json_bytes(body), status, headers, media_type="application/json")
     if speaks_openai(path):
         kind = {429: "rate_limit_error"}.get(status, "invalid_request_error" if status < 500 else "server_error")
         body = {"error": {"message": detail, "type": kind, "param": param, "code": code}}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from embedsvc.config import Dtype, OnDuplicate
+from embedsvc.config import Dtype, OnDuplicate, OnOverflow
 from embedsvc.records import ChunkContext, FusionMethod, Language, Normalisation
 from embedsvc.storage import LABEL
 
@@ -112,7 +112,7 @@ class SearchRequest(_Request):
         None, description="Count the context by this one of the service's `tokenizers`. Default: the collection's own."
     )
     highlight: bool = Field(False, description="Tell each hit's best sentence, and where the query's words are in it.")
-    on_overflow: Literal["error", "split", "truncate"] | None = Field(
+    on_overflow: OnOverflow | None = Field(
         None,
         description="A query longer than the model's window: refuse it, take the mean of several windows, or cut "
         "it and say so in `tokens_cut`.",
@@ -222,7 +222,7 @@ class SimilaritiesRequest(_Request):
     others: list[str] | None = Field(None, min_length=1, description="To compare with. Default: `texts` themselves.")
     model: str | None = Field(None, description="A model that is served. Default: the first.")
     input_type: Literal["query", "passage"] = Field("passage", description="Which prompt `texts` get.")
-    on_overflow: Literal["error", "split", "truncate"] | None = Field(
+    on_overflow: OnOverflow | None = Field(
         None, description="A text longer than the window: refuse it, take the mean of several windows, or cut it."
     )
 
@@ -336,7 +336,7 @@ class EmbeddingsRequest(_Request):
     dimensions: int | None = Field(None, description="Keep the first so many numbers of each vector.")
     user: str | None = Field(None, description="Accepted and not used.")
     input_type: Literal["query", "passage"] = Field("passage", description="Which of the model's prompts to use.")
-    on_overflow: Literal["error", "split", "truncate"] | None = Field(
+    on_overflow: OnOverflow | None = Field(
         None,
         description="A text longer than the model's window: refuse it, take the mean of several windows, or cut it. "
         "What was done stands in `overflow`.",
@@ -779,3 +779,4 @@ class Ready(BaseModel):
     runtime: str
     dtype: str
     dimension: int
+    read_only: bool = Field(description="The data folder cannot be written: searches only, what writes answers 507.")

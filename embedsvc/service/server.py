@@ -44,6 +44,10 @@ def serve(settings: Settings) -> None:
         )
         if not settings.api_keys and not is_this_machine(listener.getsockname()[0]):
             log.warning("whoever reaches this address may ask, write and delete: set EMBEDSVC_API_KEYS")
+        if not settings.api_keys and "EMBEDSVC_API_KEY" in os.environ:
+            log.warning(
+                "EMBEDSVC_API_KEY is what clients send; the keys that the service asks for are EMBEDSVC_API_KEYS"
+            )
         if settings.workers == 1:
             uvicorn.Server(_config(create_app(settings))).run([listener])
         else:

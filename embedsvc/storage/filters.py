@@ -2,7 +2,8 @@
 
 Built-in fields are columns and pass through. ``metadata.KEY`` (also ``metadata."a key".deeper``) lives in a JSON
 column, where one key may hold numbers in one document and text in the next; it is rewritten to a typed extraction
-that yields NULL where the type does not fit, never an error in mid-search. The type is that of the other operand.
+that yields NULL where the type does not fit, never an error in mid-search. The type is that of the other operand. A
+list equals each value that is in it.
 """
 
 from __future__ import annotations
@@ -207,7 +208,59 @@ def _pointed(sql: str, spot: int, problem: str) -> str:
 def _extraction(keys: Sequence[str], column: exp.Expression) -> str:
     path = "$" + "".join("." + json.dumps(key, ensure_ascii=False) for key in keys)
     value = "NULLIF(json_extract(metadata, '{}'), 'null')".format(path.replace("'", "''"))
+    for pattern in _element_patterns(column):
+        value = "regexp_replace({}, '{}', '\\1')".format(value, pattern.replace("'", "''"))
     return _wanted_type(column)(value)
+
+
+_LIST = r'^\[(?:(?:"(?:[^"\\]|\\.)*"|[^",\[\]{{}}]+),)*({})[,\]].*$'
+"""A list, as JSON, of texts, numbers, true and false, that has a certain element, or one of several (with ``|``)."""
+_PATTERN, _PATTERNS = 20_000, 20
+"""Bytes of elements in one pattern, and how many patterns a field is held against: the store makes none of ten times as
+many bytes, and no more than 40 of them."""
+
+
+def _element_patterns(column: exp.Expression) -> list[str]:
+    """Patterns of lists that have one of the values that ``column`` is asked to equal: the value, in place of its list,
+    is then compared as if it stood there alone."""
+    parts: list[list[str]] = []
+    room = 0
+    for element in _equalled(column):
+        size = len(element.encode(errors="replace"))
+        if size > room:
+            parts.append([])
+            room = _PATTERN
+        parts[-1].append(element)
+        room -= size
+        if len(parts) > _PATTERNS or size > _PATTERN:
+            raise BadFilter(
+                f"Bad filter: a metadata field is compared with values of more than {_PATTERN * _PATTERNS:,} bytes "
+                f"together, or with one of more than {_PATTERN:,}. Ask several times with fewer of them."
+            )
+    return [_LIST.format("|".join(part)) for part in parts]
+
+
+def _equalled(column: exp.Expression) -> Iterator[str]:
+    """The values that ``column`` is compared with, for equality, as patterns of how JSON writes them."""
+    from sqlglot import exp
+
+    node: exp.Expression = column
+    while isinstance(node.parent, exp.Paren):
+        node = node.parent
+    if not isinstance(node.parent, exp.EQ | exp.NEQ | exp.In):
+        return
+    for value in _operands(node.parent):
+        sign = 1
+        while isinstance(value, exp.Neg | exp.Paren):
+            sign *= -1 if isinstance(value, exp.Neg) else 1
+            value = value.this
+        if isinstance(value, exp.Boolean):
+            yield str(value.this).lower()
+        elif isinstance(value, exp.Literal) and value.is_string:
+            yield re.escape(json.dumps(value.this, ensure_ascii=False))
+        elif isinstance(value, exp.Literal):
+            number = value.this if value.this.isdigit() else repr(float(value.this)).removesuffix(".0")
+            yield re.escape(number if sign > 0 else f"-{number}") + r"(?:\.0)?"
 
 
 def _as_number(value: str) -> str:

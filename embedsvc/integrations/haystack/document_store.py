@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Self, TypeVar
 
 from haystack import Document, default_from_dict
 from haystack.document_stores.errors import DuplicateDocumentError
@@ -13,13 +13,15 @@ from haystack.utils import Secret
 
 from embedsvc.api.collections import Collection
 from embedsvc.api.options import NewDocument
-from embedsvc.errors import UsageError
+from embedsvc.errors import NotFound, UsageError
 from embedsvc.integrations.citing import citation, unit_scores
 from embedsvc.integrations.haystack.filters import condition_of
 from embedsvc.integrations.haystack.places import Place, with_secret
 from embedsvc.integrations.storing import check_new, check_report, new_document
+from embedsvc.records import StoredDocument
 
 _PAGE = 1000
+T = TypeVar("T")
 
 
 class DuplicateIds(UsageError, DuplicateDocumentError):
@@ -31,7 +33,8 @@ class WrongDocuments(UsageError, ValueError):
 
 
 class EmbedsvcDocumentStore:
-    """The collection of that name, at a :class:`.places.Place`; the first write makes it.
+    """The collection of that name, at a :class:`.places.Place`; the first write makes it, and before that the store is
+    empty.
 
     It encodes texts itself, by its own model: documents need no ``embedding``, and one that they have is not kept.
     ``source`` and ``title`` in their ``meta`` are what they are cited by. Documents need ``content``.
@@ -64,7 +67,7 @@ class EmbedsvcDocumentStore:
     # -- Haystack's protocol -----------------------------------------------------------------------------------------
 
     def count_documents(self) -> int:
-        return self.collection.count()
+        return self._unless_new(self.collection.count, 0)
 
     def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Document]:
         """In the order of their uris.
@@ -82,11 +85,12 @@ class EmbedsvcDocumentStore:
         return found
 
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
-        """Puts documents in, durably; returns how many. Policy ``NONE`` is ``FAIL``.
+        """Puts documents in, durably; returns how many. Policy ``NONE`` is ``FAIL``. Of several with one id in one
+        call, ``SKIP`` takes the first, ``OVERWRITE`` the last.
 
         Raises:
-            WrongDocuments: they are none, or one has no text. DuplicateIds: an id is taken, and ``policy`` is ``FAIL``.
-            In both cases none was put in.
+            WrongDocuments: they are none, or one has no text. DuplicateIds: an id is taken, or that of two of them, and
+            ``policy`` is ``FAIL``. In both cases none was put in.
         """
         if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
             raise WrongDocuments("documents is not a list of Haystack's Documents.")
@@ -109,7 +113,7 @@ class EmbedsvcDocumentStore:
 
     def delete_documents(self, document_ids: list[str]) -> None:
         """Ids of which there is no document are passed over."""
-        self.collection.delete_many(document_ids)
+        self._unless_new(lambda: self.collection.delete_many(document_ids), 0)
 
     # -- what other stores have besides ------------------------------------------------------------------------------
 
@@ -138,14 +142,18 @@ class EmbedsvcDocumentStore:
         return len(updated)
 
     def count_documents_by_filter(self, filters: dict[str, Any]) -> int:
-        return self.collection.count(condition_of(filters))
+        condition = condition_of(filters)
+        return self._unless_new(lambda: self.collection.count(condition), 0)
 
     def search(
         self, query: str | list[float], filters: Mapping[str, Any] | None, top_k: int, options: Mapping[str, Any]
     ) -> list[Document]:
         """The passages that answer, best first, each with its citation in ``meta`` beside its document's own, and a
         ``score`` from 0 to 1. ``id`` is the passage's, ``meta["document_id"]`` that of the document."""
-        answer = self.collection.search(query, **{**options, "k": top_k, "filter": condition_of(filters)})
+        asked: Any = {**options, "k": top_k, "filter": condition_of(filters)}
+        answer = self._unless_new(lambda: self.collection.search(query, **asked), None)
+        if answer is None:
+            return []
         return [
             Document(id=hit.id, content=hit.text, meta={**hit.metadata, **citation(hit)}, score=score)
             for hit, score in zip(answer.hits, unit_scores(answer), strict=True)
@@ -181,10 +189,22 @@ class EmbedsvcDocumentStore:
 
     def _pages(self, filters: Mapping[str, Any] | None) -> Iterator[list[str]]:
         """Ids of the documents for which ``filters`` hold, a page at a time."""
-        condition, collection, offset = condition_of(filters), self.collection, 0
-        while page := collection.documents(_PAGE, offset, condition):
+        condition, offset = condition_of(filters), 0
+        while page := self._listed(offset, condition):
             yield [document.id for document in page]
             offset += len(page)
+
+    def _listed(self, offset: int, condition: str | None) -> list[StoredDocument]:
+        return self._unless_new(lambda: self.collection.documents(_PAGE, offset, condition), [])
+
+    def _unless_new(self, ask: Callable[[], T], empty: T) -> T:
+        """What comes of ``ask``; ``empty`` where the collection is not there yet."""
+        try:
+            return ask()
+        except NotFound:
+            if self.name in self.place.library.names():
+                raise
+            return empty
 
 
 def _chosen(documents: list[Document], policy: DuplicatePolicy) -> dict[str, Document]:

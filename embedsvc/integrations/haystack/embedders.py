@@ -9,6 +9,7 @@ from typing import Any, Self
 from haystack import Document, component, default_from_dict
 from haystack.utils import Secret
 
+from embedsvc.config import OnOverflow
 from embedsvc.errors import UsageError
 from embedsvc.integrations.haystack.places import Place, with_secret
 
@@ -16,7 +17,8 @@ from embedsvc.integrations.haystack.places import Place, with_secret
 @component
 class EmbedsvcTextEmbedder:
     """A query's vector, of unit length. ``model``: one that is served at the :class:`.places.Place`; None: the default
-    one."""
+    one. ``on_overflow``: what becomes of a text longer than the model's window, as of :meth:`embedsvc.Library.embed`;
+    by default all of it counts."""
 
     def __init__(
         self,
@@ -24,12 +26,14 @@ class EmbedsvcTextEmbedder:
         url: str | None = None,
         api_key: Secret | None = None,
         settings: dict[str, Any] | None = None,
+        on_overflow: OnOverflow = "split",
     ) -> None:
         self.model = model
         self.place = Place(url, api_key, settings)
+        self.on_overflow: OnOverflow = on_overflow
 
     def to_dict(self) -> dict[str, Any]:
-        return self.place.to_dict(self, model=self.model)
+        return self.place.to_dict(self, model=self.model, on_overflow=self.on_overflow)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -37,7 +41,7 @@ class EmbedsvcTextEmbedder:
 
     @component.output_types(embedding=list[float])
     def run(self, text: str) -> dict[str, list[float]]:
-        return {"embedding": self.place.library.embed([text], "query", self.model)[0]}
+        return {"embedding": self.place.library.embed([text], "query", self.model, self.on_overflow)[0]}
 
     @component.output_types(embedding=list[float])
     async def run_async(self, text: str) -> dict[str, list[float]]:
@@ -48,7 +52,8 @@ class EmbedsvcTextEmbedder:
 @component
 class EmbedsvcDocumentEmbedder:
     """Documents with their vectors, of unit length. ``meta_fields_to_embed``: put in front of the content, with
-    ``embedding_separator`` between them. An EmbedsvcDocumentStore needs none of this."""
+    ``embedding_separator`` between them; ``on_overflow`` as of :class:`EmbedsvcTextEmbedder`. An EmbedsvcDocumentStore
+    needs none of this."""
 
     def __init__(
         self,
@@ -58,11 +63,13 @@ class EmbedsvcDocumentEmbedder:
         settings: dict[str, Any] | None = None,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
+        on_overflow: OnOverflow = "split",
     ) -> None:
         self.model = model
         self.place = Place(url, api_key, settings)
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.embedding_separator = embedding_separator
+        self.on_overflow: OnOverflow = on_overflow
 
     def to_dict(self) -> dict[str, Any]:
         return self.place.to_dict(
@@ -70,6 +77,7 @@ class EmbedsvcDocumentEmbedder:
             model=self.model,
             meta_fields_to_embed=self.meta_fields_to_embed,
             embedding_separator=self.embedding_separator,
+            on_overflow=self.on_overflow,
         )
 
     @classmethod
@@ -82,7 +90,7 @@ class EmbedsvcDocumentEmbedder:
         for place, document in enumerate(documents):
             if not isinstance(document, Document) or not document.content:
                 raise UsageError(f"documents[{place}] has no text to embed. Leave it out.")
-        vectors = self.place.library.embed(list(map(self._text, documents)), "passage", self.model)
+        vectors = self.place.library.embed(list(map(self._text, documents)), "passage", self.model, self.on_overflow)
         return {
             "documents": [
                 replace(document, embedding=vector) for document, vector in zip(documents, vectors, strict=True)

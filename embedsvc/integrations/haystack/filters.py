@@ -65,6 +65,8 @@ def _comparison(name: str, operator: str, value: Any) -> str:
     if operator not in _COMPARISONS:
         known = ", ".join((*_COMPARISONS, *_ORDERS))
         raise UnsupportedFilter(f"There is no {operator!r} of {name}; there are {known}.")
+    if operator in ("in", "not in") and not isinstance(value, list):
+        raise UnsupportedFilter(f"{name} {operator}: the value is a list, not {value!r:.80}.")
     return conditions.compared(field, _COMPARISONS[operator], value)
 
 

@@ -21,6 +21,13 @@ class Place:
     def __init__(self, url: str | None, api_key: Secret | None, settings: dict[str, Any] | None) -> None:
         if url is not None and settings:
             raise UsageError("Settings are of this process, url is of a service: give one of the two.")
+        if url is None and api_key is not None:
+            raise UsageError("api_key is for a service: give its url too, or leave the key out.")
+        if api_key is not None and not isinstance(api_key, Secret):
+            raise UsageError(
+                f"api_key is a {type(api_key).__name__}; it must be a Secret, which pipelines can be written with: "
+                'Secret.from_env_var("EMBEDSVC_API_KEY").'
+            )
         self.url, self.api_key, self.settings = url, api_key, settings
 
     @cached_property

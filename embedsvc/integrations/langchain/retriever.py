@@ -13,7 +13,7 @@ from embedsvc.api.collections import AsyncCollection, Collection
 from embedsvc.integrations.langchain.asking import Filter, asearch, cited, search
 
 
-class EmbedsvcRetriever(BaseRetriever):
+class EmbedsvcRetriever(BaseRetriever, extra="forbid"):
     """Gives the passages that answer, best first, each with its citation in ``metadata`` (:func:`.citing.citation`),
     its ``score`` from 0 to 1, and its document's own metadata. ``id`` is the passage's.
 

@@ -10,13 +10,17 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 
 from embedsvc.api.libraries import AsyncLibrary, Library
 from embedsvc.api.options import Kind
+from embedsvc.config import OnOverflow
 
 _DEFAULT = "default"
 
 
-class EmbedsvcEmbedding(BaseEmbedding):
-    """Vectors of unit length by a model that ``library`` serves; ``model_name`` left out: its default one."""
+class EmbedsvcEmbedding(BaseEmbedding, extra="forbid"):
+    """Vectors of unit length by a model that ``library`` serves; ``model_name`` left out: its default one.
+    ``on_overflow``: what becomes of a text longer than the model's window, as of :meth:`embedsvc.Library.embed`; by
+    default all of it counts."""
 
+    on_overflow: OnOverflow = "split"
     _library: Library = PrivateAttr()
     _async_library: AsyncLibrary | None = PrivateAttr()
 
@@ -50,12 +54,12 @@ class EmbedsvcEmbedding(BaseEmbedding):
         return await self._awaited(texts, "passage")
 
     def _embedded(self, texts: list[str], kind: Kind) -> list[list[float]]:
-        return self._library.embed(texts, kind, self._model)
+        return self._library.embed(texts, kind, self._model, self.on_overflow)
 
     async def _awaited(self, texts: list[str], kind: Kind) -> list[list[float]]:
         if self._async_library is None:
             return await asyncio.to_thread(self._embedded, texts, kind)
-        return await self._async_library.embed(texts, kind, self._model)
+        return await self._async_library.embed(texts, kind, self._model, self.on_overflow)
 
     @property
     def _model(self) -> str | None:

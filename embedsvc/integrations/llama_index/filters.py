@@ -16,6 +16,8 @@ _COMPARISONS = {
     FilterOperator.LTE: "<=",
     FilterOperator.IN: "IN",
     FilterOperator.NIN: "NOT IN",
+    FilterOperator.CONTAINS: "=",  # a list equals each value that is in it
+    FilterOperator.ANY: "IN",
 }
 
 
@@ -23,7 +25,7 @@ def condition_of(filters: MetadataFilters | None) -> str | None:
     """``filters`` as SQL, None: there are none. ``not``: none of them holds.
 
     Raises:
-        BadFilter: they cannot be expressed: what lists in metadata contain cannot be asked for.
+        BadFilter: they cannot be expressed: whether a list is empty cannot be asked for.
     """
     return _condition(filters) if filters is not None and filters.filters else None
 
@@ -45,9 +47,12 @@ def _comparison(filter: MetadataFilter, field: str) -> str:
     operator, value = filter.operator, filter.value
     if operator in (FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE):
         return conditions.has_text(field, value, any_case=operator == FilterOperator.TEXT_MATCH_INSENSITIVE)
+    if operator == FilterOperator.ALL:
+        values = value if isinstance(value, list) else [value]
+        return conditions.both([conditions.compared(field, "=", each) for each in values])
     if operator not in _COMPARISONS:
         raise BadFilter(
-            f"{filter.key} {operator.value}: whether a list is empty, or what it contains, cannot be asked for. Keep "
-            "it in a field of its own."
+            f"{filter.key} {operator.value}: whether a list is empty cannot be asked for. Keep that in a field of its "
+            "own."
         )
     return conditions.compared(field, _COMPARISONS[operator], value)

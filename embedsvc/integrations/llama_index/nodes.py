@@ -11,13 +11,13 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_
 from embedsvc.api.options import NewDocument
 from embedsvc.integrations.citing import citation, unit_scores
 from embedsvc.integrations.storing import new_document
-from embedsvc.records import WholeText
+from embedsvc.records import WholeText, is_own_uri
 from embedsvc.search.hits import Answer, Hit
 
 _READERS = {"file_path": "source", "file_name": "title"}
 """What LlamaIndex's readers call what a document is cited by."""
 _NOT_READ = ("start_index", "end_index", "document_id", "passage_id", "confidence")
-"""Of a citation, what tells a language model nothing."""
+"""Of a citation, what tells a language model nothing; nor does a title or source that there is not."""
 _WHOLE = "_node_content"
 """Where LlamaIndex keeps all of a node but its text among the metadata."""
 
@@ -47,8 +47,9 @@ def cited_node(hit: Hit, id: str) -> BaseNode:
     """The hit as a node, with its citation in the metadata."""
     node = _node(id, hit.text, hit.metadata)
     node.metadata = {**node.metadata, **citation(hit)}
-    node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, *_NOT_READ]
-    node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, *_NOT_READ]
+    unread = [*_NOT_READ, *([] if hit.title else ["title"]), *(["source"] if is_own_uri(hit.uri) else [])]
+    node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, *unread]
+    node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, *unread]
     return node
 
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from embedsvc.service.data_folder import is_read_only
 from embedsvc.service.metrics import exposition
 from embedsvc.service.routes.common import faults, reply
 from embedsvc.service.schemas import Health, Ready
@@ -49,6 +50,7 @@ async def health() -> Response:
                         "runtime": "onnx",
                         "dtype": "int8",
                         "dimension": 384,
+                        "read_only": False,
                     }
                 }
             },
@@ -57,7 +59,8 @@ async def health() -> Response:
     },
 )
 async def ready(request: Request) -> Response:
-    encoder = await state_of(request).encoders.probe()
+    state = state_of(request)
+    encoder = await state.encoders.probe()
     return reply(
         {
             "status": "ready",
@@ -65,6 +68,7 @@ async def ready(request: Request) -> Response:
             "runtime": encoder.runtime_name,
             "dtype": encoder.dtype,
             "dimension": encoder.dimension,
+            "read_only": is_read_only(state.settings.data_dir),
         }
     )
 

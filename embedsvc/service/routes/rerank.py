@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from embedsvc.encoding import OnOverflow
+from embedsvc.config import OnOverflow
 from embedsvc.encoding.cross_encoder import CrossEncoder, Pair, probabilities
 from embedsvc.errors import NotFound, QueryTooLong
 from embedsvc.service.body import read_model

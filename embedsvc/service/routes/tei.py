@@ -16,7 +16,8 @@ from starlette.responses import Response
 from tokenizers import Encoding
 
 from embedsvc import __version__
-from embedsvc.encoding import Encoder, OnOverflow
+from embedsvc.config import OnOverflow
+from embedsvc.encoding import Encoder
 from embedsvc.encoding.tokens import Ids, Kind
 from embedsvc.errors import QueryTooLong
 from embedsvc.service.body import read_model
