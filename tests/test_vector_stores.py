@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,12 +15,15 @@ import pytest
 from openai import OpenAI
 
 from embedsvc.config import Settings
+from embedsvc.errors import DamagedCollection, NotFound
 from embedsvc.service import vector_stores
 from embedsvc.service.attribute_filters import sql_of
 from embedsvc.service.problems import Refused
 from embedsvc.service.state import State
-from embedsvc.storage import write_lock
+from embedsvc.service.vector_stores import Part
+from embedsvc.storage import Store, write_lock
 from tests.server import Server, server, until
+from tests.test_collection import collection_of
 
 KEY = "sesame"
 REFUNDS = b"# Refunds\n\nMoney is paid back within 14 days of a return.\n"
@@ -156,6 +159,91 @@ def test_pages_of_files_fit_together(client: OpenAI, running: Server) -> None:
     gone = running.http.get(f"/v1/vector_stores/{made.id}/files", params={"after": "d0"})
     assert gone.status_code == 400
     client.vector_stores.delete(made.id)
+
+
+def test_a_document_whose_id_looks_like_an_uploads_is_a_file_like_any_other(
+    client: OpenAI, running: Server, store: str
+) -> None:
+    uploaded = put(client, store, "refunds.md", REFUNDS)
+    ids = ["file-019b8c5d2a40f1e2d3c4b5a6", "file-ffffffffffffffffffffffff", "plain"]
+    body = {"documents": [{"id": id, "text": f"Document {id}.", "metadata": {"year": 1999}} for id in ids]}
+    job = running.http.post(f"/v1/collections/{store}/documents", json=body).json()["job"]
+    until(lambda: running.http.get(f"/v1/jobs/{job}").json()["status"] == "done")
+    files = list(client.vector_stores.files.list(store, limit=1))
+    assert sorted(file.id for file in files) == sorted([*ids, uploaded.id])
+    listed = {file.id: file for file in files}
+    made = client.vector_stores.retrieve(store)
+    assert made.file_counts.completed == made.file_counts.total == 4
+    told = client.vector_stores.files.retrieve(ids[0], vector_store_id=store)
+    assert told == listed[ids[0]]
+    assert (told.created_at, told.attributes, told.usage_bytes) == (
+        made.created_at,
+        {"year": 1999},
+        len(f"Document {ids[0]}."),
+    )
+    assert client.vector_stores.files.delete(ids[0], vector_store_id=store).deleted
+    with pytest.raises(openai.NotFoundError, match="no file"):
+        client.vector_stores.files.retrieve(ids[0], vector_store_id=store)
+
+
+def test_a_page_of_files_is_read_at_once(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = collection_of(here, "c", *["red green"] * 9)
+    scans: list[str | None] = []
+    scan = Store._scan
+
+    def counted(self: Store, columns: list[str], condition: str | None, with_row_id: bool = False) -> Any:
+        scans.append(condition)
+        return scan(self, columns, condition, with_row_id)
+
+    monkeypatch.setattr(Store, "_scan", counted)
+    opened = SimpleNamespace(collection=collection)
+    state = cast("Any", SimpleNamespace(settings=here, collections=SimpleNamespace(call=lambda _, work: work(opened))))
+
+    def scans_for(limit: int) -> int:
+        scans.clear()
+        files = vector_stores.list_files(state, "c", None, Part("asc", None, None, limit))["data"]
+        assert [(file["id"], file["usage_bytes"]) for file in files] == [(f"d{each}", 9) for each in range(limit)]
+        return len(scans)
+
+    assert scans_for(1) == scans_for(8)
+
+
+def test_what_is_gone_meanwhile_is_left_out_of_a_page() -> None:
+    def show(ids: Sequence[str]) -> list[dict[str, Any]]:
+        return [{"id": id} for id in ids if id not in ("b", "c")]
+
+    told = vector_stores.page(list("abcde"), Part("asc", None, None, 2), show)
+    assert ([each["id"] for each in told["data"]], told["last_id"], told["has_more"]) == (["a", "d"], "d", True)
+    told = vector_stores.page(list("abc"), Part("asc", "a", None, 2), show)
+    assert (told["data"], told["last_id"], told["has_more"]) == ([], None, False)
+
+
+def test_of_the_vector_stores_only_those_of_the_page_are_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    created = {"old": 1, "deleted": 2, "damaged": 3, "new": 4}
+    looked: list[str] = []
+
+    def show(_: State, name: str) -> dict[str, Any]:
+        looked.append(name)
+        if name == "deleted":
+            raise NotFound("deleted just now")
+        return {"id": name}
+
+    def peek(name: str) -> Any:
+        if name == "damaged":
+            raise DamagedCollection("damaged")
+        return SimpleNamespace(store=lambda: SimpleNamespace(created=created[name]))
+
+    monkeypatch.setattr(vector_stores, "show", show)
+    monkeypatch.setattr(vector_stores, "collection_names", lambda _: sorted(created))
+    state = cast("Any", SimpleNamespace(settings=Settings(), collections=SimpleNamespace(peek=peek)))
+
+    def page(after: str | None, limit: int) -> tuple[list[str], bool]:
+        looked.clear()
+        told = vector_stores.list_all(state, Part("asc", after, None, limit))
+        return [each["id"] for each in told["data"]], told["has_more"]
+
+    assert (page(None, 1), looked) == ((["old"], True), ["old"])
+    assert (page("old", 1), looked) == ((["new"], False), ["deleted", "new"])
 
 
 def test_names_that_no_collection_can_have_or_that_are_taken_get_another_id(client: OpenAI) -> None:

@@ -12,7 +12,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from embedsvc.service.problems import Refused
 from embedsvc.service.state import State
 from embedsvc.service.uploads import FOLDER, Attachment, Upload, Uploads, created_of, is_upload, upload_of
 from embedsvc.storage import Store
+from embedsvc.storage.store import Known
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +83,13 @@ class _Work:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a vector store. ``documents``: ids, of those that are there. ``error``: why it failed.
-    ``attributes``: that it was to get, where it is not there."""
+    """A file of a vector store. ``is_upload``: or else a document that came otherwise, whatever its id looks like.
+    ``documents``: ids, of those that are there. ``error``: why it failed. ``attributes``: that it was to get, where it
+    is not there."""
 
     id: str
     created: int
+    is_upload: bool
     documents: tuple[str, ...] = ()
     status: Status = "completed"
     error: dict[str, str] | None = None
@@ -176,13 +180,13 @@ def show(state: State, name: str) -> dict[str, Any]:
 
 def _shown(state: State, store: Store) -> dict[str, Any]:
     name, about = store.path.parent.name, store.about
-    pending = _pending(state, name, store)
-    uploaded = store.known_below([FOLDER])
-    files = {upload_of(known.uri) or id for id, known in uploaded.items()}
+    store, files = _uploaded(state, name, store)
+    statuses = [file.status for file in files.values()]
+    otherwise = store.count_documents() - sum(len(file.documents) for file in files.values())
     counts = {
-        "in_progress": list(pending.values()).count("in_progress"),
-        "completed": store.count_documents() - len(uploaded) + len(files - pending.keys()),
-        "failed": list(pending.values()).count("failed"),
+        "in_progress": statuses.count("in_progress"),
+        "completed": otherwise + statuses.count("completed"),
+        "failed": statuses.count("failed"),
         "cancelled": 0,
     }
     return {
@@ -201,17 +205,32 @@ def _shown(state: State, store: Store) -> dict[str, Any]:
     }
 
 
-def show_all(state: State) -> list[dict[str, Any]]:
-    """Of all collections that can be read, in the order in which they were made."""
-    found = []
+def list_all(state: State, part: Part) -> dict[str, Any]:
+    """A page of all collections that can be read, in the order in which they were made."""
+    created: dict[str, int] = {}
     for name in collection_names(state.settings.data_dir):
-        try:
-            found.append(show(state, name))
-        except NotFound:
-            continue
-        except EmbedsvcError as error:
-            log.warning("the vector store %s is left out of the list: %s", name, error)
-    return sorted(found, key=lambda each: (each["created_at"], each["id"]))
+        with _left_out(name):
+            created[name] = state.collections.peek(name).store().created
+
+    def shown(names: Sequence[str]) -> list[dict[str, Any]]:
+        found = []
+        for name in names:
+            with _left_out(name):
+                found.append(show(state, name))
+        return found
+
+    return page(sorted(created, key=lambda name: (created[name], name)), part, shown)
+
+
+@contextmanager
+def _left_out(name: str) -> Iterator[None]:
+    """Passes over a collection that cannot be read, or was deleted just now."""
+    try:
+        yield
+    except NotFound:
+        pass
+    except EmbedsvcError as error:
+        log.warning("the vector store %s is left out of the list: %s", name, error)
 
 
 # -- their files -----------------------------------------------------------------------------------------------------
@@ -279,57 +298,54 @@ def _agree_on_chunking(state: State, name: str, asked: schemas.StaticChunking) -
 
 def show_file(state: State, name: str, id: str) -> dict[str, Any]:
     """What OpenAI tells of a file of a vector store. Raises NotFound: it has none of that id."""
-    return state.collections.call(name, lambda opened: _told(state, opened, _file(state, opened, id)))
+    return state.collections.call(name, lambda opened: _shown_file(state, opened, id))
+
+
+def _shown_file(state: State, opened: Opened, id: str) -> dict[str, Any]:
+    store, file = _file(state, opened, id)
+    [told] = _told(state, opened, store, [file])
+    return told
 
 
 def list_files(state: State, name: str, status: Status | None, part: Part) -> dict[str, Any]:
     """A page of all files, or of those of one status, in the order in which they came."""
 
-    def work(opened: Opened) -> list[dict[str, Any]]:
-        store = opened.collection.store()
-        documents = _documents_near(store, part) if status in (None, "completed") else []
-        return [*_uploaded(state, name, store, status), *(_file_line(store, id, "completed") for id in documents)]
+    def work(opened: Opened) -> dict[str, Any]:
+        store, files = _uploaded(state, name, opened.collection.store())
+        near = _documents_near(store, files, part) if status in (None, "completed") else []
+        files |= {id: File(id, store.created, False, (id,)) for id in near}
+        return _page_of_files(
+            state, opened, store, [file for file in files.values() if status in (None, file.status)], part
+        )
 
-    return _page_of_files(state, name, state.collections.call(name, work), part)
-
-
-def _uploaded(state: State, name: str, store: Store, status: Status | None) -> list[dict[str, Any]]:
-    """Of the files that were uploaded: id, creation and status of each."""
-    pending = _pending(state, name, store)
-    ids = {upload_of(known.uri) or id for id, known in store.known_below([FOLDER]).items()}
-    found = [_file_line(store, id, pending.get(id, "completed")) for id in ids | pending.keys()]
-    return [each for each in found if status in (None, each["status"])]
+    return state.collections.call(name, work)
 
 
-def _file_line(store: Store, id: str, status: Status) -> dict[str, Any]:
-    return {"id": id, "created_at": _when(store, id), "status": status}
+def _page_of_files(state: State, opened: Opened, store: Store, files: Sequence[File], part: Part) -> dict[str, Any]:
+    by_id = {file.id: file for file in sorted(files, key=lambda file: (file.created, file.id))}
+    return page(list(by_id), part, lambda ids: _told(state, opened, store, [by_id[id] for id in ids]))
 
 
-def _when(store: Store, id: str) -> int:
-    return created_of(id) if is_upload(id) else store.created
-
-
-def _documents_near(store: Store, part: Part) -> list[str]:
+def _documents_near(store: Store, uploaded: Mapping[str, File], part: Part) -> list[str]:
     """Ids of the documents that came otherwise, each a file that is as old as the collection, as many as may be in that
     part of the list, and those that it lies between. The others are not read."""
     least, most = (part.after, part.before) if part.order == "asc" else (part.before, part.after)
     created = store.created
-    if (least is not None and _when(store, least) > created) or (most is not None and _when(store, most) < created):
+
+    def when(id: str) -> int:
+        return uploaded[id].created if id in uploaded else created
+
+    if (least is not None and when(least) > created) or (most is not None and when(most) < created):
         return []
     near = store.document_ids(
         FOLDER,
         part.limit + 2,
-        least=least if least is not None and _when(store, least) == created else None,
-        most=most if most is not None and _when(store, most) == created else None,
+        least=least if least is not None and when(least) == created else None,
+        most=most if most is not None and when(most) == created else None,
         descending=(part.order == "desc") != part.ends,
     )
-    ends = store.known_among([id for id in (least, most) if id is not None and not is_upload(id)], ())
-    return sorted({*near, *(id for id, known in ends.items() if not (known.source or "").startswith(f"{FOLDER}/"))})
-
-
-def _page_of_files(state: State, name: str, files: list[dict[str, Any]], part: Part) -> dict[str, Any]:
-    files.sort(key=lambda each: (each["created_at"], each["id"]))
-    return page(files, part, lambda each: show_file(state, name, each["id"]))
+    ends = store.known_among([id for id in (least, most) if id is not None], ())
+    return sorted({*near, *ends} - uploaded.keys())
 
 
 def update_file(state: State, name: str, id: str, attributes: Metadata) -> dict[str, Any]:
@@ -340,10 +356,10 @@ def update_file(state: State, name: str, id: str, attributes: Metadata) -> dict[
     """
 
     def work(opened: Opened) -> dict[str, Any]:
-        file = _settled(state, opened, id)
+        _, file = _settled(state, opened, id)
         if file.documents:
             set_metadata(opened.collection, file.documents, lambda own: {**_not_attributes(own), **attributes})
-        return _told(state, opened, _file(state, opened, id))
+        return _shown_file(state, opened, id)
 
     return state.collections.call(name, work)
 
@@ -352,7 +368,7 @@ def remove_file(state: State, name: str, id: str) -> None:
     """Takes a file out of a vector store, not out of the uploads; raises as :func:`update_file`."""
 
     def work(opened: Opened) -> None:
-        file = _settled(state, opened, id)
+        _, file = _settled(state, opened, id)
         if file.documents:
             with opened.collection.writer(fold=False) as writer:
                 writer.replace((), file.documents)
@@ -365,10 +381,9 @@ def file_texts(state: State, name: str, id: str) -> list[str]:
     """The text of each of the file's documents. Raises NotFound: there is none of that id, or no text of it."""
 
     def work(opened: Opened) -> list[str]:
-        file = _file(state, opened, id)
+        store, file = _file(state, opened, id)
         if not file.documents:
             raise NotFound(f"The file {id!r} of {name!r} is {file.status}: there is no text of it.")
-        store = opened.collection.store()
         return [read_document(store, document).text for document in file.documents]
 
     return state.collections.call(name, work)
@@ -392,82 +407,106 @@ def delete_upload(state: State, id: str) -> None:
     uploads.remove(id)
 
 
-def _settled(state: State, opened: Opened, id: str) -> File:
-    file = _file(state, opened, id)
+def _settled(state: State, opened: Opened, id: str) -> tuple[Store, File]:
+    store, file = _file(state, opened, id)
     if file.status == "in_progress":
         raise Conflict(f"The file {id!r} is still being read into {opened.collection.name!r}. Wait until it is done.")
-    return file
+    return store, file
 
 
-def _file(state: State, opened: Opened, id: str) -> File:
-    """Raises NotFound: there is none of that id."""
+def _file(state: State, opened: Opened, id: str) -> tuple[Store, File]:
+    """The file, and the store that it was seen in. Raises NotFound: there is none of that id."""
     name = opened.collection.name
     # What is noted is read before the collection, so that what is done in between is seen to be there.
     attachment = Uploads(state.settings).attachment(name, opened.collection.store().identity, id)
-    work = None if attachment is None else _work_of(state, attachment.job)
+    work = None if attachment is None else _work_of(state, attachment.job, id)
     store = opened.collection.store()
-    known = store.known_below([f"{FOLDER}/{id}"]) if is_upload(id) else store.known_among([id], ())
-    documents = sorted((each.uri, document) for document, each in known.items())
-    created = created_of(id) if is_upload(id) else store.created
-    file = File(id, created, tuple(document for _, document in documents))
-    if documents and not (work and work.is_active and work.fate(id)[0] == "in_progress"):
-        return file
-    if work is None or attachment is None:
+    came = _came_of(store, store.known_below([f"{FOLDER}/{id}"])) if is_upload(id) else {}
+    file = _standing(id, came.get(id), attachment, work)
+    if file is not None:
+        return store, file
+    if store.known_among([id], ()):
+        return store, File(id, store.created, False, (id,))
+    if attachment is None or work is None:
         raise NotFound(f"{name!r} has no file {id!r}. List its files to see the ids there are.")
-    status, error = work.fate(id)
-    if status == "completed" and not work.is_active:
-        raise NotFound(f"The file {id!r} was taken out of {name!r}.")
-    # The job is not done as long as its other files are not.
-    status = "in_progress" if status == "completed" else status
-    return replace(file, status=status, error=error, attributes=attachment.attributes)
+    raise NotFound(f"The file {id!r} was taken out of {name!r}.")
 
 
-def _pending(state: State, name: str, store: Store) -> dict[str, Status]:
-    """By id, how it is with the files that are not in the collection, not yet or for a reason. What is noted of others
-    is forgotten."""
+def _uploaded(state: State, name: str, store: Store) -> tuple[Store, dict[str, File]]:
+    """By id, the files that were uploaded, those too that are not in the collection, not yet or for a reason; and the
+    store that they were seen in. What is noted of files that are done with is forgotten."""
     uploads = Uploads(state.settings)
-    attached = uploads.attached(name, store.identity)
+    attached = uploads.attached(name, store.identity)  # before the collection is read, as in _file
     works = {job: _work_of(state, job) for job in {each.job for each in attached.values()}}
-    found: dict[str, Status] = {}
+    store = store.latest()
+    files = _came_of(store, store.known_below([FOLDER]))
     for id, attachment in attached.items():
         work = works[attachment.job]
-        status = work.fate(id)[0] if work else "completed"
-        if status != "completed":
-            found[id] = status
-        elif work is None or not work.is_active:
+        file = _standing(id, files.get(id), attachment, work)
+        if file is not None:
+            files[id] = file
+        if work is None or (not work.is_active and work.fate(id)[0] == "completed"):
             uploads.detach(name, [id])
-    there = store.latest().known_below([f"{FOLDER}/{id}" for id in found]) if found else {}
-    stored = {upload_of(known.uri) for known in there.values()}
-    # One that failed to be put in again is there as it was before.
-    return {id: status for id, status in found.items() if status == "in_progress" or id not in stored}
+    return store, files
 
 
-def _told(state: State, opened: Opened, file: File) -> dict[str, Any]:
-    store, chunking = opened.collection.store(), opened.collection.chunking
-    own = store.metadata_of(file.documents[:1])
+def _came_of(store: Store, known: Mapping[str, Known]) -> dict[str, File]:
+    """By id, the files that documents from below :data:`FOLDER` came out of; such a document itself where that is no
+    upload."""
+    documents: dict[str, list[str]] = {}
+    for _, document, upload in sorted((each.uri, id, upload_of(each.source or "")) for id, each in known.items()):
+        documents.setdefault(upload or document, []).append(document)
+    uploaded = {upload for each in known.values() if (upload := upload_of(each.source or ""))}
     return {
-        "id": file.id,
-        "object": "vector_store.file",
-        "created_at": file.created,
-        "vector_store_id": opened.collection.name,
-        "status": file.status,
-        "usage_bytes": _bytes(state, store, file),
-        "last_error": file.error,
-        "attributes": next(map(attributes, own.values()), file.attributes),
-        "chunking_strategy": {
-            "type": "static",
-            "static": {"max_chunk_size_tokens": chunking.window, "chunk_overlap_tokens": chunking.overlap},
-        },
+        id: File(id, created_of(id) if id in uploaded else store.created, id in uploaded, tuple(own))
+        for id, own in documents.items()
     }
 
 
-def _bytes(state: State, store: Store, file: File) -> int:
-    if is_upload(file.id):
-        try:
-            return Uploads(state.settings).get(file.id).bytes
-        except NotFound:
-            return 0
-    return sum(places[-1].end for places in store.outlines(file.documents).values())
+def _standing(id: str, there: File | None, attachment: Attachment | None, work: _Work | None) -> File | None:
+    """How it is with the upload ``id``, of which ``there`` is in the collection, by what is noted of it and the job
+    that puts it in. None: it is not there, and nothing is on the way."""
+    if attachment is None or work is None:
+        return there
+    status, error = work.fate(id)
+    if there is not None:  # one that failed to be put in again is there as it was before
+        return replace(there, status="in_progress") if status == "in_progress" else there
+    if status == "completed" and not work.is_active:
+        return None
+    # The job is not done as long as its other files are not.
+    status = "in_progress" if status == "completed" else status
+    return File(id, created_of(id), True, (), status, error, attachment.attributes)
+
+
+def _told(state: State, opened: Opened, store: Store, files: Sequence[File]) -> list[dict[str, Any]]:
+    chunking = opened.collection.chunking
+    own = store.metadata_of([file.documents[0] for file in files if file.documents])
+    outlines = store.outlines([id for file in files if not file.is_upload for id in file.documents])
+    lengths = {id: places[-1].end for id, places in outlines.items()}
+    return [
+        {
+            "id": file.id,
+            "object": "vector_store.file",
+            "created_at": file.created,
+            "vector_store_id": opened.collection.name,
+            "status": file.status,
+            "usage_bytes": _bytes(state, file.id) if file.is_upload else sum(map(lengths.__getitem__, file.documents)),
+            "last_error": file.error,
+            "attributes": attributes(own[file.documents[0]]) if file.documents else file.attributes,
+            "chunking_strategy": {
+                "type": "static",
+                "static": {"max_chunk_size_tokens": chunking.window, "chunk_overlap_tokens": chunking.overlap},
+            },
+        }
+        for file in files
+    ]
+
+
+def _bytes(state: State, upload: str) -> int:
+    try:
+        return Uploads(state.settings).get(upload).bytes
+    except NotFound:
+        return 0
 
 
 def attributes(metadata: Metadata) -> dict[str, Any]:
@@ -506,12 +545,17 @@ def show_batch(state: State, name: str, id: str) -> dict[str, Any]:
 
 def list_batch(state: State, name: str, id: str, status: Status | None, part: Part) -> dict[str, Any]:
     """A page of the files of a batch, as :func:`list_files`."""
-    members = set(_batch(state, name, id).lines)
-    store = state.collections.peek(name).store()
-    attached = Uploads(state.settings).attached(name, store.identity)
-    members |= {file for file, attachment in attached.items() if batch_id(attachment.job) == id}
-    files = [each for each in _uploaded(state, name, store, status) if each["id"] in members]
-    return _page_of_files(state, name, files, part)
+
+    def work(opened: Opened) -> dict[str, Any]:
+        members = set(_batch(state, name, id).lines)
+        store = opened.collection.store()
+        attached = Uploads(state.settings).attached(name, store.identity)
+        members |= {file for file, attachment in attached.items() if batch_id(attachment.job) == id}
+        store, files = _uploaded(state, name, store)
+        asked = [file for file in files.values() if file.id in members and status in (None, file.status)]
+        return _page_of_files(state, opened, store, asked, part)
+
+    return state.collections.call(name, work)
 
 
 def batch_id(job: str) -> str:
@@ -529,15 +573,16 @@ def _batch(state: State, name: str, id: str) -> _Work:
     raise NotFound(f"{name!r} has no batch {id!r}. The newest 1,000 are kept.")
 
 
-def _work_of(state: State, job: str) -> _Work | None:
-    """None: it was so long ago that nothing is told of it."""
+def _work_of(state: State, job: str, file: str = "") -> _Work | None:
+    """What is known of a job, or of what it does with one ``file``: that is asked again and again while it goes on, and
+    reports are long. None: it was so long ago that nothing is told of it."""
     try:
         told = state.jobs.get(job)
     except NotFound:
         return None
     lines: dict[str, list[dict[str, Any]]] = {}
     try:
-        for line in map(json.loads, state.jobs.report(job).splitlines()):
+        for line in (json.loads(line) for line in state.jobs.report(job).splitlines() if file.encode() in line):
             lines.setdefault(upload_of(line["uri"]) or "", []).append(line)
     except (NotFound, ValueError):  # there is none yet, or its last line is being written
         pass
@@ -548,27 +593,26 @@ def _work_of(state: State, job: str) -> _Work | None:
 # -- pages of lists --------------------------------------------------------------------------------------------------
 
 
-def page(
-    listed: Sequence[dict[str, Any]],
-    part: Part,
-    show: Callable[[dict[str, Any]], dict[str, Any]] = lambda each: each,
-) -> dict[str, Any]:
-    """A page of what is ``listed``, oldest first."""
+def page(ids: Sequence[str], part: Part, show: Callable[[Sequence[str]], list[dict[str, Any]]]) -> dict[str, Any]:
+    """A page of what has these ``ids``, oldest first. ``show`` tells of some; it may leave out what is gone meanwhile,
+    in the place of which more are told of."""
     if part.order == "desc":
-        listed = listed[::-1]
-    ids = [each["id"] for each in listed]
+        ids = ids[::-1]
     start = _place(ids, part.after, "after") + 1 if part.after is not None else 0
     end = _place(ids, part.before, "before") if part.before is not None else len(ids)
     if part.ends:
         start = max(0, end - part.limit)
-    there = listed[start:end]
-    data = [show(each) for each in there[: part.limit]]
+    left = ids[start:end]
+    data: list[dict[str, Any]] = []
+    while left and (room := part.limit - len(data)):
+        data += show(left[:room])
+        left = left[room:]
     return {
         "object": "list",
         "data": data,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
-        "has_more": len(there) > part.limit,
+        "has_more": bool(left),
     }
 
 

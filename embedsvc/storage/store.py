@@ -1113,9 +1113,8 @@ class Store:
     def outlines(self, document_ids: Collection[str]) -> dict[str, list[PassagePlace]]:
         """The places of all passages of these documents, in order, of those that there are."""
         names = ["id", "start", "end", "tokens", "page", "heading"]
-        table = self._scan(
-            [*names, "document_id", "ordinal"], f"document_id IN ({_quoted(list(document_ids))})", with_row_id=True
-        ).sort_by("ordinal")
+        condition = f"document_id IN ({_quoted(list(document_ids))})" if document_ids else "false"
+        table = self._scan([*names, "document_id", "ordinal"], condition, with_row_id=True).sort_by("ordinal")
         found: dict[str, list[PassagePlace]] = {}
         columns = (table[name].to_pylist() for name in ("document_id", "_rowid", *names))
         for document_id, *place in zip(*columns, strict=True):

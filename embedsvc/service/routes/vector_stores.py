@@ -171,8 +171,8 @@ async def create_vector_store(request: Request) -> Response:
 async def list_vector_stores(
     request: Request, order: Order = "desc", after: After = None, before: Before = None, limit: Limit = 20
 ) -> Response:
-    found = await _errand(request, vector_stores.show_all)
-    return reply(vector_stores.page(found, Part(order, after, before, limit)))
+    part = Part(order, after, before, limit)
+    return reply(await _errand(request, lambda state: vector_stores.list_all(state, part)))
 
 
 @router.get(
@@ -245,7 +245,8 @@ async def search_vector_store(id: StoreId, request: Request) -> Response:
     def work(opened: Opened) -> Response:
         answers = answers_to(asked, queries, opened.collection.snapshot(), opened.encoder)
         data = [_result(hit) for hit in _best(answers, body.max_num_results)]
-        return reply({**_RESULTS, "search_query": said, "data": data})
+        page = {"object": "vector_store.search_results.page", "search_query": said, "data": data}
+        return reply({**page, "has_more": False, "next_page": None})
 
     await state.ready(id)
     return await state.queries.run(lambda: state.collections.call(id, work))
@@ -456,8 +457,17 @@ async def list_batch(
 
 
 def _upload(upload: Upload) -> dict[str, Any]:
-    own = {"id": upload.id, "bytes": upload.bytes, "created_at": upload.created, "filename": upload.name}
-    return {**_FILE, **own, "purpose": upload.purpose}
+    return {
+        "id": upload.id,
+        "object": "file",
+        "bytes": upload.bytes,
+        "created_at": upload.created,
+        "filename": upload.name,
+        "purpose": upload.purpose,
+        "status": "processed",
+        "status_details": None,
+        "expires_at": None,
+    }
 
 
 @router.post(
@@ -525,8 +535,9 @@ async def list_uploads(
     purpose: Annotated[str | None, Query(description="Only those of that purpose.")] = None,
 ) -> Response:
     found = await _errand(request, lambda state: Uploads(state.settings).all())
-    listed = [_upload(upload) for upload in found if purpose in (None, upload.purpose)]
-    return reply(vector_stores.page(listed, Part(order, after, None, limit)))
+    listed = {upload.id: upload for upload in found if purpose in (None, upload.purpose)}
+    part = Part(order, after, None, limit)
+    return reply(vector_stores.page(list(listed), part, lambda ids: [_upload(listed[id]) for id in ids]))
 
 
 @router.get(
