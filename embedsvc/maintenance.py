@@ -122,17 +122,18 @@ def delete_documents(collection: Collection, names: Sequence[str], *, fold: bool
     """
 
     def doomed(store: Store) -> dict[str, str]:
-        uris: dict[str, str] = {}
+        found = store.known_as(names)
+        called = {name for id, known in found.items() for name in (id, known.uri, known.source)}
         for name in names:
-            found = store.known_as(name)
-            if not found:
+            if name not in called:
                 raise NotFound(f"No document of {collection.name!r} has the id or uri {name!r}, so none was deleted.")
-            uris |= {id: document.uri for id, document in found.items()}
-        return uris
+        return {id: known.uri for id, known in found.items()}
 
-    doomed(collection.store())  # before anybody waits for the lock
+    seen = collection.store()
+    gone = doomed(seen)  # before anybody waits for the lock
     with collection.writer(fold=fold) as writer:
-        gone = doomed(writer.store)
+        if writer.store.version != seen.version:
+            gone = doomed(writer.store)
         writer.replace((), list(gone))
     return sorted(gone.values())
 

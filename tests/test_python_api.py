@@ -390,6 +390,21 @@ def test_documents_are_listed_by_a_filter_and_deleted_together(docs: Any) -> Non
         docs.delete_uris(["urn:embedsvc:0", "urn:none"])
     assert docs.delete_uris([]) == []
     assert docs.count() == 2
+    long = [f"kb://{number}?{'x' * 90}" for number in range(900)]  # more than a URL has room for
+    with pytest.raises(errors.NotFound, match="none was deleted"):
+        docs.delete_uris(["urn:embedsvc:0", *long])
+    assert docs.delete_uris(["urn:embedsvc:0", "urn:embedsvc:4"] * 500) == ["urn:embedsvc:0", "urn:embedsvc:4"]
+    assert docs.count() == 0
+
+
+def test_a_request_that_has_no_room_in_a_url_is_told(url: str) -> None:
+    with embedsvc.connect(url) as library, pytest.raises(errors.UsageError, match=r"cannot be sent.*too long"):
+        library.open("c").count(filter=f"uri = '{'x' * 100_000}'")
+    with asyncio.Runner() as loop:
+        library = Awaited(embedsvc.connect_async(url), loop)
+        with pytest.raises(errors.UsageError, match=r"cannot be sent.*too long"):
+            library.open("c").count(filter=f"uri = '{'x' * 100_000}'")
+        loop.run(library.close())
 
 
 def test_texts_are_embedded(library: Any) -> None:

@@ -438,6 +438,9 @@ def test_documents_are_deleted_by_uri(http: httpx.Client) -> None:
     assert len(http.delete(path, params={"uri": source}).json()["deleted"]) == 2  # all that came out of the upload
     assert http.get(path).json()["total"] == 2
     is_problem(http.delete(path), 422, "uri")
+    many = {"uris": [f"kb://{n}?a=1#b" for n in (2, 1)]}
+    is_problem(http.post(f"{path}/delete-by-uri", json={"uris": [*many["uris"], "kb://none"]}), 404, "kb://none")
+    assert http.post(f"{path}/delete-by-uri", json=many).json() == {"deleted": many["uris"][::-1]}
     is_problem(http.delete("/v1/collections/none/documents", params={"uri": "x"}), 404)
 
 

@@ -137,7 +137,8 @@ class Remote:
     def delete_uris(self, name: str, uris: Sequence[str]) -> Steps[list[str]]:
         if not uris:
             return []
-        value = yield from self._ask(Request("DELETE", f"{_of(name)}/documents", query={"uri": uris}))
+        body = _json({"uris": uris}, "The uris")  # they may be more than a URL has room for
+        value = yield from self._ask(Request("POST", f"{_of(name)}/documents/delete-by-uri", body))
         return list(value["deleted"])
 
     def documents(self, name: str, limit: int, offset: int, filter: str | None) -> Steps[list[StoredDocument]]:

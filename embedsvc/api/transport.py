@@ -48,7 +48,9 @@ def _came(response: httpx.Response) -> Response:
     return Response(response.status_code, response.headers, response.content)
 
 
-def _failure(url: str, error: httpx.HTTPError) -> Unreachable:
+def _failure(url: str, error: httpx.HTTPError | httpx.InvalidURL) -> Unreachable | UsageError:
+    if isinstance(error, httpx.InvalidURL):
+        return UsageError(f"The request to {url} cannot be sent: {error}. Its name, id or filter is too long.")
     if isinstance(error, httpx.TimeoutException):
         return Unreachable(f"{url} did not answer in time. Give it more by timeout=SECONDS.")
     return Unreachable(f"{url} cannot be reached: {error}. Is the service running there (embedsvc serve)?")
@@ -74,12 +76,12 @@ class Transport:
         self._client = httpx.Client(**_options(url, api_key, timeout))
 
     def send(self, request: Request) -> Response:
-        """Raises Unreachable: there is no answer. UsageError: it was closed."""
+        """Raises Unreachable: there is no answer. UsageError: it was closed, or the request has no room in a URL."""
         if self._client.is_closed:
             raise closed(self._url)
         try:
             return _came(self._client.request(**_sending(request)))
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _failure(self._url, error) from error
 
     def close(self) -> None:
@@ -94,12 +96,12 @@ class AsyncTransport:
         self._client = httpx.AsyncClient(**_options(url, api_key, timeout))
 
     async def send(self, request: Request) -> Response:
-        """Raises Unreachable: there is no answer. UsageError: it was closed."""
+        """Raises Unreachable: there is no answer. UsageError: it was closed, or the request has no room in a URL."""
         if self._client.is_closed:
             raise closed(self._url)
         try:
             return _came(await self._client.request(**_sending(request)))
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _failure(self._url, error) from error
 
     async def close(self) -> None:

@@ -46,10 +46,10 @@ def _stored_as(store: Store, given: str) -> str:
     """``given`` where it is an id or uri, else the uri of the file whose path it is, as ``output.shown_uri`` prints."""
     from embedsvc.readers import absolute
 
-    if store.known_as(given):
+    if store.known_as([given]):
         return given
     path, sign, fragment = given.rpartition("#")
     uris = [absolute(given).as_uri()]
     if sign:
         uris += [f"{absolute(path).as_uri()}#{written}" for written in (quote(fragment, safe=""), fragment)]
-    return next((uri for uri in uris if store.known_as(uri)), given)
+    return next((uri for uri in uris if store.known_as([uri])), given)

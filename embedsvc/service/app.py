@@ -72,6 +72,7 @@ _COMPONENTS = (
     schemas.MigrateRequest,
     schemas.DocumentsRequest,
     schemas.IdsRequest,
+    schemas.UrisRequest,
     schemas.ReadRequest,
     schemas.UploadRequest,
     schemas.EmbeddingsRequest,

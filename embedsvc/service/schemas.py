@@ -189,6 +189,14 @@ class IdsRequest(_Request):
     ids: list[str] = Field(description="Documents' ids.", examples=[["faq-1", "faq-2"]])
 
 
+class UrisRequest(_Request):
+    uris: list[str] = Field(
+        min_length=1,
+        description="As in hits and reports; of a file or an upload: all that came out of it.",
+        examples=[["file:///srv/docs/faq.jsonl#1"]],
+    )
+
+
 class ReadRequest(_Request):
     ids: list[str] = Field(
         min_length=1, max_length=1000, description="Documents' ids, 1 to 1,000.", examples=[["faq-1", "faq-2"]]

@@ -954,10 +954,12 @@ class Store:
         asked = {"document_id": ids, "source": sources}
         return self._known(_any_of(f"{name} IN ({_quoted(list(of))})" for name, of in asked.items() if of))
 
-    def known_as(self, name: str) -> dict[str, Known]:
-        """By id, the documents that have this id or uri, or came out of the file or upload of this uri."""
-        columns = ("document_id", "uri", "source")
-        return self._known(_any_of(f"{column} = {_quoted([name])}" for column in columns))
+    def known_as(self, names: Collection[str]) -> dict[str, Known]:
+        """By id, the documents that have one of these ids or uris, or came out of the file or upload of such a uri."""
+        quoted = _quoted(list(names))
+        return self._known(
+            _any_of(f"{column} IN ({quoted})" for column in ("document_id", "uri", "source")) if names else "false"
+        )
 
     def document_ids(
         self, outside: str, count: int, *, least: str | None, most: str | None, descending: bool

@@ -31,6 +31,7 @@ from embedsvc.service.schemas import (
     JobOut,
     ReadRequest,
     UploadRequest,
+    UrisRequest,
 )
 from embedsvc.service.state import run, state_of
 from embedsvc.storage import StoredPassage
@@ -290,10 +291,14 @@ async def delete_by_uri(
         Query(min_length=1, description="As in hits and reports; of a file or an upload: all that came out of it."),
     ],
 ) -> Response:
+    return await _deleted(name, request, uri)
+
+
+async def _deleted(name: str, request: Request, uris: list[str]) -> Response:
     state = state_of(request)
 
     def work(opened: Opened) -> Response:
-        return reply({"deleted": maintenance.delete_documents(opened.collection, uri, fold=False)})
+        return reply({"deleted": maintenance.delete_documents(opened.collection, uris, fold=False)})
 
     return await run(state.errands, lambda: state.collections.call(name, work))
 
@@ -370,6 +375,25 @@ async def read_documents(name: Name, request: Request) -> Response:
         return reply({"documents": list(map(asdict, found))})
 
     return await run(state.errands, lambda: state.collections.call(name, work))
+
+
+@router.post(
+    "/v1/collections/{name}/documents/delete-by-uri",
+    summary="Delete documents by many uris",
+    description="As `DELETE /v1/collections/{name}/documents`, for more uris than a URL has room for.",
+    response_class=Response,
+    responses={
+        200: {
+            "model": Deleted,
+            **shows("The uris of what is gone.", {"deleted": ["file:///srv/docs/faq.jsonl#1"]}),
+        },
+        **faults(400, 404, 409, 413, 415, 422, 500, 507),
+    },
+    openapi_extra=takes(UrisRequest, {"one": {"uris": ["file:///srv/docs/faq.jsonl#1"]}}),
+)
+async def delete_by_uris(name: Name, request: Request) -> Response:
+    body = await read_model(request, UrisRequest)
+    return await _deleted(name, request, body.uris)
 
 
 @router.post(
