@@ -7,7 +7,8 @@ does not have the value that was asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from typing import Any
 
@@ -15,6 +16,15 @@ from embedsvc.errors import BadFilter
 
 ALWAYS, NEVER = "1 = 1", "1 = 0"
 OPERATORS = ("=", "!=", ">", ">=", "<", "<=", "IN", "NOT IN")
+
+
+@contextmanager
+def nesting() -> Iterator[None]:
+    """Around what follows a filter down into those that are in it. Raises BadFilter: it does not end."""
+    try:
+        yield
+    except RecursionError:
+        raise BadFilter("The filter is nested too deep; write it with fewer filters in one another.") from None
 
 
 def metadata(*keys: str) -> str:

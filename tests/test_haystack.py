@@ -37,6 +37,7 @@ from embedsvc.integrations.haystack import (
     EmbedsvcEmbeddingRetriever,
     EmbedsvcRetriever,
     EmbedsvcTextEmbedder,
+    condition_of,
 )
 from tests.server import server
 
@@ -251,6 +252,14 @@ def test_what_cannot_be_expressed_is_refused(
     with pytest.raises(errors.BadFilter, match=told) as caught:
         document_store.filter_documents(filters)
     assert isinstance(caught.value, FilterError)
+
+
+def test_filters_nested_without_end_are_refused() -> None:
+    filters: dict[str, Any] = {"field": "meta.n", "operator": "==", "value": 1}
+    for _ in range(2000):
+        filters = {"operator": "NOT", "conditions": [filters]}
+    with pytest.raises(FilterError, match="nested too deep"):
+        condition_of(filters)
 
 
 def test_deeper_fields_and_not_are_as_haystack_has_them(document_store: EmbedsvcDocumentStore) -> None:

@@ -426,3 +426,11 @@ def test_a_chain_answers_from_cited_sources(library: embedsvc.Library) -> None:
 
 def test_a_condition_is_our_filter_language() -> None:
     assert condition_of({"year": {"$gte": 2020}}) == '(metadata."year" >= 2020) IS TRUE'
+
+
+def test_a_condition_nested_without_end_is_refused() -> None:
+    filter: dict[str, Any] = {"year": 2020}
+    for _ in range(2000):
+        filter = {"$not": filter}
+    with pytest.raises(errors.BadFilter, match="nested too deep"):
+        condition_of(filter)

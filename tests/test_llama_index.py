@@ -24,7 +24,7 @@ from llama_index.core.vector_stores.types import (
 
 import embedsvc
 from embedsvc import errors
-from embedsvc.integrations.llama_index import EmbedsvcEmbedding, EmbedsvcRetriever, EmbedsvcVectorStore
+from embedsvc.integrations.llama_index import EmbedsvcEmbedding, EmbedsvcRetriever, EmbedsvcVectorStore, condition_of
 from tests.server import server
 
 REFUNDS = "Money is paid back within 14 days of a return."
@@ -197,6 +197,14 @@ def test_filters_are_translated(
 def test_what_cannot_be_expressed_is_refused(store: EmbedsvcVectorStore, filter: MetadataFilter, told: str) -> None:
     with pytest.raises(errors.BadFilter, match=told):
         store.query(VectorStoreQuery(query_str="x", filters=MetadataFilters(filters=[filter])))
+
+
+def test_filters_nested_without_end_are_refused() -> None:
+    filters = MetadataFilters(filters=[by("n", "==", 1)])
+    for _ in range(2000):
+        filters = MetadataFilters.model_construct(filters=[filters], condition=FilterCondition.NOT)
+    with pytest.raises(errors.BadFilter, match="nested too deep"):
+        condition_of(filters)
 
 
 def test_what_is_wrong_is_told(store: EmbedsvcVectorStore, library: embedsvc.Library) -> None:

@@ -398,13 +398,14 @@ def test_documents_are_listed_by_a_filter_and_deleted_together(docs: Any) -> Non
 
 
 def test_a_request_that_has_no_room_in_a_url_is_told(url: str) -> None:
+    filter = f"uri = '{'x' * 100_000}'"
     with embedsvc.connect(url) as library, pytest.raises(errors.UsageError, match=r"cannot be sent.*too long"):
-        library.open("c").count(filter=f"uri = '{'x' * 100_000}'")
+        library.open("c").count(filter=filter)
     with asyncio.Runner() as loop:
-        library = Awaited(embedsvc.connect_async(url), loop)
+        made = embedsvc.connect_async(url)
         with pytest.raises(errors.UsageError, match=r"cannot be sent.*too long"):
-            library.open("c").count(filter=f"uri = '{'x' * 100_000}'")
-        loop.run(library.close())
+            loop.run(made.open("c").count(filter=filter))
+        loop.run(made.close())
 
 
 def test_texts_are_embedded(library: Any) -> None:

@@ -36,6 +36,7 @@ def condition_of(filters: Mapping[str, Any] | None) -> str | None:
         raise UnsupportedFilter(str(error)) from None
 
 
+@conditions.nesting()
 def _condition(filters: Any) -> str:
     if not isinstance(filters, Mapping):
         raise UnsupportedFilter(f"A filter is a dict, not {filters!r:.80}.")

@@ -9,6 +9,7 @@ from embedsvc import conditions
 from embedsvc.errors import BadFilter
 
 
+@conditions.nesting()
 def condition_of(filter: Mapping[str, Any]) -> str:
     """A filter as many stores of LangChain take it, in our language: ``{"year": 2024}``, ``{"year": {"$gte": 2020,
     "$lt": 2024}}``; of a field ``$eq``, ``$ne``, ``$gt``, ``$gte``, ``$lt``, ``$lte``, ``$in``, ``$nin``, ``$exists``,

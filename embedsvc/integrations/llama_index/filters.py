@@ -21,6 +21,7 @@ _COMPARISONS = {
 }
 
 
+@conditions.nesting()
 def condition_of(filters: MetadataFilters | None) -> str | None:
     """``filters`` as SQL, None: there are none. ``not``: none of them holds.
 
