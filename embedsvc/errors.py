@@ -42,6 +42,13 @@ class QueryTooLong(UsageError):
         return str(QueryTooLong(self.fact, self.remedy and remedy))
 
 
+class Closed(UsageError):
+    """A library that was closed was asked for something. ``place``: what it was of."""
+
+    def __init__(self, place: object) -> None:
+        super().__init__(f"The library of {place} was closed. Open it anew, or close it after the last call.")
+
+
 class NotFound(EmbedsvcError):
     """Something was named that is not there."""
 

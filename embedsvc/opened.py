@@ -14,7 +14,7 @@ from embedsvc.config import Settings
 from embedsvc.describe import describe
 from embedsvc.encoders import Encoders
 from embedsvc.encoding import Encoder
-from embedsvc.errors import Conflict, DamagedCollection, EmbedsvcError, NotFound
+from embedsvc.errors import Closed, Conflict, DamagedCollection, EmbedsvcError, NotFound
 from embedsvc.ingest import open_or_create
 from embedsvc.storage.store import TABLE
 
@@ -71,6 +71,7 @@ class Collections:
         self._opening: dict[str, threading.Lock] = {}
         self._used: dict[str, float] = {}
         self._unloading = threading.Lock()
+        self._closed = False
         encoders.on_unload.append(self._let_go)
 
     def _let_go(self, encoder: object) -> None:
@@ -83,7 +84,8 @@ class Collections:
         """The collection as it is on disk now; opened anew where it was deleted and made again.
 
         Raises:
-            UsageError, NotFound, DamagedCollection, ContractMismatch, ModelError: as when opening it.
+            UsageError, NotFound, DamagedCollection, ContractMismatch, ModelError: as when opening it. Closed: after
+                :meth:`close`.
         """
         opened = self._opened.get(name)
         if opened is not None and opened.is_current():
@@ -96,12 +98,20 @@ class Collections:
             self.forget(name)
             raise
         with self._opening.setdefault(name, threading.Lock()):
+            self._check_not_closed()
             opened = self._opened.get(name)
             if opened is None or not opened.is_current():
                 self.forget(name)
                 opened = self._opened[name] = self._open(name)
                 self._used[name] = time.monotonic()
+                if self._closed:  # meanwhile: close() may not have seen this one
+                    self.forget(name)
+                    self._check_not_closed()
             return opened
+
+    def _check_not_closed(self) -> None:
+        if self._closed:
+            raise Closed(self._settings.data_dir)
 
     def load(self, name: str) -> None:
         """Opens the collection with its vector index. Where all together take more memory than ``index_memory_mb``, or
@@ -148,7 +158,9 @@ class Collections:
         self._used.pop(name, None)
 
     def close(self) -> None:
-        """Forgets all of them, and the encoders: nothing is asked of this any more."""
+        """Forgets all of them, and the encoders, for good: calls that are at work end with what they have open, and are
+        refused where they would have to open more."""
+        self._closed = True
         self._encoders.on_unload.remove(self._let_go)
         for name in list(self._opened):
             self.forget(name)

@@ -33,7 +33,7 @@ from embedsvc.collection import Collection, delete_collection
 from embedsvc.config import Settings, load_settings
 from embedsvc.encoders import Encoders
 from embedsvc.encoding import Encoder
-from embedsvc.errors import Conflict, NotFound, Overloaded, StorageFailure, UsageError
+from embedsvc.errors import Closed, Conflict, NotFound, Overloaded, StorageFailure, UsageError
 from embedsvc.opened import Collections, Opened
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, make_document
@@ -1093,6 +1093,32 @@ def test_a_deleted_collection_is_let_go_of(here: Settings, encoder: Encoder) -> 
         collections.open("c")
     gc.collect()
     assert held() is None
+
+
+def test_what_is_closed_while_a_search_opens_a_collection_stays_closed(
+    here: Settings, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Collection.create("c", encoder.contract, Chunking(64, 8), here)
+    encoders = Encoders(here)
+    collections = Collections(here, encoders)
+    index_for = Upkeep._index_for
+
+    def closed_meanwhile(self: Upkeep, *arguments: Any) -> Any:
+        collections.close()
+        return index_for(self, *arguments)
+
+    monkeypatch.setattr(Upkeep, "_index_for", closed_meanwhile)
+    collections.load("c")
+    with pytest.raises(Closed, match="was closed"):
+        collections.call("c", lambda opened: None)
+    assert collections.loaded() == []
+
+    another = Collections(here, encoders)
+    of = encoders.of
+    monkeypatch.setattr(encoders, "of", lambda contract: (another.close(), of(contract))[1])
+    with pytest.raises(Closed):
+        another.open("c")
+    assert another.loaded() == []
 
 
 def test_of_many_collections_those_unused_for_longest_are_closed(
