@@ -25,6 +25,15 @@ class UsageError(EmbedsvcError):
     """A wrong argument, setting or request."""
 
 
+class BadOption(UsageError):
+    """An option of a search that cannot have its value, or not here. ``option``: its name over REST and in Python;
+    ``fault``: the message from there on, so that a face that calls it otherwise tells it by that name."""
+
+    def __init__(self, option: str, fault: str) -> None:
+        self.option, self.fault = option, fault
+        super().__init__(f"{option} {fault}")
+
+
 class BadFilter(UsageError):
     """A filter that is not valid SQL over the collection's fields."""
 
