@@ -1142,6 +1142,24 @@ def test_of_many_collections_those_unused_for_longest_are_closed(
     assert sum(map(collections.is_ready, names)) == 3
 
 
+def test_a_look_into_all_collections_closes_none_that_somebody_uses(
+    here: Settings, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedsvc.opened.MOST_OPEN", 3)
+    names = [f"c{at}" for at in range(6)]
+    for name in names:
+        Collection.create(name, encoder.contract, Chunking(64, 8), here)
+    collections = Collections(here, Encoders(here))
+    for name in names[:2]:
+        collections.load(name)
+    for name in (*names, *names):
+        collections.load(name, in_passing=True)
+    assert [name for name in names if collections.is_ready(name)] == [*names[:2], names[-1]]
+    collections.open(names[-1])  # somebody means it now
+    collections.load(names[2], in_passing=True)
+    assert [name for name in names if collections.is_ready(name)] == [names[1], names[2], names[-1]]
+
+
 def test_put_makes_collections_with_the_encoder_that_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(load_settings({"data_dir": str(tmp_path), "runtime": "onnx"}))
     default = app.state.embedsvc.encoders.default()
