@@ -22,16 +22,17 @@ class EmbedsvcError(Exception):
 
 
 class UsageError(EmbedsvcError):
-    """A wrong argument, setting or request."""
+    """A wrong argument, setting or request. Of an option of a search, ``option`` is its name over REST and in Python,
+    and ``fault`` the message from there on: a face that calls it otherwise tells it by that name."""
 
+    option: str | None = None
+    fault = ""
 
-class BadOption(UsageError):
-    """An option of a search that cannot have its value, or not here. ``option``: its name over REST and in Python;
-    ``fault``: the message from there on, so that a face that calls it otherwise tells it by that name."""
-
-    def __init__(self, option: str, fault: str) -> None:
-        self.option, self.fault = option, fault
-        super().__init__(f"{option} {fault}")
+    @classmethod
+    def of(cls, option: str, fault: str) -> Self:
+        error = cls(f"{option} {fault}")
+        error.option, error.fault = option, fault
+        return error
 
 
 class BadFilter(UsageError):

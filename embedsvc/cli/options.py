@@ -50,11 +50,13 @@ _FLAGS = {
 @contextmanager
 def flags_named() -> Iterator[None]:
     """Options that are refused in it are told by the names of their flags."""
-    from embedsvc.errors import BadOption, UsageError
+    from embedsvc.errors import UsageError
 
     try:
         yield
-    except BadOption as error:
+    except UsageError as error:
+        if error.option is None:
+            raise
         flag = _FLAGS.get(error.option, f"--{error.option.replace('_', '-')}")
         raise UsageError(f"{flag} {error.fault}") from None
 

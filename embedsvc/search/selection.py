@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from embedsvc.errors import BadOption, UsageError
+from embedsvc.errors import UsageError
 from embedsvc.storage import metadata_keys
 
 Duplicates = Literal["exact", "near", "keep"]
@@ -90,20 +90,20 @@ _TOLD = {float: "number", str: "text"}
 def check_selection(wanted: Selection) -> None:
     """Raise UsageError for what is wrong with it whatever collection it is for."""
     if wanted.duplicates not in get_args(Duplicates):
-        raise BadOption("duplicates", f"is {wanted.duplicates!r}; choose {', '.join(get_args(Duplicates))}.")
+        raise UsageError.of("duplicates", f"is {wanted.duplicates!r}; choose {', '.join(get_args(Duplicates))}.")
     if not 0 <= wanted.diversity <= 1:
-        raise BadOption("diversity", f"is {wanted.diversity:g}; choose 0 (none) to 1 (nothing else counts).")
+        raise UsageError.of("diversity", f"is {wanted.diversity:g}; choose 0 (none) to 1 (nothing else counts).")
     if wanted.group_by is not None and wanted.group_by != DOCUMENT:
         try:
             metadata_keys(wanted.group_by)
         except UsageError as error:
             fault = f"is {wanted.group_by!r}; choose {DOCUMENT} or metadata.KEY. {error}"
-            raise BadOption("group_by", fault) from None
+            raise UsageError.of("group_by", fault) from None
     if wanted.per_group is not None:
         if wanted.group_by is None:
-            raise BadOption("per_group", "is about groups: give group_by too.")
+            raise UsageError.of("per_group", "is about groups: give group_by too.")
         if wanted.per_group < 1:
-            raise BadOption("per_group", f"is {wanted.per_group}; a group has at least 1 hit.")
+            raise UsageError.of("per_group", f"is {wanted.per_group}; a group has at least 1 hit.")
     _check_boosts(wanted.boosts)
 
 
