@@ -167,7 +167,7 @@ class Encoders:
                     dropped.append(self._loaded.pop(_key(old)))
         for old in dropped:
             log.info("unloaded %s (%s): the loaded models' weights exceed model_memory_mb", old.model.name, old.dtype)
-            for told in self.on_unload:
+            for told in list(self.on_unload):  # who is told, or closed meanwhile, may leave the list
                 told(old)
         return encoder
 

@@ -22,7 +22,17 @@ class EmbedsvcError(Exception):
 
 
 class UsageError(EmbedsvcError):
-    """A wrong argument, setting or request."""
+    """A wrong argument, setting or request. Of an option of a search, ``option`` is its name over REST and in Python,
+    and ``fault`` the message from there on: a face that calls it otherwise tells it by that name."""
+
+    option: str | None = None
+    fault = ""
+
+    @classmethod
+    def of(cls, option: str, fault: str) -> Self:
+        error = cls(f"{option} {fault}")
+        error.option, error.fault = option, fault
+        return error
 
 
 class BadFilter(UsageError):
@@ -40,6 +50,13 @@ class QueryTooLong(UsageError):
     def with_remedy(self, remedy: str) -> str:
         """The message, where on_overflow goes by another name."""
         return str(QueryTooLong(self.fact, self.remedy and remedy))
+
+
+class Closed(UsageError):
+    """A library that was closed was asked for something. ``place``: what it was of."""
+
+    def __init__(self, place: object) -> None:
+        super().__init__(f"The library of {place} was closed. Open it anew, or close it after the last call.")
 
 
 class NotFound(EmbedsvcError):

@@ -14,7 +14,7 @@ from embedsvc.config import Settings
 from embedsvc.describe import describe
 from embedsvc.encoders import Encoders
 from embedsvc.encoding import Encoder
-from embedsvc.errors import Conflict, DamagedCollection, EmbedsvcError, NotFound
+from embedsvc.errors import Closed, Conflict, DamagedCollection, EmbedsvcError, NotFound
 from embedsvc.ingest import open_or_create
 from embedsvc.storage.store import TABLE
 
@@ -71,6 +71,7 @@ class Collections:
         self._opening: dict[str, threading.Lock] = {}
         self._used: dict[str, float] = {}
         self._unloading = threading.Lock()
+        self._closed = False
         encoders.on_unload.append(self._let_go)
 
     def _let_go(self, encoder: object) -> None:
@@ -79,16 +80,19 @@ class Collections:
             if opened.encoder is encoder:
                 self.forget(name)
 
-    def open(self, name: str) -> Opened:
-        """The collection as it is on disk now; opened anew where it was deleted and made again.
+    def open(self, name: str, *, in_passing: bool = False) -> Opened:
+        """The collection as it is on disk now; opened anew where it was deleted and made again. ``in_passing``: by one
+        who looks into all of them, which is no use to keep it open for.
 
         Raises:
-            UsageError, NotFound, DamagedCollection, ContractMismatch, ModelError: as when opening it.
+            UsageError, NotFound, DamagedCollection, ContractMismatch, ModelError: as when opening it. Closed: after
+                :meth:`close`.
         """
         opened = self._opened.get(name)
         if opened is not None and opened.is_current():
             self._encoders.touch(opened.encoder)
-            self._used[name] = time.monotonic()
+            if not in_passing:
+                self._used[name] = time.monotonic()
             return opened
         try:
             collection_directory(name, self._settings)
@@ -96,23 +100,34 @@ class Collections:
             self.forget(name)
             raise
         with self._opening.setdefault(name, threading.Lock()):
+            self._check_not_closed()
             opened = self._opened.get(name)
             if opened is None or not opened.is_current():
                 self.forget(name)
                 opened = self._opened[name] = self._open(name)
+                if self._closed:  # meanwhile: close() may not have seen this one
+                    self.forget(name)
+                    self._check_not_closed()
+            if not in_passing:
                 self._used[name] = time.monotonic()
             return opened
 
-    def load(self, name: str) -> None:
+    def _check_not_closed(self) -> None:
+        if self._closed:
+            raise Closed(self._settings.data_dir)
+
+    def load(self, name: str, *, in_passing: bool = False) -> None:
         """Opens the collection with its vector index. Where all together take more memory than ``index_memory_mb``, or
-        are more than ``MOST_OPEN``, those unused for longest are closed; they are opened again when next asked for."""
-        self.call(name, lambda opened: opened.collection.upkeep.look_after())
-        self.call(name, lambda opened: opened.collection.snapshot())
+        are more than ``MOST_OPEN``, those that were opened in passing are closed, then those unused for longest; they
+        are opened again when next asked for."""
+        self.call(name, lambda opened: opened.collection.upkeep.look_after(), in_passing=in_passing)
+        self.call(name, lambda opened: opened.collection.snapshot(), in_passing=in_passing)
         budget = index_goal(self._settings).memory
         with self._unloading:
             indexes = {name: opened.collection.upkeep.loaded for name, opened in list(self._opened.items())}
             held = {name: index.bytes_resident for name, index in indexes.items() if index is not None}
-            for oldest in sorted(held.keys() - {name}, key=lambda each: self._used.get(each, 0.0)):
+            # Of those in passing the one that was opened first, as others may still be asked.
+            for oldest in sorted((each for each in held if each != name), key=lambda each: self._used.get(each, 0.0)):
                 if sum(held.values()) <= budget and len(held) <= MOST_OPEN:
                     break
                 self.forget(oldest)
@@ -148,7 +163,9 @@ class Collections:
         self._used.pop(name, None)
 
     def close(self) -> None:
-        """Forgets all of them, and the encoders: nothing is asked of this any more."""
+        """Forgets all of them, and the encoders, for good: calls that are at work end with what they have open, and are
+        refused where they would have to open more."""
+        self._closed = True
         self._encoders.on_unload.remove(self._let_go)
         for name in list(self._opened):
             self.forget(name)
@@ -186,9 +203,9 @@ class Collections:
         open_or_create(name, settings, asked.keys(), self._encoders.load, lambda made_by, _: self._encoders.of(made_by))
         return made
 
-    def call(self, name: str, work: Callable[[Opened], _T]) -> _T:
-        """``work`` on the open collection, see :meth:`steadily`."""
-        return self.steadily(name, lambda: work(self.open(name)))
+    def call(self, name: str, work: Callable[[Opened], _T], *, in_passing: bool = False) -> _T:
+        """``work`` on the open collection, see :meth:`open` and :meth:`steadily`."""
+        return self.steadily(name, lambda: work(self.open(name, in_passing=in_passing)))
 
     def steadily(self, name: str, work: Callable[[], _T]) -> _T:
         """``work``; again, a few times, where it failed while somebody deleted the collection or made it anew; and once

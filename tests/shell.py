@@ -5,6 +5,7 @@ forked from one that has imported all of it, torch too, for importing takes long
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -19,20 +20,24 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 # What stands on the path. It hands arguments, folder, environment and its own standard streams to the process that
-# forks; it passes a Ctrl-C on, and ends as the command did. A command that was killed sends nothing.
+# forks; it passes a Ctrl-C on, and ends as the command did. Its process id and its exit code come in packets:
+# from a stream, whoever reads late would take both for one number.
 _CLIENT = """#!{python} -SIE
 import array, json, os, signal, socket, sys
-line = socket.socket(socket.AF_UNIX)
+line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 line.connect({address!r})
 message = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
 streams = array.array("i", [0, 1, 2])
-line.sendmsg([len(message).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
-line.sendall(message)
+line.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
 number = int(line.recv(16))
 for each in (signal.SIGINT, signal.SIGTERM):
     signal.signal(each, lambda which, frame: os.kill(number, which))
-sys.exit(int(line.recv(16) or b"137"))
+sys.exit(int(line.recv(16)))
 """
+_MOST = 1 << 18
+"""Bytes of arguments and environment in one packet: more than the kernel takes (``net.core.wmem_default``)."""
+_PATIENCE = 300.0
+"""Seconds after which a command hangs: the slowest takes 20."""
 
 # Not by -m: a command would call itself by the name of that module.
 _FORKS = "import sys; from tests.shell import _serve; _serve(sys.argv[1])"
@@ -53,6 +58,7 @@ class Shell:
             encoding="utf-8",
             errors="replace",
             check=False,
+            timeout=_PATIENCE,
         )
 
     def says(self, command: str, **environment: str) -> str:
@@ -101,20 +107,26 @@ def shell(folder: Path, address: str, **environment: str) -> Shell:
     return made
 
 
+def end_with_parent() -> None:
+    """Has the kernel kill this process when the one that started it ends, however that happens."""
+    death_signal = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL)
+
+
 def _serve(address: str) -> None:
+    end_with_parent()
     _import_all()
-    door = socket.socket(socket.AF_UNIX)
+    door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     door.bind(address)
     door.listen()
     print("ready", flush=True)
     while True:
         line, _ = door.accept()
-        head, streams, _, _ = socket.recv_fds(line, 4, 3)
-        message = line.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL)
+        message, streams, _, _ = socket.recv_fds(line, _MOST, 3)
         if number := os.fork():
             for stream in streams:
                 os.close(stream)
-            line.sendall(b"%d" % number)
+            line.send(b"%d" % number)
             threading.Thread(target=_reaped, args=(number, line), daemon=True).start()
         else:
             door.close()
@@ -139,7 +151,7 @@ def _import_all() -> None:
 def _reaped(number: int, line: socket.socket) -> None:
     _, status = os.waitpid(number, 0)
     with line:
-        line.sendall(b"%d" % (os.waitstatus_to_exitcode(status) % 256))
+        line.send(b"%d" % (os.waitstatus_to_exitcode(status) % 256))
 
 
 def _run(message: bytes, streams: list[int]) -> None:
@@ -147,6 +159,7 @@ def _run(message: bytes, streams: list[int]) -> None:
 
     from embedsvc.cli import main
 
+    end_with_parent()
     for at, stream in enumerate(streams):
         os.dup2(stream, at)
     arguments, folder, environment = json.loads(message)

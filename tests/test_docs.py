@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import embedsvc
 from embedsvc.config import Settings
 from tests.conftest import write_tree
 from tests.examples import examples, examples_apart
-from tests.server import server, until
+from tests.server import Server, server, until
 from tests.snippets import commands, snippets
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -68,7 +69,21 @@ def test_the_examples_of_openais_client_run(
     assert "{'team': 'support', 'year': 2024.0}" in said
 
 
-def test_the_examples_and_settings_of_agents_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
+    """A service with the handbook's page on refunds, and its data folder, for tests that only ask."""
+    data = tmp_path_factory.mktemp("agents") / "data"
+    with server(data) as running:
+        document = {"id": "refunds", "text": HANDBOOK["refunds.md"], "title": "Refunds"}
+        running.http.post("/v1/collections/handbook/documents", json={"documents": [document]})
+        until(lambda: running.http.get("/v1/collections/handbook").json()["documents"])
+        yield running, str(data)
+
+
+def test_the_examples_and_settings_of_agents_work(
+    serving: tuple[Server, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    running, data = serving
     text = (DOCS / "mcp.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```json\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert len(blocks) == 4
@@ -80,23 +95,19 @@ def test_the_examples_and_settings_of_agents_work(tmp_path: Path, capsys: pytest
         async with at as client:
             return [tool.name for tool in (await client.list_tools()).tools]
 
-    with server(tmp_path / "data") as running:
-        document = {"id": "refunds", "text": HANDBOOK["refunds.md"], "title": "Refunds"}
-        running.http.post("/v1/collections/handbook/documents", json={"documents": [document]})
-        until(lambda: running.http.get("/v1/collections/handbook").json()["documents"])
-        for block in blocks:
-            here = block.replace("http://localhost:8080", running.url).replace("/srv/indexes", str(tmp_path / "data"))
-            (servers,) = json.loads(here).values()
-            (settings,) = servers.values()
-            at: str | StdioServerParameters = settings.get("url", "")
-            if not at:
-                assert settings["command"] == "embedsvc"
-                environment = {"PYTHONPATH": str(DOCS.parent), **settings.get("env", {})}
-                arguments = ["-m", "embedsvc", *settings["args"]]
-                at = StdioServerParameters(command=sys.executable, args=arguments, env=environment)
-            assert asyncio.run(tools(Client(at))) == ["search", "fetch", "list_collections"]
-        program = examples(DOCS / "mcp.md").replace("http://localhost:8080", running.url)
-        exec(compile(program, "docs/mcp.md", "exec"), {})
+    for block in blocks:
+        here = block.replace("http://localhost:8080", running.url).replace("/srv/indexes", data)
+        (servers,) = json.loads(here).values()
+        (settings,) = servers.values()
+        at: str | StdioServerParameters = settings.get("url", "")
+        if not at:
+            assert settings["command"] == "embedsvc"
+            environment = {"PYTHONPATH": str(DOCS.parent), **settings.get("env", {})}
+            arguments = ["-m", "embedsvc", *settings["args"]]
+            at = StdioServerParameters(command=sys.executable, args=arguments, env=environment)
+        assert asyncio.run(tools(Client(at))) == ["search", "fetch", "list_collections"]
+    program = examples(DOCS / "mcp.md").replace("http://localhost:8080", running.url)
+    exec(compile(program, "docs/mcp.md", "exec"), {})
     said = capsys.readouterr().out
     assert f"Refunds {running.url}/?c=handbook&doc=refunds&start=0" in said
     assert "Money is paid back" in said
@@ -136,8 +147,9 @@ print(json.dumps(vars(parser.parse_args(sys.argv[3:]))))
 """
 
 
-def test_claude_starts_what_it_is_told_to_add(tmp_path: Path) -> None:
+def test_claude_starts_what_it_is_told_to_add(serving: tuple[Server, str], tmp_path: Path) -> None:
     """A ``claude`` that says what it understood, and the official client, which starts exactly that and asks it."""
+    running, data = serving
     stand_in = tmp_path / "claude"
     stand_in.write_text(CLAUDE.format(python=sys.executable), encoding="utf-8")
     stand_in.chmod(0o755)
@@ -148,18 +160,14 @@ def test_claude_starts_what_it_is_told_to_add(tmp_path: Path) -> None:
             answer = await client.call_tool("search", {"query": "how do refunds work?"})
             return str(answer.structured_content["results"][0]["text"])
 
-    with server(tmp_path / "data") as running:
-        document = {"id": "refunds", "text": HANDBOOK["refunds.md"], "title": "Refunds"}
-        running.http.post("/v1/collections/handbook/documents", json={"documents": [document]})
-        until(lambda: running.http.get("/v1/collections/handbook").json()["documents"])
-        lines = commands("docs/mcp.md")
-        assert len(lines) == 2
-        for line in lines:
-            here = line.replace("http://localhost:8080", running.url).replace("/srv/indexes", str(tmp_path / "data"))
-            done = subprocess.run(["/bin/bash", "-c", here], env={"PATH": path}, capture_output=True, check=True)
-            told = json.loads(done.stdout)
-            at: str | StdioServerParameters = told["command_or_url"]
-            if told["transport"] == "stdio":
-                environment = {"PATH": path, "PYTHONPATH": str(DOCS.parent)}
-                at = StdioServerParameters(command=at, args=told["arguments"], env=environment)
-            assert "Money is paid back" in asyncio.run(found(Client(at)))
+    lines = commands("docs/mcp.md")
+    assert len(lines) == 2
+    for line in lines:
+        here = line.replace("http://localhost:8080", running.url).replace("/srv/indexes", data)
+        done = subprocess.run(["/bin/bash", "-c", here], env={"PATH": path}, capture_output=True, check=True)
+        told = json.loads(done.stdout)
+        at: str | StdioServerParameters = told["command_or_url"]
+        if told["transport"] == "stdio":
+            environment = {"PATH": path, "PYTHONPATH": str(DOCS.parent)}
+            at = StdioServerParameters(command=at, args=told["arguments"], env=environment)
+        assert "Money is paid back" in asyncio.run(found(Client(at)))

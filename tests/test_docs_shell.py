@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +24,7 @@ from embedsvc.config import Settings
 from tests.conftest import write_tree
 from tests.data_readers import make_pdf
 from tests.server import until
-from tests.shell import Shell, forks, shell
+from tests.shell import ROOT, Shell, forks, shell
 from tests.snippets import commands, snippets
 from tests.test_evaluate import write_folder
 from tests.test_web import Site, html, sitemap
@@ -110,6 +113,32 @@ def test_the_commands_of_readmes_first_page_do_what_it_says(first_page: Shell) -
         answer = json.loads(first_page.says(asked))
         serving.send_signal(signal.SIGTERM)
     assert answer["hits"][0]["title"] == "Statins"
+
+
+# -- the shell itself --------------------------------------------------------------------------------------------------
+
+
+def test_who_reads_late_still_tells_process_and_exit_code_apart(tmp_path: Path, address: str) -> None:
+    asked = json.dumps([["--version"], str(tmp_path), dict(os.environ)]).encode()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line, (tmp_path / "said").open("w") as said:
+        line.connect(address)
+        socket.send_fds(line, [asked], [said.fileno()] * 3)
+        number = int(line.recv(16, socket.MSG_PEEK))
+        until(lambda: not Path(f"/proc/{number}").exists())
+        assert [int(line.recv(16)), int(line.recv(16))] == [number, 0]
+    assert (tmp_path / "said").read_text().split()[-1] == embedsvc.__version__
+
+
+def test_what_is_started_here_does_not_outlive_it() -> None:
+    lives = "from tests.shell import end_with_parent; end_with_parent(); print(flush=True); input()"
+    starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {lives!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", starts], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == b"\n"
+        parent.kill()
+        assert parent.stdout.read() == b"", "it ends with its last writer"
 
 
 # -- the other pages ---------------------------------------------------------------------------------------------------

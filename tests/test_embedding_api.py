@@ -423,7 +423,11 @@ def test_models_are_unloaded_within_the_memory_budget(tmp_path: Path) -> None:
     )
     encoders = Encoders(settings)
     dropped: list[object] = []
-    encoders.on_unload.append(dropped.append)
+
+    def told_once(encoder: object) -> None:
+        encoders.on_unload.remove(told_once)
+
+    encoders.on_unload += [told_once, dropped.append]
     first, second = encoders.default(), encoders.named("two")
     assert encoders.named("two") is second
     assert dropped == []

@@ -22,7 +22,7 @@ from mcp.shared.exceptions import MCPError
 
 from embedsvc.agents.tools import TOOLS
 from embedsvc.config import load_settings
-from embedsvc.errors import NotFound
+from embedsvc.errors import NotFound, Overloaded
 from embedsvc.records import PassageSpan, WholeText
 from embedsvc.search.hits import Answer
 from embedsvc.service import create_app
@@ -379,9 +379,22 @@ class _Warned:
     async def names(self) -> list[str]:
         return ["one", "two"]
 
-    async def search(self, name: str, query: str, k: int) -> Answer:
+    async def search(self, name: str, query: str, k: int, *, in_passing: bool) -> Answer:
         warnings = ("Cut.", "Foreign.") if name == "two" else ("Cut.",)
         return Answer(query, name, 1, "hybrid", 0.0, (), warnings=warnings)
+
+
+class _Failing(_Warned):
+    async def search(self, name: str, query: str, k: int, *, in_passing: bool) -> Answer:
+        if name == "two":
+            raise Overloaded("512 searches", 1)
+        return await super().search(name, query, k, in_passing=in_passing)
+
+
+def test_collections_that_were_not_searched_are_named() -> None:
+    search = next(tool for tool in TOOLS if tool.name == "search")
+    (told,) = run(search.call(_Failing(), "", {"query": "x"}))["not_searched"]  # type: ignore[arg-type]
+    assert told.startswith("two: 512 searches are waiting")
 
 
 def test_warnings_of_some_collections_name_them() -> None:
@@ -394,11 +407,13 @@ class _Busy:
     """A shelf of 200 collections that counts how many are searched at a time."""
 
     now = most = 0
+    in_passing = False
 
     async def names(self) -> list[str]:
         return [f"c{number:03}" for number in range(200)]
 
-    async def search(self, name: str, query: str, k: int) -> Answer:
+    async def search(self, name: str, query: str, k: int, *, in_passing: bool) -> Answer:
+        self.in_passing = in_passing
         self.now += 1
         self.most = max(self.most, self.now)
         await asyncio.sleep(0)
@@ -411,10 +426,10 @@ def test_many_collections_are_searched_few_at_a_time() -> None:
     search = next(tool for tool in TOOLS if tool.name == "search")
     found = run(search.call(shelf, "", {"query": "x"}))  # type: ignore[arg-type]
     assert len(found["warnings"]) == 200
-    assert shelf.most == 8
+    assert (shelf.most, shelf.in_passing) == (8, True)
     shelf.most = 0
     run(search.call(shelf, "", {"query": "x", "collection": "c007"}))  # type: ignore[arg-type]
-    assert shelf.most == 1
+    assert (shelf.most, shelf.in_passing) == (1, False)
 
 
 def test_what_has_no_title_is_called_by_its_uri_or_how_it_begins() -> None:

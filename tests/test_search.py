@@ -63,7 +63,7 @@ def test_ranks_have_no_normalisation() -> None:
     tuned = Fusion("convex", 0.3, "zscore", 50)
     assert fusion_of(tuned, {"method": "rrf"}) == Fusion("rrf", 0.3, "zscore", 50)
     assert fusion_of(tuned, {"normalisation": "max"}) == Fusion("convex", 0.3, "max", 50)
-    with pytest.raises(UsageError, match="ask for method convex"):
+    with pytest.raises(UsageError, match="choose convex to fuse by"):
         fusion_of(tuned, {"method": "rrf", "normalisation": "max"})
     with pytest.raises(UsageError, match="rrf, which this collection was tuned to"):
         fusion_of(Fusion("rrf"), {"normalisation": "minmax"})

@@ -33,7 +33,7 @@ from embedsvc.collection import Collection, delete_collection
 from embedsvc.config import Settings, load_settings
 from embedsvc.encoders import Encoders
 from embedsvc.encoding import Encoder
-from embedsvc.errors import Conflict, NotFound, Overloaded, StorageFailure, UsageError
+from embedsvc.errors import Closed, Conflict, NotFound, Overloaded, StorageFailure, UsageError
 from embedsvc.opened import Collections, Opened
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, make_document
@@ -1098,6 +1098,32 @@ def test_a_deleted_collection_is_let_go_of(here: Settings, encoder: Encoder) -> 
     assert held() is None
 
 
+def test_what_is_closed_while_a_search_opens_a_collection_stays_closed(
+    here: Settings, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Collection.create("c", encoder.contract, Chunking(64, 8), here)
+    encoders = Encoders(here)
+    collections = Collections(here, encoders)
+    index_for = Upkeep._index_for
+
+    def closed_meanwhile(self: Upkeep, *arguments: Any) -> Any:
+        collections.close()
+        return index_for(self, *arguments)
+
+    monkeypatch.setattr(Upkeep, "_index_for", closed_meanwhile)
+    collections.load("c")
+    with pytest.raises(Closed, match="was closed"):
+        collections.call("c", lambda opened: None)
+    assert collections.loaded() == []
+
+    another = Collections(here, encoders)
+    of = encoders.of
+    monkeypatch.setattr(encoders, "of", lambda contract: (another.close(), of(contract))[1])
+    with pytest.raises(Closed):
+        another.open("c")
+    assert another.loaded() == []
+
+
 def test_of_many_collections_those_unused_for_longest_are_closed(
     library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1117,6 +1143,24 @@ def test_of_many_collections_those_unused_for_longest_are_closed(
     collections.load(names[1])
     assert collections.call(names[1], lambda opened: len(opened.collection.snapshot().index)) == 5
     assert sum(map(collections.is_ready, names)) == 3
+
+
+def test_a_look_into_all_collections_closes_none_that_somebody_uses(
+    here: Settings, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedsvc.opened.MOST_OPEN", 3)
+    names = [f"c{at}" for at in range(6)]
+    for name in names:
+        Collection.create(name, encoder.contract, Chunking(64, 8), here)
+    collections = Collections(here, Encoders(here))
+    for name in names[:2]:
+        collections.load(name)
+    for name in (*names, *names):
+        collections.load(name, in_passing=True)
+    assert [name for name in names if collections.is_ready(name)] == [*names[:2], names[-1]]
+    collections.open(names[-1])  # somebody means it now
+    collections.load(names[2], in_passing=True)
+    assert [name for name in names if collections.is_ready(name)] == [names[1], names[2], names[-1]]
 
 
 def test_put_makes_collections_with_the_encoder_that_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,8 @@
-"""All that README.md and docs/*.md show to be typed, pasted or run: what test runs it, or why none does."""
+"""Of the blocks of README.md and docs/*.md and the commands in their tables: what test runs each, or why none does. Of
+commands in running text: only that the programs, targets and options that they name exist.
+
+That a test runs what the page shows, to the letter, is the test's own to see to, by reading the page: here is seen only
+that it is there, in a file that names the page."""
 
 from __future__ import annotations
 
@@ -82,7 +86,7 @@ def key(snippet: Snippet) -> tuple[str, str, str]:
     return anywhere if anywhere in RUN_BY else (snippet.page, snippet.section, kind)
 
 
-def test_every_snippet_is_run_by_a_test_or_says_why_not() -> None:
+def test_every_block_and_command_of_a_table_has_a_test_or_a_reason() -> None:
     found = {key(each): each for each in snippets() if each.kind != "prose"}
     told = RUN_BY.keys() | NOT_RUN.keys()
     new = {f"{each.page}:{each.line} {at[2]} in {each.section!r}" for at, each in found.items() if at not in told}
@@ -91,13 +95,13 @@ def test_every_snippet_is_run_by_a_test_or_says_why_not() -> None:
     assert not RUN_BY.keys() & NOT_RUN.keys()
 
 
-def test_tests_that_run_snippets_are_there_and_read_their_page() -> None:
+def test_tests_that_run_snippets_are_there_and_name_their_page() -> None:
     for (page, _, _), name in RUN_BY.items():
         file, _, function = name.partition("::")
         text = (ROOT / file).read_text(encoding="utf-8")
         assert function in {each.name for each in ast.parse(text).body if isinstance(each, ast.FunctionDef)}, name
-        reads = page in text or Path(page).name in text or "in snippets()" in text
-        assert reads, f"{file} does not name {page}"
+        names = page in text or Path(page).name in text or "in snippets()" in text
+        assert names, f"{file} does not name {page}"
 
 
 def named(program: str) -> list[str]:

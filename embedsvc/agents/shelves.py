@@ -20,8 +20,9 @@ class Shelf(Protocol):
     async def describe(self, name: str) -> dict[str, Any]:
         """Counts and more, as ``embedsvc collections show --json`` tells them."""
 
-    async def search(self, name: str, query: str, k: int) -> Answer:
-        """The best ``k`` hits."""
+    async def search(self, name: str, query: str, k: int, *, in_passing: bool) -> Answer:
+        """The best ``k`` hits. ``in_passing``: all collections are asked, and this one is not to be kept open in the
+        place of one that somebody means."""
 
     async def get(self, name: str, id: str) -> WholeText:
         """A document."""
@@ -29,7 +30,8 @@ class Shelf(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OfLibrary:
-    """A :class:`Shelf`: collections of this process, or of a service; those ``only`` names, or all."""
+    """A :class:`Shelf`: collections of this process, or of a service; those ``only`` names, or all. Of this
+    process nobody else has them open, and a service is not told which searches are in passing."""
 
     library: AsyncLibrary
     only: Sequence[str] = ()
@@ -40,7 +42,7 @@ class OfLibrary:
     async def describe(self, name: str) -> dict[str, Any]:
         return await self.library.open(name).describe()
 
-    async def search(self, name: str, query: str, k: int) -> Answer:
+    async def search(self, name: str, query: str, k: int, *, in_passing: bool) -> Answer:
         return await self.library.open(name).search(query, k=k)
 
     async def get(self, name: str, id: str) -> WholeText:

@@ -75,12 +75,12 @@ async def _search(shelf: Shelf, public_url: str, arguments: Arguments) -> dict[s
 
     async def answer_of(name: str) -> Answer:
         async with turn:
-            return await shelf.search(name, query, k)
+            return await shelf.search(name, query, k, in_passing=len(names) > 1)
 
     asked = await asyncio.gather(*map(answer_of, names), return_exceptions=True)
     answers = [answer for answer in asked if isinstance(answer, Answer)]
-    errors = [error for error in asked if isinstance(error, BaseException)]
-    for error in errors:
+    errors = {name: error for name, error in zip(names, asked, strict=True) if isinstance(error, BaseException)}
+    for error in errors.values():
         if isinstance(error, QueryTooLong):
             # Its remedies are options that agents are not given; one that a service told has its message only.
             fact = str(error).partition(" Shorten it")[0]
@@ -93,7 +93,7 @@ async def _search(shelf: Shelf, public_url: str, arguments: Arguments) -> dict[s
     found: dict[str, Any] = {"results": [_result(name, hit, public_url) for name, hit in best]}
     if warnings := _warnings_of(answers):
         found["warnings"] = warnings
-    return {**found, "not_searched": list(map(str, errors))} if errors else found
+    return {**found, "not_searched": [f"{name}: {error}" for name, error in errors.items()]} if errors else found
 
 
 def _warnings_of(answers: Sequence[Answer]) -> list[str]:

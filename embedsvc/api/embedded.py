@@ -12,13 +12,13 @@ from weakref import WeakSet, WeakValueDictionary
 
 from embedsvc.api.options import CollectionOptions, Kind, NewDocument, checked
 from embedsvc.api.paths import named_paths
-from embedsvc.api.place import closed
 from embedsvc.api.steps import Steps, T, Work
 from embedsvc.collection import collection_names, delete_collection
 from embedsvc.config import OnOverflow, Settings, load_settings
 from embedsvc.describe import read_document, read_documents
 from embedsvc.encoders import Encoders
 from embedsvc.encoding.tokens import load_counter
+from embedsvc.errors import Closed
 from embedsvc.ingest import FIXED, ingest_items, ingest_paths
 from embedsvc.maintenance import delete_document, delete_documents, delete_ids
 from embedsvc.opened import Collections, Opened
@@ -92,7 +92,7 @@ class Embedded:
 
     def _open(self) -> _Shared:
         if (shared := self._shared) is None:
-            raise closed(self)
+            raise Closed(self)
         return shared
 
     @property
@@ -110,16 +110,17 @@ class Embedded:
         return _work(lambda: self._search(name, asked))
 
     def _search(self, name: str, asked: Asked) -> Answer:
+        collections = self._collections
         count = None if asked.tokenizer is None else self._counters(asked.tokenizer)
         reranker = None if asked.rerank is None else self._encoders.reranker(asked.rerank)
         queries = queries_of(asked, self._settings.on_overflow, count, reranker)
-        if not self._collections.is_ready(name):
-            self._collections.load(name)
+        if not collections.is_ready(name):
+            collections.load(name)
 
         def work(opened: Opened) -> Answer:
             return answers_to(asked, queries, opened.collection.snapshot(), opened.encoder)[0]
 
-        return self._collections.call(name, work)
+        return collections.call(name, work)
 
     def index(
         self, name: str, paths: Sequence[str | Path], exclude: Sequence[str], include: Sequence[str]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from embedsvc.api.steps import Steps
-from embedsvc.errors import UsageError
 
 if TYPE_CHECKING:
     from embedsvc.api.options import CollectionOptions, Kind, NewDocument
@@ -16,11 +15,6 @@ if TYPE_CHECKING:
     from embedsvc.records import StoredDocument, WholeText
     from embedsvc.search.asking import Asked
     from embedsvc.search.hits import Answer
-
-
-def closed(place: object) -> UsageError:
-    """What a call raises that comes after the library of ``place`` (which is told) was closed."""
-    return UsageError(f"The library of {place} was closed. Open it anew, or close it after the last call.")
 
 
 class Place(Protocol):

@@ -9,9 +9,8 @@ import httpx
 
 from embedsvc import __version__
 from embedsvc.api.options import NUMBER, check_type
-from embedsvc.api.place import closed
 from embedsvc.api.steps import Request, Response
-from embedsvc.errors import Unreachable, UsageError
+from embedsvc.errors import Closed, Unreachable, UsageError
 
 _AGENT = f"embedsvc/{__version__}"
 
@@ -76,9 +75,9 @@ class Transport:
         self._client = httpx.Client(**_options(url, api_key, timeout))
 
     def send(self, request: Request) -> Response:
-        """Raises Unreachable: there is no answer. UsageError: it was closed, or the request has no room in a URL."""
+        """Raises Unreachable: there is no answer. Closed: it was closed. UsageError: it has no room in a URL."""
         if self._client.is_closed:
-            raise closed(self._url)
+            raise Closed(self._url)
         try:
             return _came(self._client.request(**_sending(request)))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -96,9 +95,9 @@ class AsyncTransport:
         self._client = httpx.AsyncClient(**_options(url, api_key, timeout))
 
     async def send(self, request: Request) -> Response:
-        """Raises Unreachable: there is no answer. UsageError: it was closed, or the request has no room in a URL."""
+        """Raises Unreachable: there is no answer. Closed: it was closed. UsageError: it has no room in a URL."""
         if self._client.is_closed:
-            raise closed(self._url)
+            raise Closed(self._url)
         try:
             return _came(await self._client.request(**_sending(request)))
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -264,6 +264,11 @@ def search(
             {"--narrow": narrow or None, "--narrow-tokens": narrow_tokens},
             "lets no two hits share text, --no-merge lets them: ask for one of the two.",
         ),
+        (
+            narrow or narrow_tokens is not None,
+            {"--diversity": diversity or None, "--group-by": group_by},
+            "is not together with --narrow, which may take several parts of a passage.",
+        ),
     )
     reranker = None
     if rerank is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,36 +39,26 @@ Mode = Annotated[str, typer.Option(help="hybrid, dense or lexical.")]
 
 
 _FLAGS = {
-    "max_context_tokens": "--context", "time_budget_ms": "--time-budget", "rerank_depth": "--rerank-depth",
-    "min_score": "--min-score", "min_confidence": "--min-confidence", "group_by": "--group-by",
-    "per_group": "--per-group", "on_overflow": "--on-overflow", "merge = false": "--no-merge",
-}  # fmt: skip
-"""What the options of a search are called over REST and in Python, and here."""
-_FIRST = {
-    "k": "-k", "narrow": "--narrow-tokens", "method": "--fusion",
-    **{name: f"--{name}" for name in ("mode", "expand", "order", "fusion", "depth", "normalisation", "duplicates",
-                                      "diversity")},
-}  # fmt: skip
-"""The same, of names that are words: only where a message begins with them does it mean the option."""
-_NAMES = re.compile(rf"(?<![\w'\".])(?:{'|'.join(_FLAGS)})(?![\w'\"])|^(?:{'|'.join(_FIRST)})(?= is\b)")
-
-
-def with_flags(message: str) -> str:
-    """A message of the search, with the names that its options have on the command line."""
-    return _NAMES.sub(lambda name: _FLAGS.get(name[0]) or _FIRST[name[0]], message)
+    "k": "-k",
+    "narrow": "--narrow-tokens",
+    "method": "--fusion",
+    "max_context_tokens": "--context",
+}
+"""Of a search's options those that have another name here than over REST and in Python."""
 
 
 @contextmanager
 def flags_named() -> Iterator[None]:
-    """What is refused in it is told by the names of flags."""
+    """Options that are refused in it are told by the names of their flags."""
     from embedsvc.errors import UsageError
 
     try:
         yield
     except UsageError as error:
-        if type(error) is not UsageError:  # those below it show what people wrote, a filter for instance
+        if error.option is None:
             raise
-        raise UsageError(with_flags(str(error))) from None
+        flag = _FLAGS.get(error.option, f"--{error.option.replace('_', '-')}")
+        raise UsageError(f"{flag} {error.fault}") from None
 
 
 def refuse_where(*rules: tuple[bool, Mapping[str, Any], str]) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from embedsvc.cli.options import with_flags
 from embedsvc.errors import UsageError
 from embedsvc.search.telling import answer_dict
 
@@ -67,7 +66,7 @@ def shown_place(passage: StoredPassage) -> str:
 
 def answer(answer: Answer, json: bool) -> None:
     for warning in answer.warnings:
-        print(f"embedsvc: {printable(with_flags(warning))}", file=sys.stderr)
+        print(f"embedsvc: {printable(warning)}", file=sys.stderr)
     if json:
         _print_json(answer_dict(answer))
         return

@@ -38,7 +38,7 @@ def confide(run: Run) -> Run:
         if least is not None:
             raise UsageError(
                 f"{run.snapshot.name!r} has no calibration, and none is shipped for {store.contract.model}. Make one: "
-                "embedsvc eval QUESTIONS.csv -c NAME --calibrate; or give min_score."
+                "embedsvc eval QUESTIONS.csv -c NAME --calibrate; or ask for a least score."
             )
         return run
     # What all texts have says of none that it answers.

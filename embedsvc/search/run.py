@@ -184,11 +184,11 @@ def rerank_depth(k: int, tuned: Tuned) -> int:
 def check_query(query: Query) -> None:
     """Raise UsageError for what is wrong with ``query`` whatever collection it is for."""
     if not 1 <= query.k <= MAX_K:
-        raise UsageError(f"k is {query.k}; ask for 1 to {MAX_K} hits.")
+        raise UsageError.of("k", f"is {query.k}; ask for 1 to {MAX_K} hits.")
     if query.min_score is not None and math.isnan(query.min_score):
-        raise UsageError("min_score is not a number.")
+        raise UsageError.of("min_score", "is not a number.")
     if query.mode not in get_args(Mode):
-        raise UsageError(f"mode is {query.mode!r}; choose {', '.join(get_args(Mode))}.")
+        raise UsageError.of("mode", f"is {query.mode!r}; choose {', '.join(get_args(Mode))}.")
     if query.fusion is not None:
         check_fusion(query.fusion)
     if query.vector is None:
@@ -210,7 +210,9 @@ def check_query(query: Query) -> None:
 
 def _check_narrow(query: Query) -> None:
     if query.narrow < 1:
-        raise UsageError(f"narrow is {query.narrow} tokens; a part has at least one. Leave it out for whole passages.")
+        raise UsageError.of(
+            "narrow", f"is {query.narrow} tokens; a part has at least one. Leave it out for whole passages."
+        )
     if query.vector is not None:
         raise UsageError("narrow goes by the query's words: a vector has none. Send the query's text.")
     if not query.merge:
@@ -233,7 +235,9 @@ def _check_rerank(query: Query, wanted: Rerank) -> None:
     if query.vector is not None:
         raise UsageError("A cross-encoder reads the query: a vector cannot be reranked. Send the query's text.")
     if wanted.depth is not None and not query.k <= wanted.depth <= MAX_K:
-        raise UsageError(f"rerank_depth is {wanted.depth}; it is at least k, which is {query.k}, and at most {MAX_K}.")
+        raise UsageError.of(
+            "rerank_depth", f"is {wanted.depth}; it is at least k, which is {query.k}, and at most {MAX_K}."
+        )
     if wanted.budget_ms is not None and not wanted.budget_ms > 0:
         raise UsageError(f"The time budget is {wanted.budget_ms:g} ms; it must be more than 0.")
 
@@ -241,31 +245,36 @@ def _check_rerank(query: Query, wanted: Rerank) -> None:
 def _check_evidence(query: Query) -> None:
     wanted = query.evidence
     if wanted.expand is not None and wanted.expand not in get_args(Expand):
-        raise UsageError(f"expand is {wanted.expand!r}; choose {', '.join(get_args(Expand))}.")
+        raise UsageError.of("expand", f"is {wanted.expand!r}; choose {', '.join(get_args(Expand))}.")
     if wanted.max_context_tokens is not None and not 1 <= wanted.max_context_tokens <= MAX_CONTEXT_TOKENS:
-        raise UsageError(f"max_context_tokens is {wanted.max_context_tokens:,}; ask for 1 to {MAX_CONTEXT_TOKENS:,}.")
+        raise UsageError.of(
+            "max_context_tokens", f"is {wanted.max_context_tokens:,}; ask for 1 to {MAX_CONTEXT_TOKENS:,}."
+        )
     if wanted.order is not None and wanted.order not in get_args(Order):
-        raise UsageError(f"order is {wanted.order!r}; choose {', '.join(get_args(Order))}.")
+        raise UsageError.of("order", f"is {wanted.order!r}; choose {', '.join(get_args(Order))}.")
     if (wanted.order is not None or wanted.count_tokens is not None) and not wanted.has_context:
         raise UsageError("order and tokenizer are a context's: give expand or max_context_tokens too.")
     if wanted.min_confidence is not None:
         if not 0 <= wanted.min_confidence <= 1:
-            raise UsageError(f"min_confidence is {wanted.min_confidence:g}; it is a probability, 0 to 1.")
+            raise UsageError.of("min_confidence", f"is {wanted.min_confidence:g}; it is a probability, 0 to 1.")
         if query.vector is not None or query.mode == "lexical":
-            raise UsageError(
-                "min_confidence needs a query text and its vector: ask in mode hybrid or dense, or give min_score."
+            raise UsageError.of(
+                "min_confidence",
+                "needs a query text and its vector: ask in mode hybrid or dense, or for a least score instead.",
             )
 
 
 def check_fusion(fusion: Fusion) -> None:
     """Raise UsageError where a value is out of range."""
     if not 0 <= fusion.weight <= 1:
-        raise UsageError(f"weight is {fusion.weight}; the dense side's is from 0 to 1, the lexical side has the rest.")
+        raise UsageError.of(
+            "weight", f"is {fusion.weight}; the dense side's is from 0 to 1, the lexical side has the rest."
+        )
     if not 1 <= fusion.depth <= MAX_K:
-        raise UsageError(f"depth is {fusion.depth}; choose 1 to {MAX_K} candidates of each side.")
+        raise UsageError.of("depth", f"is {fusion.depth}; choose 1 to {MAX_K} candidates of each side.")
     for name, allowed in (("method", FusionMethod), ("normalisation", Normalisation)):
         if getattr(fusion, name) not in get_args(allowed):
-            raise UsageError(f"{name} is {getattr(fusion, name)!r}; choose {', '.join(get_args(allowed))}.")
+            raise UsageError.of(name, f"is {getattr(fusion, name)!r}; choose {', '.join(get_args(allowed))}.")
 
 
 def fusion_of(current: Fusion, changed: Mapping[str, Any]) -> Fusion:
@@ -282,8 +291,8 @@ def fusion_of(current: Fusion, changed: Mapping[str, Any]) -> Fusion:
     check_fusion(fusion)
     if fusion.method == "rrf" and "normalisation" in changed:
         whose = "" if "method" in changed else ", which this collection was tuned to"
-        raise UsageError(
-            f"normalisation is of scores, and rrf{whose} fuses ranks: leave it out, or ask for method convex."
+        raise UsageError.of(
+            "normalisation", f"is of scores, and rrf{whose} fuses ranks: leave it out, or choose convex to fuse by."
         )
     return fusion
 

@@ -90,16 +90,20 @@ _TOLD = {float: "number", str: "text"}
 def check_selection(wanted: Selection) -> None:
     """Raise UsageError for what is wrong with it whatever collection it is for."""
     if wanted.duplicates not in get_args(Duplicates):
-        raise UsageError(f"duplicates is {wanted.duplicates!r}; choose {', '.join(get_args(Duplicates))}.")
+        raise UsageError.of("duplicates", f"is {wanted.duplicates!r}; choose {', '.join(get_args(Duplicates))}.")
     if not 0 <= wanted.diversity <= 1:
-        raise UsageError(f"diversity is {wanted.diversity:g}; choose 0 (none) to 1 (nothing else counts).")
+        raise UsageError.of("diversity", f"is {wanted.diversity:g}; choose 0 (none) to 1 (nothing else counts).")
     if wanted.group_by is not None and wanted.group_by != DOCUMENT:
-        _check_field(wanted.group_by, "group_by", f"{DOCUMENT} or metadata.KEY")
+        try:
+            metadata_keys(wanted.group_by)
+        except UsageError as error:
+            fault = f"is {wanted.group_by!r}; choose {DOCUMENT} or metadata.KEY. {error}"
+            raise UsageError.of("group_by", fault) from None
     if wanted.per_group is not None:
         if wanted.group_by is None:
-            raise UsageError("per_group is about groups: give group_by too.")
+            raise UsageError.of("per_group", "is about groups: give group_by too.")
         if wanted.per_group < 1:
-            raise UsageError(f"per_group is {wanted.per_group}; a group has at least 1 hit.")
+            raise UsageError.of("per_group", f"is {wanted.per_group}; a group has at least 1 hit.")
     _check_boosts(wanted.boosts)
 
 
@@ -111,7 +115,10 @@ def _check_boosts(boosts: Sequence[Boost]) -> None:
             if not 0 < boost.factor <= _MOST_FACTOR:
                 raise UsageError(f"factor is {boost.factor:g}; choose above 0 and up to {_MOST_FACTOR:g}.")
             continue
-        _check_field(boost.field, "field", "metadata.KEY")
+        try:
+            metadata_keys(boost.field)
+        except UsageError as error:
+            raise UsageError(f"field is {boost.field!r}; choose metadata.KEY. {error}") from None
         if not 0 <= boost.weight <= 1:
             raise UsageError(f"weight is {boost.weight:g}; the share of a date is from 0 to 1, the score has the rest.")
         if not 0 < boost.half_life_days < float("inf"):
@@ -119,10 +126,3 @@ def _check_boosts(boosts: Sequence[Boost]) -> None:
     together = sum(boost.weight for boost in boosts if isinstance(boost, Recency))
     if together > 1 + 1e-9:
         raise UsageError(f"The weights of the dates are {together:g} together; they share 1 with the score.")
-
-
-def _check_field(field: str, name: str, choices: str) -> None:
-    try:
-        metadata_keys(field)
-    except UsageError as error:
-        raise UsageError(f"{name} is {field!r}; choose {choices}. {error}") from None

@@ -91,8 +91,8 @@ def _about_words(run: Run) -> Sequence[str]:
         found.append(f"The query has too many words: its last {run.words_cut:,} were not looked up.")
     if query.rerank is not None and query.rerank.depth == 0:
         found.append(
-            "Nothing was reranked: tuning found that it does not pay in this collection. Give rerank_depth if it is to "
-            "be done all the same."
+            "Nothing was reranked: tuning found that it does not pay in this collection. Give a rerank depth if it is "
+            "to be done all the same."
         )
     if query.mode != "lexical" and (about := _not_understood(run)):
         found.append(about)

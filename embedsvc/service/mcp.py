@@ -41,15 +41,16 @@ class OfService:
     async def describe(self, name: str) -> dict[str, Any]:
         return await run(self.state.errands, lambda: self.state.collections.describe(name))
 
-    async def search(self, name: str, query: str, k: int) -> Answer:
+    async def search(self, name: str, query: str, k: int, *, in_passing: bool) -> Answer:
         asked = Asked(query=query, k=k)
         queries = queries_of(asked, self.state.settings.on_overflow, None, None)
 
         def work(opened: Opened) -> Answer:
             return answers_to(asked, queries, opened.collection.snapshot(), opened.encoder)[0]
 
-        await self.state.ready(name)
-        return await self.state.queries.run(lambda: self.state.collections.call(name, work))
+        await self.state.ready(name, in_passing=in_passing)
+        collections = self.state.collections
+        return await self.state.queries.run(lambda: collections.call(name, work, in_passing=in_passing))
 
     async def get(self, name: str, id: str) -> WholeText:
         def work(opened: Opened) -> WholeText:

@@ -73,9 +73,9 @@ class State:
     under_way: dict[str, asyncio.Future[Any]] = field(default_factory=dict)
     """Collections that are being opened and models that are being loaded, each once for all who ask."""
 
-    async def ready(self, name: str) -> None:
+    async def ready(self, name: str, *, in_passing: bool = False) -> None:
         """Opens the collection with its vector index, where it is not; not among the searches, which go on for the
-        other collections.
+        other collections. ``in_passing``: as of :meth:`Collections.open`.
 
         Raises:
             As :meth:`Collections.open`.
@@ -84,7 +84,7 @@ class State:
             await self._once(
                 f"collection {name}",
                 self.errands,
-                lambda: self.collections.load(name),
+                lambda: self.collections.load(name, in_passing=in_passing),
             )
 
     async def encoder(self, name: str | None) -> Encoder:
