@@ -367,6 +367,31 @@ def test_folders_that_would_be_cited_alike_are_not_sent_over_one_another(url: st
         library.delete("alike")
 
 
+def test_a_folder_within_another_of_its_name_is_cited_below_it(url: str, tmp_path: Path) -> None:
+    outer = write_tree(tmp_path / "docs", {"a.txt": "Of the outer.", "docs/a.txt": "Of the inner."})
+    with embedsvc.connect(url) as library:
+        docs = library.open("nested")
+        assert docs.index(outer / "docs", outer).counts == {"indexed": 2}
+        with pytest.raises(errors.UsageError, match="would both be cited as docs"):
+            docs.index(outer / "docs")
+        library.delete("nested")
+
+
+def test_folders_that_would_be_cited_alike_are_told_apart_in_calls_at_once(url: str, tmp_path: Path) -> None:
+    one, other = (write_tree(tmp_path / top / "docs", {"a.txt": f"Of {top}."}) for top in ("one", "other"))
+
+    async def at_once() -> list[Any]:
+        async with embedsvc.connect_async(url) as library:
+            docs = library.open("together")
+            came = await asyncio.gather(docs.index(one), docs.index(other), return_exceptions=True)
+            await library.delete("together")
+            return came
+
+    report, refused = asyncio.run(at_once())
+    assert report.counts == {"indexed": 1}
+    assert isinstance(refused, errors.UsageError)
+
+
 def test_a_reranker_that_is_not_there_is_told(docs: Any) -> None:
     docs.add([{"text": "Something."}])
     with pytest.raises((errors.NotFound, errors.ModelError), match=r"no-such|No reranker is served"):

@@ -66,8 +66,8 @@ class Remote:
             raise UsageError(f"retries is {retries}; it must be 0 or more.")
         self._url = url
         self._retries = retries
-        self._tops: dict[tuple[str, str], frozenset[Path]] = {}
-        """By collection and name, the files and folders that were put in and are cited by that name."""
+        self._tops: dict[tuple[str, str], Path] = {}
+        """By collection and name, the file or folder that was put in and is cited by that name."""
 
     def __str__(self) -> str:
         return self._url
@@ -82,31 +82,30 @@ class Remote:
         if urls := [path for path in named if is_url(path)]:
             raise UsageError(f"A service is sent files only: fetch {urls[0]} yourself, or index it where the data are.")
         check_patterns((*exclude, *include))
-        tops = [absolute(path) for path in named]
-        by_name = self._told_apart(name, tops)
+        tops = _outermost([absolute(path) for path in named])
+        # Before anything is waited for: meanwhile, another call may be under way.
+        self._tops |= self._told_apart(name, [top for top in tops if os.access(top, os.F_OK)])
         batches = _batches(named, tops, PathPatterns(tuple(exclude), tuple(include)))
         outcomes: list[Outcome] = []
         while (batch := (yield Work(lambda: next(batches, None)))) is not None:
-            self._tops |= by_name  # now that they are seen to be there
             files, rejected = batch
             outcomes += rejected
             if files:
                 outcomes += yield from self._put_files(name, tuple(files))
         return Report(name, tuple(outcomes))
 
-    def _told_apart(self, name: str, tops: Sequence[Path]) -> dict[tuple[str, str], frozenset[Path]]:
+    def _told_apart(self, name: str, tops: Sequence[Path]) -> dict[tuple[str, str], Path]:
         """What is to be known of ``tops`` from here on. Raises UsageError where one would be cited as another is."""
-        by_name: dict[tuple[str, str], frozenset[Path]] = {}
+        by_name: dict[tuple[str, str], Path] = {}
         for top in tops:
-            known, beside = self._tops.get((name, top.name), frozenset()), by_name.get((name, top.name), frozenset())
-            apart = [each for each in beside if top not in (each, *each.parents) and each not in top.parents]
-            others = apart if not known or top in known else sorted(known)
-            if others:
+            key = name, top.name
+            other = by_name.get(key) or self._tops.get(key, top)
+            if other != top:
                 raise UsageError(
-                    f"{others[0]} and {top} would both be cited as {top.name}, one in place of the other. Name the "
+                    f"{other} and {top} would both be cited as {top.name}, one in place of the other. Name the "
                     "folder above both, or give one another name. Where it was moved: connect anew."
                 )
-            by_name[name, top.name] = known | beside | {top}
+            by_name[key] = top
         return by_name
 
     def add(self, name: str, documents: Iterable[NewDocument]) -> Steps[Report]:
@@ -183,7 +182,7 @@ class Remote:
 
     def remove(self, name: str) -> Steps[None]:
         yield from self._ask(Request("DELETE", _of(name)))
-        self._tops = {key: tops for key, tops in self._tops.items() if key[0] != name}
+        self._tops = {key: top for key, top in self._tops.items() if key[0] != name}
 
     def _put_files(self, name: str, files: tuple[tuple[str, bytes], ...]) -> Steps[list[Outcome]]:
         """What became of ``files``; in parts where together they are more than is taken at once there, or before."""
@@ -360,6 +359,10 @@ def _batches(
         files.append((_cited(found.path, tops), data))
         size += len(data)
     yield files, rejected
+
+
+def _outermost(tops: Sequence[Path]) -> list[Path]:
+    return [top for top in tops if not any(parent in tops for parent in top.parents)]
 
 
 def _cited(path: Path, tops: Sequence[Path]) -> str:
