@@ -6,6 +6,7 @@ forked from one that has imported all of it, torch too, for importing takes long
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -116,6 +117,7 @@ def end_with_parent() -> None:
 def _serve(address: str) -> None:
     end_with_parent()
     _import_all()
+    gc.freeze()  # else each command goes through all that was imported, and copies its pages
     door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     door.bind(address)
     door.listen()
