@@ -205,10 +205,12 @@ class Collection:
             StorageFailure: the data directory cannot be written.
         """
         with write_lock(self._directory, self.settings.lock_timeout):
-            # Opened afresh: version numbers alone do not tell a collection from one made later under its name.
-            if Store.open(self._directory, self.settings.durability).identity != self._identity:
+            # Opened afresh: version numbers alone do not tell a collection from one made later under its name. And what
+            # Lance keeps of the files of each commit does not fill the cache of those that search.
+            store = Store.open(self._directory, self.settings.durability, _LEAST_CACHE)
+            if store.identity != self._identity:
                 raise Conflict(f"The collection {self.name!r} was deleted and made anew meanwhile. Open it again.")
-            writer = Writer(self.store(), self.upkeep.committed, lambda: self.upkeep.is_tending)
+            writer = Writer(store, self.upkeep.committed, lambda: self.upkeep.is_tending)
             with self.upkeep.writing():
                 yield writer
                 if not maintain:
@@ -269,7 +271,7 @@ class Writer:
     def _maintain(self) -> None:
         """What would otherwise wait for the end of the writer, which may be a night away."""
         self._is_due, self._new_rows = False, 0
-        self.rewrite(lambda store: store.maintain(in_passing=True))
+        self.rewrite(lambda store: store.maintain(in_passing=True).afresh())
         trim()
 
     def put_back(self, version: int) -> bool:

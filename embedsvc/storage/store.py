@@ -81,7 +81,7 @@ which is read when Lance reads first."""
 os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD))
 _METADATA = 256_000_000
 """Bytes that Lance may keep of what it read about files. What is about files that are gone goes only where there is no
-room: each commit leaves 150 KB of it. Ten million rows need a third."""
+room, or with :meth:`Store.afresh`: each commit leaves 150 KB of it. Ten million rows need a third."""
 _PASSING = 64_000_000
 """Bytes that it may keep of indexes while it writes them: nobody reads those again."""
 _KEPT = "vector-index"
@@ -662,6 +662,12 @@ class Store:
         if newer.identity != self.identity:
             raise Conflict(f"{self.path.parent} was deleted and made anew meanwhile. Open it again.")
         return newer
+
+    def afresh(self) -> Store:
+        """This version, without what Lance keeps of the files that were read so far: most are gone after maintenance."""
+        with _reading(self.path):
+            session = lance.Session(_PASSING, _METADATA)  # type: ignore[attr-defined]
+            return self._at(lance.dataset(str(self.path), self.version, session=session))
 
     @property
     def identity(self) -> str | None:
