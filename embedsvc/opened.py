@@ -124,8 +124,8 @@ class Collections:
         self.call(name, lambda opened: opened.collection.snapshot(), in_passing=in_passing)
         budget = index_goal(self._settings).memory
         with self._unloading:
-            indexes = {name: opened.collection.upkeep.loaded for name, opened in list(self._opened.items())}
-            held = {name: index.bytes_resident for name, index in indexes.items() if index is not None}
+            upkeeps = {name: opened.collection.upkeep for name, opened in list(self._opened.items())}
+            held = {name: upkeep.bytes_resident for name, upkeep in upkeeps.items() if upkeep.loaded is not None}
             # Of those in passing the one that was opened first, as others may still be asked.
             for oldest in sorted((each for each in held if each != name), key=lambda each: self._used.get(each, 0.0)):
                 if sum(held.values()) <= budget and len(held) <= MOST_OPEN:

@@ -194,6 +194,12 @@ class Upkeep:
         snapshot = self._snapshot
         return None if snapshot is None else snapshot.index
 
+    @property
+    def bytes_resident(self) -> float:
+        """Bytes of memory that the index takes, and what is kept of filters."""
+        index = self.loaded
+        return 0.0 if index is None else index.bytes_resident + self._filters.nbytes
+
     def current(self) -> Snapshot:
         """The newest version with its vector index, which is loaded or brought up to date where it has to be.
 
@@ -439,12 +445,12 @@ class Upkeep:
         if not self._is_past_memory(store):
             disk_index.drop(store, self._directory)
             return
-        index = self.loaded
-        if not isinstance(index, DiskIndex) or index.version != store.version:
-            index = disk_index.load(store, self._directory)
-        known = index
-        raised, self._raised = self._raised, False
+        raised, self._raised = self._raised, False  # before the index is taken: it has them then
         try:
+            index = self.loaded
+            if not isinstance(index, DiskIndex) or index.version != store.version:
+                index = disk_index.load(store, self._directory)
+            known = index
             if index.is_due():
                 queries = self.live.queries()
                 index = disk_index.make(store, self.goal.target_recall, queries, self._directory, _unless_ending)
@@ -488,11 +494,12 @@ class Upkeep:
             if not self._wanted:
                 self._fold_unseen(go_on)
                 return
-            snapshot = self._refreshed(locked=True)
-            if self._is_past_memory(snapshot.store):
-                return
-            raised, self._raised = self._raised, False
+            raised, self._raised = self._raised, False  # before the snapshot is taken: it has them then
             try:
+                snapshot = self._refreshed(locked=True)
+                if self._is_past_memory(snapshot.store):
+                    self._raised = self._raised or raised
+                    return
                 made = self._folded(snapshot, go_on, raised)
             except BaseException:
                 self._raised = self._raised or raised

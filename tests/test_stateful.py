@@ -162,14 +162,15 @@ class Machine(RuleBasedStateMachine):
                 assert len(set(ids.tolist())) == len(ids) == len(truth)
                 assert scores.tolist() == pytest.approx([cosines[row] for row in ids.tolist()], abs=1e-5)
                 hits = sum(score >= truth[-1] - 1e-5 for score in scores.tolist()) if truth else 0
-                if condition is not None:  # few rows pass: all are scored
+                if condition is not None or snapshot.index.is_exact:  # few rows pass a filter: all are scored
                     assert hits == len(truth)
-                self.found, self.wanted = self.found + hits, self.wanted + len(truth)
+                elif snapshot.index.recall.low >= 0.95:  # else it was made for a lower target
+                    self.found, self.wanted = self.found + hits, self.wanted + len(truth)
 
     @invariant()
     def recall_is_kept(self) -> None:
-        if getattr(self, "wanted", 0) > 1000:
-            assert self.found >= 0.95 * self.wanted
+        if getattr(self, "wanted", 0) > 200:  # of an index at .95, chance leaves .93 in one run of a hundred
+            assert self.found > 0.93 * self.wanted
 
     def teardown(self) -> None:
         if hasattr(self, "data"):

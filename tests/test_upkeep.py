@@ -433,6 +433,28 @@ def test_efforts_that_were_raised_are_kept_whatever_else_there_is(
     assert Collection.open("c", here).snapshot().index.parts[0].segment.effort.depth == 77
 
 
+def test_efforts_that_are_raised_while_a_fold_begins_are_kept(
+    here: Settings, looked_at: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = filled(here, 3000)
+    (part,) = collection.snapshot().index.parts
+    harder = replace(part.segment, effort=replace(part.segment.effort, depth=77))
+    monkeypatch.setattr(upkeep, "raised", lambda *_: {part.segment.name: harder})
+    refreshed = collection.upkeep._refreshed
+
+    def and_raised(*, locked: bool) -> Snapshot:
+        snapshot = refreshed(locked=locked)
+        monkeypatch.setattr(collection.upkeep, "_refreshed", refreshed)
+        collection.upkeep._fell_short(False)
+        return snapshot
+
+    monkeypatch.setattr(collection.upkeep, "_refreshed", and_raised)
+    collection.upkeep.fold()
+    collection.upkeep.tend()
+    collection.upkeep.settle()
+    assert Collection.open("c", here).snapshot().index.parts[0].segment.effort.depth == 77
+
+
 def test_a_fold_outlives_the_deletion_of_its_collection(
     here: Settings, held: tuple[threading.Event, threading.Event], caplog: pytest.LogCaptureFixture
 ) -> None:

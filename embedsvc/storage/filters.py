@@ -39,6 +39,20 @@ quotes cost next to nothing, so that a list of thousands of ids may be sent."""
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 
+_CHANGING = {
+    "now": "now",
+    "today": "today",
+    "current_timestamp": "current_timestamp",
+    "current_date": "current_date",
+    "current_time": "current_time",
+    "localtimestamp": "localtimestamp",
+    "localtime": "localtime",
+    "rand": r"rand(om)?",
+    "uuid": "uuid",
+}
+"""Functions whose value is not the same each time, as the parser calls them, and as they may be written."""
+
+
 def compile_filter(sql: str) -> str:
     """``sql`` (a condition, as after WHERE) as the store runs it.
 
@@ -154,6 +168,12 @@ def _refuse_parts(condition: exp.Expression, sql: str) -> None:
         for part in condition.find_all(*kinds):
             near = part.find(exp.Identifier) or (part.parent and part.parent.find(exp.Identifier))
             raise BadFilter(_pointed(sql, near.meta.get("start", 0) if near else 0, what))
+    for function in condition.find_all(exp.Func):
+        name = (function.name if isinstance(function, exp.Anonymous) else function.sql_name()).lower()
+        if name in _CHANGING:
+            at = re.search(_CHANGING[name], sql, re.IGNORECASE)
+            what = "it gives another value each time, and what passes a filter is kept; write the value itself"
+            raise BadFilter(_pointed(sql, at.start() if at else 0, what))
 
 
 _LITERAL = re.compile(r"Received literal \w+\((?P<value>.*)\) and could not convert to literal of type '(?P<type>\w+)'")

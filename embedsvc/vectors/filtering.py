@@ -17,7 +17,7 @@ import numpy as np
 from embedsvc.vectors.background import Background
 from embedsvc.vectors.index import Among, VectorIndex
 from embedsvc.vectors.kinds import KINDS, Effort, bare_codes
-from embedsvc.vectors.measuring import FEWEST, asked_of, recall_of
+from embedsvc.vectors.measuring import asked_of, recall_of
 from embedsvc.vectors.recall import Floats
 from embedsvc.vectors.segment import Allowed, Copied, RowIds, Segment
 
@@ -103,7 +103,6 @@ class Filters:
         """The one asked of last."""
         self._filters: dict[str, _Filter] = {}
         """By the condition's text; the one asked for last comes last."""
-        self._doubted = False
         self._fitting = False
 
     def among(self, index: VectorIndex, condition: str, matching: Callable[[int], RowIds]) -> Among:
@@ -129,7 +128,7 @@ class Filters:
         time."""
         each = self._filter(index, condition)
         each.times += 1
-        if each.times < 2 or self._fitting or (self._doubted and len(self._real()) < FEWEST):
+        if each.times < 2 or self._fitting:
             return
         if not each.lock.acquire(blocking=False):  # another query has it evaluated: the next one will see
             return
@@ -145,10 +144,8 @@ class Filters:
         _background.submit(lambda: self._fit(condition, each))
 
     def distrust(self) -> None:
-        """What was measured with stand-ins does not hold: until there are enough real queries to measure with, all rows
-        that pass are scored."""
+        """What was measured does not hold: all rows that pass are scored until each filter is measured anew."""
         with self._lock:
-            self._doubted = True
             self._filters.clear()
 
     def _filter(self, index: VectorIndex, condition: str) -> _Filter:
@@ -175,8 +172,9 @@ class Filters:
             each.index = each.among = None
             each.fitted = {name: allowed for name, allowed in each.fitted.items() if name in names}
 
-    def _taken(self) -> int:
-        """Bytes that what is kept takes."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that what is kept takes."""
         with self._lock:
             return sum(each.nbytes for each in self._filters.values())
 
@@ -188,7 +186,7 @@ class Filters:
                 return
             for part, allowed, is_unknown in zip(index.parts, among.parts, unknown, strict=True):
                 if is_unknown:
-                    room = self._memory - self._taken()
+                    room = self._memory - self.nbytes
                     found = fitted(part.segment, allowed, self._target, self._real(), room)
                     with each.lock:
                         each.fitted = {**each.fitted, part.segment.name: found}  # others may be looking at it

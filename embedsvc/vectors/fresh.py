@@ -55,6 +55,11 @@ class Fresh:
     def __len__(self) -> int:
         return int(np.count_nonzero(self.alive))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes, room for more rows among them."""
+        return self.room.ids.nbytes + self.room.vectors.nbytes + self.alive.nbytes
+
     def grew_from(self, before: Fresh) -> bool:
         """Whether the rows of ``before`` are its first ones."""
         return self.room is before.room and self.count >= before.count

@@ -111,11 +111,7 @@ class VectorIndex:
     @property
     def bytes_resident(self) -> float:
         """Bytes of memory that searching takes; what is mapped from the disk does not count."""
-        return (
-            sum(part.segment.bytes_resident for part in self.parts)
-            + self.fresh.vectors.nbytes
-            + self.fresh.row_ids.nbytes
-        )
+        return sum(part.segment.bytes_resident for part in self.parts) + self.fresh.nbytes
 
     @property
     def bytes_per_vector(self) -> float:

@@ -100,6 +100,7 @@ def build_hnsw(vectors: Floats, go_on: Callable[[], None], links: npt.NDArray[np
     )
     codes.hnsw.efConstruction = _BUILD_DEPTH
     codes.init_level0 = links is None
+    _reserve(codes, len(vectors))
     largest = range_of(vectors)
     for block in blocks(vectors, go_on):
         codes.add(whole(block, largest))
@@ -111,6 +112,16 @@ def build_hnsw(vectors: Floats, go_on: Callable[[], None], links: npt.NDArray[np
             neighbours[starts[part, None] + np.arange(2 * LINKS)] = links[part]
         codes.init_level0 = True
     return codes
+
+
+def _reserve(codes: Any, count: int) -> None:
+    """Has the arrays of an empty graph room for ``count`` vectors: by themselves they double as they grow, and have
+    three times their size for a moment then."""
+    flat = faiss_module().downcast_index(codes.storage).codes
+    upper = LINKS / (LINKS - 1) * 1.05  # links above the lowest layer, of a vector on average; and what chance adds
+    for array, size in ((flat, count * codes.d), (codes.hnsw.neighbors, int(count * (2 * LINKS + upper)))):
+        array.resize(size)
+        array.resize(0)
 
 
 def range_of(vectors: Floats) -> float:

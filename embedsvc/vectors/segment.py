@@ -102,10 +102,11 @@ class Segment:
 
     @property
     def bytes_resident(self) -> float:
-        """Bytes of memory that its codes take; vectors and row ids are mapped from the disk."""
+        """Bytes of memory that its codes and ``order`` take; vectors and row ids are mapped from the disk."""
+        order = 0 if self.order is None else self.order.nbytes
         if self.codes is None:
-            return 0.0
-        return len(self) * KINDS[self.kind].bytes_per_vector(len(self), self.vectors.shape[1])
+            return order
+        return order + len(self) * KINDS[self.kind].bytes_per_vector(len(self), self.vectors.shape[1])
 
     def locate(self, row_ids: RowIds) -> Positions:
         """The positions of all vectors of these rows, sorted."""
