@@ -14,7 +14,7 @@ import struct
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -154,6 +154,34 @@ def test_a_document_per_row(name: str, make: Callable[[pa.Table], bytes]) -> Non
     assert "row 2" in str(second.error)
     chosen = documents(name, make(TABLE), text=("id", "n"), metadata=("price",))
     assert [(doc.text, doc.metadata) for doc in chosen] == [("a\n1", {"price": None}), ("b\n2", {"price": 2.5})]
+
+
+def test_a_column_that_python_has_no_values_for_is_left_out() -> None:
+    made = ipc(
+        pa.table({"text": ["some words"], "i": pa.array([None], pa.month_day_nano_interval())}), pa.ipc.new_stream
+    )
+    months = next(
+        data for data in map(bytes, _with_one_byte_zero(made)) if _types(data) == ["string", "month_interval"]
+    )
+    (document,) = documents("a.arrow", months)
+    assert (document.text, document.metadata) == ("some words", {})
+    assert document.notes == ("interval column(s) left out: i",)
+
+
+def _with_one_byte_zero(data: bytes) -> Iterator[bytearray]:
+    """For the unit of an interval, which pyarrow makes of one kind only."""
+    for at, byte in enumerate(data):
+        if byte == 2:
+            changed = bytearray(data)
+            changed[at] = 0
+            yield changed
+
+
+def _types(stream: bytes) -> list[str]:
+    try:
+        return [str(field.type) for field in pa.ipc.open_stream(stream).schema]
+    except pa.ArrowException:
+        return []
 
 
 def test_a_table_without_a_text_column() -> None:

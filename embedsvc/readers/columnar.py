@@ -19,11 +19,14 @@ _BATCH_ROWS = 1_000
 _MOST_BATCH_BYTES = 1_000_000_000
 _ROWS_PER_BYTE = 100
 """Of a file with more rows per byte, run lengths say them, not data: a bomb. Real ones need a byte for a few rows."""
+_WITHOUT_VALUES = re.compile(r"\b(month|day_time)_interval\b")
+"""Types of Arrow that Python has no values for, by their names, also within others."""
 _INDEX_OF_PANDAS = re.compile(r"__index_level_\d+__\Z")
 
 
 def read_columnar(source: Source, fields: FieldChoice, means: Means) -> Iterator[Document | Rejected]:
-    """A Document per row; which column is what: as for CSV. Binary columns are left out, with a note.
+    """A Document per row; which column is what: as for CSV. Columns of binary
+    values or intervals are left out, with a note.
 
     Raises:
         MissingField: a chosen column is not there.
@@ -45,13 +48,16 @@ def read_columnar(source: Source, fields: FieldChoice, means: Means) -> Iterator
 def _records(source: Source, fields: FieldChoice, means: Means) -> Iterator[tuple[int, Record, tuple[str, ...]]]:
     schema, batches = _open(source)
     names = unique_names(schema.names)
-    dropped = [index for index, field in enumerate(schema) if _is_binary(field.type)]
-    hidden = {*dropped, *(index for index, name in enumerate(names) if _INDEX_OF_PANDAS.match(name))}
+    binary = [index for index, field in enumerate(schema) if _is_binary(field.type)]
+    intervals = [index for index, field in enumerate(schema) if _WITHOUT_VALUES.search(str(field.type))]
+    hidden = {*binary, *intervals, *(index for index, name in enumerate(names) if _INDEX_OF_PANDAS.match(name))}
     kept = [index for index in range(len(names)) if index not in hidden]
     check_columns(source, [names[index] for index in kept], fields)
-    notes: tuple[str, ...] = ()
-    if dropped:
-        notes = (f"binary column(s) left out: {', '.join(names[index] for index in dropped)}",)
+    notes = tuple(
+        f"{what} column(s) left out: {', '.join(names[index] for index in dropped)}"
+        for what, dropped in (("binary", binary), ("interval", intervals))
+        if dropped
+    )
     number = 0
     for batch, start, end in batches:
         _check_rows(source, number + batch.num_rows)

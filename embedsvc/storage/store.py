@@ -664,7 +664,7 @@ class Store:
         return newer
 
     def afresh(self) -> Store:
-        """This version, without what Lance keeps of the files that were read so far: most are gone after maintenance."""
+        """This version, without what Lance keeps of files that were read: after maintenance most of them are gone."""
         with _reading(self.path):
             session = lance.Session(_PASSING, _METADATA)  # type: ignore[attr-defined]
             return self._at(lance.dataset(str(self.path), self.version, session=session))
