@@ -168,6 +168,15 @@ def test_a_column_that_python_has_no_values_for_is_left_out() -> None:
     assert document.notes == ("interval column(s) left out: i",)
 
 
+def test_a_time_that_python_has_no_value_for_becomes_null() -> None:
+    late = pa.array([0, 10**15], pa.timestamp("s"))
+    table = pa.table({"text": ["first", "second"], "t": late, "list": pa.array([[0], [10**15]], pa.list_(late.type))})
+    first, second = documents("a.parquet", parquet(table))
+    assert (first.metadata["t"], first.notes) == ("1970-01-01T00:00:00", ())
+    assert (second.text, second.metadata) == ("second", {"t": None, "list": None})
+    assert second.notes == ("times out of range became null",)
+
+
 def _with_one_byte_zero(data: bytes) -> Iterator[bytearray]:
     """For the unit of an interval, which pyarrow makes of one kind only."""
     for at, byte in enumerate(data):

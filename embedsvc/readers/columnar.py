@@ -67,9 +67,9 @@ def _records(source: Source, fields: FieldChoice, means: Means) -> Iterator[tupl
         for row in range(batch.num_rows):
             number += 1
             means.reached(start + (end - start) * (row + 1) / batch.num_rows)
-            inner = [False]
-            record = {names[index]: _plain(column[row], inner) for index, column in zip(kept, columns, strict=True)}
-            yield number, record, (*notes, "binary values within others became null") if inner[0] else notes
+            lost: set[str] = set()
+            record = {names[index]: _plain(column[row], lost) for index, column in zip(kept, columns, strict=True)}
+            yield number, record, (*notes, *(f"{what} became null" for what in sorted(lost)))
 
 
 def _open(source: Source) -> tuple[Any, Iterator[tuple[Any, float, float]]]:
@@ -148,12 +148,29 @@ def _values(column: Any) -> Sequence[Any]:
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
         # Python's datetime has microseconds.
         column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
-    values: Sequence[Any] = column.to_pylist()
+    try:
+        values: Sequence[Any] = column.to_pylist()
+    except OverflowError:
+        return [_value(scalar) for scalar in column]
     return values
 
 
-def _plain(value: Any, inner: list[bool]) -> Any:
-    """``value`` as JSON has it; ``inner`` becomes true where bytes were dropped."""
+class _OutOfRange:
+    """In the place of a time that Python has no value for: before the year 1, say, or after 9999."""
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except OverflowError:
+        return _OutOfRange()
+
+
+def _plain(value: Any, lost: set[str]) -> Any:
+    """``value`` as JSON has it; what of it was dropped is put into ``lost``."""
+    if isinstance(value, _OutOfRange):
+        lost.add("times out of range")
+        return None
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -161,12 +178,12 @@ def _plain(value: Any, inner: list[bool]) -> Any:
     if isinstance(value, decimal.Decimal):
         return float(value) if value.is_finite() else None
     if isinstance(value, dict):
-        return {str(key): _plain(item, inner) for key, item in value.items()}
+        return {str(key): _plain(item, lost) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, inner) for item in value]
+        return [_plain(item, lost) for item in value]
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, bytes | bytearray | memoryview):
-        inner[0] = True
+        lost.add("binary values within others")
         return None
     return str(value)
