@@ -11,6 +11,7 @@ import logging
 import math
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
@@ -59,6 +60,8 @@ _FEW = 1000
 _FILTERS = 1 / 16
 """Share of the index's memory that what is kept of filters may take."""
 _LIVE_FILE = "live-queries.npz"
+_RETRY, _RETRY_MOST = 30.0, 900.0
+"""Seconds until what could not be done in the background is tried again, and how far they are doubled."""
 
 # One for all collections of a process, however many there are.
 _background = Background("upkeep")
@@ -161,6 +164,7 @@ class Upkeep:
         """Vectors committed since the last fold in the midst of writing."""
         self._tending: list[Future[None]] = []
         self._looked_after = self._closed = False
+        self._retry_at, self._retry_after = math.inf, _RETRY
         self._raised = False
         """Whether efforts were raised that are not saved yet."""
         # Weakly: in a ring, what is closed would stay until the garbage collector comes by, with its memory and files.
@@ -208,6 +212,9 @@ class Upkeep:
         commit, the search that finds it first brings the index up to date; those beside it go on with what there is.
         """
         self._wanted = True
+        if time.monotonic() >= self._retry_at:
+            self._retry_at = math.inf
+            self._tend_if_due()
         current = self._snapshot
         if current is not None and (self._writing or self._refreshing.locked()):
             return current
@@ -532,6 +539,9 @@ class Upkeep:
             made = self._index_for(store, None, locked=True)
             return None if isinstance(made, DiskIndex) else made
         if needs_fold(index, self.goal):
+            saved = self._saved_of(store, index)
+            if saved is not None and saved.version == store.version and not needs_fold(saved, self.goal):
+                return saved  # another process was at it
             kept = 2 if index.parts else 1  # what there was could not be used
             return self._saved(store, lambda: fold(index, self.goal, self._folder, self.live.queries(), go_on), kept)
         if not index.parts:
@@ -573,15 +583,22 @@ class Upkeep:
     def _try(self, work: Callable[[], None]) -> None:
         try:
             work()
+            self._retry_after = _RETRY
         except _Stopped:
             log.info("%s: the vector index was not folded: it is not wanted any more", self.name)
         except Exception as error:
             if not self._directory.exists():
                 return
+            self._retry_later()
             if isinstance(error, EmbedsvcError):
                 log.warning("%s: the vector index stays as it is: %s", self.name, error)
             else:
                 log.exception("%s: the vector index stays as it is", self.name)
+
+    def _retry_later(self) -> None:
+        """Has a search after a while look whether there is something to fold still: nobody may write for days."""
+        self._retry_at = time.monotonic() + self._retry_after
+        self._retry_after = min(2 * self._retry_after, _RETRY_MOST)
 
     def _go_on(self) -> None:
         if self._closed:
@@ -638,8 +655,10 @@ class Upkeep:
             self._try(self._fold_on_disk_if_free)
 
     def _fold_if_free(self) -> None:
-        with suppress(Conflict):  # whoever has the lock is folding
+        try:
             self._fold(0, self._go_on)
+        except Conflict:  # whoever has the lock is folding: what comes of that is taken over then
+            self._retry_later()
 
     def _fold_on_disk_if_free(self) -> None:
         with suppress(Conflict), write_lock(self._directory, 0), self.writing():  # who writes will fold

@@ -22,6 +22,7 @@ from embedsvc.describe import describe
 from embedsvc.disk_index import DiskIndex
 from embedsvc.errors import BadFilter, StorageFailure
 from embedsvc.records import Chunking, Passage, make_document
+from embedsvc.storage import index_lock
 from embedsvc.upkeep import Snapshot
 from embedsvc.vectors import VectorIndex, index_faults, live, planner
 from embedsvc.vectors.kinds import Effort
@@ -431,6 +432,45 @@ def test_efforts_that_were_raised_are_kept_whatever_else_there_is(
     monkeypatch.setattr(upkeep, save.__name__, save)
     collection.upkeep.tend()  # at the next occasion
     assert Collection.open("c", here).snapshot().index.parts[0].segment.effort.depth == 77
+
+
+def test_a_service_tries_again_what_failed_in_the_background_though_nobody_writes(
+    here: Settings, looked_at: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(here, 3000)
+    shutil.rmtree(here.data_dir / "c" / "faiss")
+    monkeypatch.setattr(upkeep, "_RETRY", 0.0)
+    make = upkeep.fold
+
+    def full(*_: Any) -> None:
+        raise StorageFailure("the disk is full")
+
+    monkeypatch.setattr(upkeep, "fold", full)
+    service = Collection.open("c", here)
+    service.upkeep.look_after()
+    for _ in range(3):
+        assert not service.snapshot().index.parts
+    monkeypatch.setattr(upkeep, "fold", make)
+    service.snapshot()
+    assert len(service.snapshot().index.parts) == 1
+
+
+def test_what_another_process_folded_is_taken_over(
+    here: Settings, looked_at: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = filled(here, 3000)
+    folder = here.data_dir / "c" / "faiss"
+    away = folder.rename(here.data_dir / "away")
+    monkeypatch.setattr(upkeep, "_RETRY", 0.0)
+    service = Collection.open("c", here)
+    service.upkeep.look_after()
+    with index_lock(here.data_dir / "c", 0):
+        assert not service.snapshot().index.parts
+        away.rename(folder)
+    monkeypatch.setattr(upkeep, "fold", None)
+    service.snapshot()
+    (part,) = service.snapshot().index.parts
+    assert part.segment.name == collection.snapshot().index.parts[0].segment.name
 
 
 def test_efforts_that_are_raised_while_a_fold_begins_are_kept(
