@@ -780,6 +780,18 @@ def test_a_plan_that_fits_nothing_is_that_of_the_service_and_says_what_would(run
     assert "index_memory_mb" in run("index", "plan", "--passages", "20000", "--memory-mb", 1).out
 
 
+def test_a_plan_tells_what_is_searched_exactly_in_spite_of_what_was_asked(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = run("index", "plan", "--passages", "8192", "--memory-mb", 1, "--json").json
+    assert (told["kind"], told["memory_mb"]) == ("flat", 12.6)
+    assert "exact_passages" in told["note"]
+    monkeypatch.setenv("EMBEDSVC_TARGET_RECALL", "1.0")
+    told = run("index", "plan", "--passages", "1e9", "--json").json
+    assert (told["kind"], told["passages"]) == ("flat", 1_000_000_000)
+    assert "target_recall" in told["note"]
+
+
 def test_a_number_of_passages_that_is_none_is_refused(run: Run) -> None:
     refused(run("index", "plan", "--passages", "many"), 2, "'many' is not a number", "250k")
     refused(run("index", "plan", "--passages", "1.2.3M"), 2, "not a number")

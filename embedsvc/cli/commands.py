@@ -166,9 +166,11 @@ def index(
 
 @app.command(_PLAN)
 def index_plan(
-    passages: Annotated[str, typer.Option(help="How many: 180000, 250k, 10M.")],
+    passages: Annotated[str, typer.Option(help="How many: 180000, 250k, 10M, 1B.")],
     dimension: Annotated[int, typer.Option(help="Of the vectors; all-MiniLM-L6-v2 has 384.", min=1)] = 384,
-    memory_mb: Annotated[int | None, typer.Option(help="That it may take. Default: half of the machine's.")] = None,
+    memory_mb: Annotated[
+        int | None, typer.Option(help="That it may take; 0: half of the machine's, the default.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Tell which vector index a collection would get, and its memory, disk and build time. Nothing is built."""

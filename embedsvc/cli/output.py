@@ -242,7 +242,8 @@ def collection(value: dict[str, Any], json: bool) -> None:
         _pairs(value)
 
 
-_COUNT = re.compile(r"(\d[\d,_]*(?:\.\d+)?)\s*([kM]?)")
+_COUNT = re.compile(r"(\d[\d,_]*(?:\.\d+)?(?:e\d\d?)?)\s*([kMB]?)")
+_UNITS = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}
 
 
 def settings(rows: Sequence[dict[str, Any]], json: bool) -> None:
@@ -273,7 +274,7 @@ def _told(value: Any) -> Any:
 
 
 def parsed_count(text: str) -> int:
-    """A number of things as people write it: ``180000``, ``180,000``, ``250k``, ``1.5M``.
+    """A number of things as people write it: ``180000``, ``180,000``, ``250k``, ``1.5M``, ``1e9``.
 
     Raises:
         UsageError: it is none.
@@ -281,11 +282,11 @@ def parsed_count(text: str) -> int:
     found = _COUNT.fullmatch(text.strip())
     if not found:
         raise UsageError(f"{text!r} is not a number of passages. Write 180000, 250k or 10M.")
-    return int(float(found[1].replace(",", "").replace("_", "")) * {"": 1, "k": 1e3, "M": 1e6}[found[2]])
+    return int(float(found[1].replace(",", "").replace("_", "")) * _UNITS[found[2]])
 
 
 def plan(count: int, dimension: int, goal: Goal, planned: Plan, cores: int, json: bool) -> None:
-    from embedsvc.vectors import has_card
+    from embedsvc.vectors import FLAT, has_card
 
     value = {
         "passages": count,
@@ -299,11 +300,24 @@ def plan(count: int, dimension: int, goal: Goal, planned: Plan, cores: int, json
         "cores": cores,
         "gpu": has_card(),
     }
+    notes = []
     if planned.least > goal.memory:  # the service serves it all the same
-        value["note"] = (
-            f"Not even its least, {math.ceil(planned.least / 1e6):,} MB, is allowed: searches read the disk more than "
-            "memory_mb would need. Raise index_memory_mb, or put less into one collection."
+        notes.append(
+            f"No kind fits: {math.ceil(planned.least / 1e6):,} MB would do for one. Searches read the disk, and keep "
+            "of it what memory_mb says. Raise index_memory_mb, or put less into one collection."
         )
+    if planned.kind == FLAT and planned.memory > goal.memory:
+        notes.append(
+            f"{min(count, goal.exact):,} passages are searched exactly, and that takes more than is allowed. Lower "
+            "exact_passages, or raise index_memory_mb."
+        )
+    if planned.kind == FLAT and count > goal.exact:
+        notes.append(
+            "No sample of queries could show such a target_recall: every search looks at all vectors, on the disk. "
+            "With .99 or less there is an index."
+        )
+    if notes:
+        value["note"] = " ".join(notes)
     if json:
         _print_json(value)
     else:
@@ -322,7 +336,13 @@ def _pairs(value: dict[str, Any], prefix: str = "") -> None:
         if isinstance(item, dict):
             _pairs(item, f"{prefix}{key}.")
         else:
-            print(f"{prefix + key:<28}{item}")
+            print(f"{prefix + key:<36}{_rounded(item)}")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def calibration(found: Calibration, json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -159,6 +160,7 @@ def app_from_environment() -> FastAPI:
     """The application in a worker process, whose settings :func:`embedsvc.service.server.serve` left in the
     environment. The process ends with it: what uvicorn does after that, raising the signal again, would either not let
     what runs in the background end, or take the interpreter down under it."""
+    faulthandler.enable()
     settings = load_settings()
     set_up_logging(settings.log_level)
     # A worker in the place of one that ended does not make the data folder: it may have gone away since.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import faulthandler
 import logging
 import os
 import signal
@@ -37,6 +38,7 @@ def serve(settings: Settings) -> None:
     """
     if settings.workers < 1:
         raise UsageError(f"workers is {settings.workers}; there must be at least 1.")
+    faulthandler.enable()  # a file of an index that is cut short while it is mapped ends the process: say where
     with _listening(settings.host, settings.port) as listener, _quiet_end():
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         log.info(

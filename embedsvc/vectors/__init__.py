@@ -28,9 +28,11 @@ from embedsvc.vectors.kinds import carry_on
 from embedsvc.vectors.live import Live
 from embedsvc.vectors.planner import DISK, Goal, Plan, disk_lists, plan
 from embedsvc.vectors.recall import Recall
+from embedsvc.vectors.segment import FLAT
 
 __all__ = [
     "DISK",
+    "FLAT",
     "Among",
     "Background",
     "Filters",

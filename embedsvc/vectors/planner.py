@@ -17,6 +17,8 @@ _PREFERENCE = (HNSW8, IVFPQ4)
 """Fastest first."""
 _BUILD_SECONDS = {HNSW8.name: 4.5e-5, IVFPQ4.name: 6.4e-6, DISK: 8.5e-6}
 """Of one core, per vector of 384 dimensions and per doubling of their number (benchmarks/index.py)."""
+_SHOWN = 0.996
+"""Where a thousand queries find all there is, the interval of recall begins here: more cannot be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,13 @@ def plan(count: int, dimension: int, goal: Goal) -> Plan:
     raw = 4.0 * dimension * count
     if count <= goal.exact:
         return Plan((), raw, 0, 0)
-    # Rows that are not in a segment yet are kept as they are.
+    # Rows that are not in a segment yet are kept as they are; those that are, are mapped from the disk.
     fresh = 2 * 4.0 * dimension * goal.exact
     needs = {kind.name: fresh + count * kind.bytes_per_vector(count, dimension) for kind in _PREFERENCE}
     needs[DISK] = _DISK_CACHE + 4.0 * dimension * disk_lists(count)
     kinds = tuple(name for name, memory in needs.items() if memory <= goal.memory) or (DISK,)
+    if goal.target_recall > _SHOWN:
+        return Plan((), fresh, raw + 8 * count, 0)
     least = min(needs.values())
     memory = needs[kinds[0]]
     seconds = count * math.log2(count) * dimension / 384 * _BUILD_SECONDS[kinds[0]]
