@@ -344,7 +344,7 @@ class Upkeep:
         try:
             index = make()
             self._check_identity()
-            save_index(index, self._folder, store.identity, kept)
+            save_index(index, self._folder, store.identity, kept, store.durability)
             return index
         finally:
             with suppress(EmbedsvcError, ValueError, OSError):  # it is gone, say; else the next one does
@@ -541,7 +541,7 @@ class Upkeep:
                 store.keep_only(())
         elif len(index.fresh):
             if raised:
-                save_efforts(index, self._folder)
+                save_efforts(index, self._folder, store.durability)
         elif raised or index.version != index.folded:
             return self._saved(store, lambda: replace(index, folded=index.version))
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -218,6 +219,26 @@ def test_a_round_is_followed_by_rest(here: Settings, monkeypatch: pytest.MonkeyP
     collection = filled(here, 3000)
     recall(collection.snapshot(), vectors(200, seed=7))
     assert len(rounds) == 1
+
+
+# -- on the disk --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_the_index_is_synced_where_commits_are(
+    here: Settings, monkeypatch: pytest.MonkeyPatch, durability: Literal["fsync", "os"]
+) -> None:
+    synced, sync = set[int](), os.fsync
+
+    def told(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", told)
+    filled(replace(here, durability=durability), 800)
+    written = {path.stat().st_ino for path in (here.data_dir / "c" / "faiss").rglob("*")}
+    assert len(written) == 7
+    assert written & synced == (written if durability == "fsync" else set())
 
 
 # -- folds in the background --------------------------------------------------------------------------------------

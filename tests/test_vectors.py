@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import resource
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from embedsvc.vectors import (
     load_index,
     needs_fold,
     plan,
+    save_efforts,
     save_index,
 )
 from embedsvc.vectors.kinds import Effort
@@ -560,6 +563,33 @@ def test_saving_over_the_same_version_replaces_it(tmp_path: Path) -> None:
     loaded = load_index(tmp_path, DIMENSION, newest=1)
     assert loaded is not None
     assert loaded.search(unit(1, 1)[0], 5)[0].tolist() == [2]
+
+
+def test_the_files_of_a_version_are_synced_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By inode, for folders are renamed once they are whole."""
+    before, after, sync = set[int](), set[int](), os.fsync
+
+    def told(descriptor: int) -> None:
+        (after if (tmp_path / "2").exists() else before).add(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", told)
+    index = fold(fresh(dict(enumerate(unit(60, 1))), 1), Goal(), tmp_path)
+    index = apply_changes(index, *stacked({}), ids(3), 2)
+    save_index(index, tmp_path, durability="os")
+    shutil.rmtree(tmp_path / "2")
+    assert not before
+    save_index(index, tmp_path)
+    written = {path.stat().st_ino for path in tmp_path.rglob("*")}
+    assert len(written) == 7  # vectors, row ids, who is alive, two manifests, two folders
+    assert written <= before
+    assert tmp_path.stat().st_ino in after
+    for save in (save_index, save_efforts):  # over what is there
+        after.clear()
+        save(replace(index, folded=2), tmp_path)
+        assert (tmp_path / "2" / "index.json").stat().st_ino in after
 
 
 def test_where_nothing_can_be_written_it_says_so(tmp_path: Path) -> None:
