@@ -25,9 +25,11 @@ from embedsvc.vectors import (
     Goal,
     VectorIndex,
     apply_changes,
+    building,
     faiss_module,
     filtering,
     fold,
+    index_faults,
     load_index,
     needs_fold,
     plan,
@@ -686,6 +688,33 @@ def test_what_is_not_as_it_was_written_is_not_used(
     with caplog.at_level(logging.WARNING):
         assert load_index(tmp_path / "faiss", LARGE, newest=3) is None
     assert "built again" in caplog.text
+
+
+def test_large_files_are_summed_up_while_they_are_written_and_not_read_again(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "_WHOLE", 0)
+    monkeypatch.setattr(building, "_SPOTS", 2)
+    with monkeypatch.context() as patch:
+        read = []
+        read_of = building._checksum
+
+        def told(file: Path, *, whole: bool = False) -> dict[str, int]:
+            read.append(whole)
+            return read_of(file, whole=whole)
+
+        patch.setattr(building, "_checksum", told)
+        index = fold(fresh(model, 1, LARGE), GOALS["hnsw8"], tmp_path)
+        save_index(index, tmp_path)
+        assert read
+        assert not any(read)
+    assert index_faults(tmp_path, LARGE, None) == []
+    (codes,) = tmp_path.rglob("codes.faiss")
+    content = bytearray(codes.read_bytes())
+    content[len(content) // 2] ^= 1
+    codes.write_bytes(content)
+    assert load_index(tmp_path, LARGE, newest=1) is not None  # it is in none of the places that are looked at
+    assert index_faults(tmp_path, LARGE, None) == [f"{codes.parent.name}/codes.faiss is not what was written"]
 
 
 def test_an_index_of_another_dimension_is_not_used(sound: Path) -> None:
