@@ -8,6 +8,7 @@ import resource
 import shutil
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from embedsvc.vectors import (
     filtering,
     fold,
     index_faults,
+    kinds,
     load_index,
     needs_fold,
     plan,
@@ -416,6 +418,24 @@ def test_few_rows_are_scored_and_not_measured(built: VectorIndex, model: Model) 
     assert among.parts[0].effort is None
     assert among.parts[0].positions is not None
     assert recall(built, model, near(model, 5, 5), among=sorted(model)[:30]) == 1.0
+
+
+def test_copying_codes_takes_little_more_memory_than_they_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what Python takes: a block of vectors, not all that pass. FAISS holds the codes."""
+    monkeypatch.setattr(kinds, "_BLOCK", 1000)
+    monkeypatch.setattr(kinds, "_RANGED", 1000)
+    np.save(tmp_path / "vectors.npy", unit(20_000, 1, LARGE))
+    vectors, chosen = np.load(tmp_path / "vectors.npy", mmap_mode="r"), np.arange(0, 20_000, 2)
+    tracemalloc.start()
+    try:
+        codes = kinds.bare_codes(vectors, chosen)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert codes.ntotal == len(chosen)
+    assert peak < 2 * len(chosen) * LARGE
+    found = kinds.scan_codes(codes, vectors[chosen[5000:5100]], 1, None)
+    assert (found[:, 0] == np.arange(5000, 5100)).mean() > 0.95
 
 
 def test_only_the_last_filters_are_kept(built: VectorIndex) -> None:

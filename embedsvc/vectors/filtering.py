@@ -62,7 +62,7 @@ def _options(segment: Segment, allowed: Allowed, memory: float) -> Iterator[Allo
     if scan < exact:
         if fits:
             positions = np.flatnonzero(allowed.mask)
-            copied = Copied(positions, bare_codes(segment.vectors[positions]))
+            copied = Copied(positions, bare_codes(segment.vectors, positions))
         for widen in _SCANS:
             yield replace(allowed, effort=Effort(0, widen), copied=copied)
 
