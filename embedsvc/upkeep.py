@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakMethod
 
 import numpy as np
@@ -85,14 +86,16 @@ class Snapshot:
         Raises:
             BadFilter: it is not SQL, or the store cannot evaluate it.
         """
-        if condition is None or isinstance(self.index, DiskIndex):
-            among: Among | str | None = condition
-        else:
-            among = self._among(condition)
+        among = self.passing(condition)
+        if condition is not None and isinstance(self.index, VectorIndex):
             self._filters.asked(self.index, condition)
         found = self.index.search(query, k, among)  # type: ignore[arg-type]  # each has its own kind of filter
-        self._live.saw(self.index, query, k, among)
+        self._live.saw(self.index, query, k, condition)
         return found
+
+    def passing(self, condition: str | None) -> Among | str | None:
+        """The user's SQL ``condition`` as a search of the index takes it; raises as :meth:`nearest`."""
+        return condition if condition is None or isinstance(self.index, DiskIndex) else self._among(condition)
 
     def lexical(self, query: str, k: int, condition: str | None = None) -> tuple[RowIds, Floats]:
         """As :meth:`Store.lexical`, of the rows for which the user's SQL ``condition`` holds.
@@ -163,19 +166,13 @@ class Upkeep:
         self._looked_after = self._closed = False
         self._raised = False
         """Whether efforts were raised that are not saved yet."""
-        # Weakly: in a ring, what is closed would stay until the garbage collector comes by, with its memory and files.
-        own = WeakMethod(self._fell_short)
-
-        def fell_short(filtered: bool) -> None:
-            if (there := own()) is not None:
-                there(filtered)
-
         self.live = Live(
             settings.recall_sample,
             goal.target_recall,
             directory / _LIVE_FILE,
             store.contract.dimension,
-            fell_short,
+            _weakly(self._present),
+            _weakly(self._fell_short),
         )
         self._filters = Filters(goal.target_recall, self.live.queries, goal.memory * _FILTERS)
 
@@ -256,9 +253,11 @@ class Upkeep:
         return current
 
     def _swap(self, change: Callable[[Snapshot | None], Snapshot | None]) -> None:
-        """Puts what ``change`` makes of the newest snapshot in its place."""
+        """Puts what ``change`` makes of the newest snapshot in its place, and lets go of what was there before."""
         with self._swapping:
             self._snapshot = change(self._snapshot)
+            index = self.loaded
+            self._filters.turn_to(index if isinstance(index, VectorIndex) else None)
 
     def _is_past_memory(self, store: Store) -> bool:
         """Whether not even the most compact codes of the vectors fit the memory that they may take."""
@@ -590,6 +589,15 @@ class Upkeep:
 
     # -- in the background ---------------------------------------------------------------------------------------
 
+    def _present(self, condition: str | None) -> tuple[VectorIndex | DiskIndex, Among | str | None] | None:
+        """The index that live queries are measured in, and what passes the user's SQL ``condition`` there; None where
+        nobody searches any more, or the store cannot tell."""
+        snapshot = self._snapshot
+        if snapshot is not None:
+            with suppress(EmbedsvcError):
+                return snapshot.index, snapshot.passing(condition)
+        return None
+
     def _fell_short(self, filtered: bool) -> None:
         """Live queries found less than the target."""
         if filtered:
@@ -645,6 +653,22 @@ class Upkeep:
         with suppress(Conflict), write_lock(self._directory, 0), self.writing():  # who writes will fold
             self._check_identity()
             self._fold_on_disk()
+
+
+_Asked = TypeVar("_Asked")
+_Given = TypeVar("_Given")
+
+
+def _weakly(method: Callable[[_Asked], _Given]) -> Callable[[_Asked], _Given | None]:
+    """``method`` while there is whose it is. Held in a ring, what is closed would stay until the garbage collector
+    comes by, with its memory and files."""
+    own = WeakMethod(method)
+
+    def call(asked: _Asked) -> _Given | None:
+        there = own()
+        return None if there is None else there(asked)
+
+    return call
 
 
 def _unless_ending() -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -418,6 +419,32 @@ def test_where_nobody_searches_a_fold_leaves_no_index_in_memory(
     with collection.writer() as writer:
         writer.replace(documents(700, 1400))
     assert collection.upkeep.loaded is not None
+
+
+def test_what_a_fold_replaced_stays_neither_in_memory_nor_on_the_disk(
+    here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not somebody searches after that: neither queries that wait to be looked at, nor filters, nor searches
+    that began before and end after it keep the segments that went."""
+    collection = filled(here, 1500)
+    before = collection.snapshot()
+    (part,) = before.index.parts
+    went = weakref.ref(part.segment)
+    queries = vectors(4, seed=7)
+
+    def search(snapshot: Snapshot) -> None:
+        for condition in (None, "metadata.n < 50", "metadata.n < 90"):
+            snapshot.nearest(queries[0], 10, condition)
+
+    search(before)
+    del part
+    with collection.writer() as writer:
+        writer.replace(documents(1500, 3000))
+    (now,) = collection.snapshot().index.parts
+    assert went() is not now.segment
+    search(before)
+    del before
+    assert went() is None
 
 
 def test_after_everything_was_deleted_no_version_is_kept(here: Settings) -> None:
