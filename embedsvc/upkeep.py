@@ -422,7 +422,8 @@ class Upkeep:
                 self._put(self._saved(store, make, kept=1))
 
     def rebuild(self) -> None:
-        """Drops the saved index, whatever is wrong with it, and builds it anew from the store. As :meth:`purge`.
+        """Drops the saved index, whatever is wrong with it, and builds it anew from the store. As :meth:`purge`, but
+        searches are exact meanwhile.
 
         Raises:
             StorageFailure: it could not be built, or not be written; searches are exact until it is.
@@ -430,14 +431,19 @@ class Upkeep:
         with index_lock(self._directory, self._patience):
             shutil.rmtree(self._folder, ignore_errors=True)
             self._swap(lambda _: None)
-            self.store().keep_only(())
-            current = self._refreshed(locked=True)
-        index = current.index
-        if isinstance(index, VectorIndex) and not index.parts and current.store.count_vectors() > self.goal.exact:
-            raise StorageFailure(
-                f"The vector index of {self.name!r} could not be built; the log says why. Searches are exact until it "
-                "is. Nothing is lost: make room, or whatever it lacks, then run this again."
-            )
+            store = self.store()
+            store.keep_only(())
+            if self._is_past_memory(store) or store.count_vectors() <= self.goal.exact:
+                self._refreshed(locked=True)
+                return
+            built = self._built(store, locked=True)
+            if built is not None:
+                self._put(built)
+                return
+        raise StorageFailure(
+            f"The vector index of {self.name!r} could not be built; the log says why. Searches are exact until it is. "
+            "Nothing is lost: make room, or whatever it lacks, then run this again."
+        )
 
     def _fold_on_disk(self) -> None:
         store = self.store()

@@ -9,7 +9,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -358,6 +358,33 @@ def test_a_server_answers_exactly_while_an_index_that_was_damaged_is_built_again
     assert len(built.index) == count
     assert recall(built, vectors(20, seed=7)) >= 0.95
     assert index_faults(here.data_dir / "c" / "faiss", D, serving.store().identity) == []
+
+
+def test_searches_are_exact_while_an_index_is_rebuilt(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go, build = threading.Event(), threading.Event(), upkeep.build
+
+    def slow(*given: Any) -> Any:
+        begun.set()
+        assert go.wait(60)
+        return build(*given)
+
+    collection = filled(here, 800)
+    collection.snapshot()
+    monkeypatch.setattr(upkeep, "build", slow)
+    with ThreadPoolExecutor(2) as threads:
+        rebuilding = threads.submit(collection.upkeep.rebuild)
+        assert begun.wait(60)
+        try:
+            answered = threads.submit(collection.snapshot).result(20)
+        finally:
+            go.set()
+        rebuilding.result(60)
+    assert answered.index.is_exact
+    assert recall(answered, vectors(20, seed=7)) == 1
+    rebuilt = collection.snapshot()
+    assert [len(part) for part in rebuilt.index.parts] == [800]
+    assert len(rebuilt.index) == 800
+    assert recall(rebuilt, vectors(20, seed=7)) >= 0.95
 
 
 def test_a_fold_is_not_taken_for_that_of_a_collection_made_anew(
