@@ -121,13 +121,17 @@ def build_hnsw(vectors: Floats, go_on: Callable[[], None], links: npt.NDArray[np
 
 
 def _reserve(codes: Any, count: int) -> None:
-    """Has the arrays of an empty graph room for ``count`` vectors: by themselves they double as they grow, and have
-    three times their size for a moment then."""
-    flat = faiss_module().downcast_index(codes.storage).codes
+    """Has the arrays of an empty graph room for ``count`` vectors."""
     upper = LINKS / (LINKS - 1) * 1.05  # links above the lowest layer, of a vector on average; and what chance adds
-    for array, size in ((flat, count * codes.d), (codes.hnsw.neighbors, int(count * (2 * LINKS + upper)))):
-        array.resize(size)
-        array.resize(0)
+    _make_room(faiss_module().downcast_index(codes.storage).codes, count * codes.d)
+    _make_room(codes.hnsw.neighbors, int(count * (2 * LINKS + upper)))
+
+
+def _make_room(array: Any, size: int) -> None:
+    """For so many elements in an empty array of FAISS: by itself it doubles as it grows, and has three times its size
+    for a moment then."""
+    array.resize(size)
+    array.resize(0)
 
 
 def _range_of(some: Floats) -> float:
@@ -164,6 +168,7 @@ def bare_codes(vectors: Floats, positions: Positions) -> Any:
     faiss = faiss_module()
     quantizer = faiss.ScalarQuantizer.QT_8bit_direct_signed
     codes = faiss.IndexScalarQuantizer(vectors.shape[1], quantizer, faiss.METRIC_INNER_PRODUCT)
+    _make_room(codes.codes, len(positions) * codes.d)
     drawn = positions[_drawn(len(positions), min(len(positions), _RANGED))]
     largest = _range_of(rows_of(vectors, drawn))
     for start in range(0, len(positions), _BLOCK):
