@@ -174,9 +174,10 @@ def of_kind(
     if not there.holds(segment):
         print(f"{kind.name}: not on this card")
         return
-    effort = there._places[segment.name].effort
+    key = gpu._key(segment)
+    effort = there._places[key].effort
     count = K * effort.widen
-    about = {"do": "search", "segment": segment.name, "depth": effort.depth, "count": count}
+    about = {"do": "search", "segment": key, "depth": effort.depth, "count": count}
     found = recall(there.search(segment, queries[0], K, None)[1], truth)
     ready = [kind.asked(some) for some in queries[:1]]
     ways = {
@@ -201,7 +202,7 @@ def of_kind(
         at_least(f"{kind.name} over all cores", ratio(cpu, spent["card"]), 10.0, "x"),
         at_least(f"{kind.name} over all cores, {CALLERS} callers", ratio(cpu, many), 10.0, "x"),
     )
-    there.drop(segment.name)
+    there.drop(key)
 
 
 if __name__ == "__main__":

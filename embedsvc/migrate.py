@@ -39,8 +39,8 @@ from embedsvc.records import Chunking, Contract, Document, Heading, Passage, Tun
 from embedsvc.search import Query, search
 from embedsvc.search.hits import overlap
 from embedsvc.storage import Store, Turn, WholeDocument, exchange, index_lock, migration_lock, write_lock
-from embedsvc.storage.durability import fsync_path
 from embedsvc.storage.store import Known
+from embedsvc.syncing import fsync_path
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakMethod
 
 import numpy as np
@@ -88,14 +89,16 @@ class Snapshot:
         Raises:
             BadFilter: it is not SQL, or the store cannot evaluate it.
         """
-        if condition is None or isinstance(self.index, DiskIndex):
-            among: Among | str | None = condition
-        else:
-            among = self._among(condition)
+        among = self.passing(condition)
+        if condition is not None and isinstance(self.index, VectorIndex):
             self._filters.asked(self.index, condition)
         found = self.index.search(query, k, among)  # type: ignore[arg-type]  # each has its own kind of filter
-        self._live.saw(self.index, query, k, among)
+        self._live.saw(self.index, query, k, condition)
         return found
+
+    def passing(self, condition: str | None) -> Among | str | None:
+        """The user's SQL ``condition`` as a search of the index takes it; raises as :meth:`nearest`."""
+        return condition if condition is None or isinstance(self.index, DiskIndex) else self._among(condition)
 
     def lexical(self, query: str, k: int, condition: str | None = None) -> tuple[RowIds, Floats]:
         """As :meth:`Store.lexical`, of the rows for which the user's SQL ``condition`` holds.
@@ -167,19 +170,13 @@ class Upkeep:
         self._retry_at, self._retry_after = math.inf, _RETRY
         self._raised = False
         """Whether efforts were raised that are not saved yet."""
-        # Weakly: in a ring, what is closed would stay until the garbage collector comes by, with its memory and files.
-        own = WeakMethod(self._fell_short)
-
-        def fell_short(filtered: bool) -> None:
-            if (there := own()) is not None:
-                there(filtered)
-
         self.live = Live(
             settings.recall_sample,
             goal.target_recall,
             directory / _LIVE_FILE,
             store.contract.dimension,
-            fell_short,
+            _weakly(self._present),
+            _weakly(self._fell_short),
         )
         self._filters = Filters(goal.target_recall, self.live.queries, goal.memory * _FILTERS)
 
@@ -263,9 +260,11 @@ class Upkeep:
         return current
 
     def _swap(self, change: Callable[[Snapshot | None], Snapshot | None]) -> None:
-        """Puts what ``change`` makes of the newest snapshot in its place."""
+        """Puts what ``change`` makes of the newest snapshot in its place, and lets go of what was there before."""
         with self._swapping:
             self._snapshot = change(self._snapshot)
+            index = self.loaded
+            self._filters.turn_to(index if isinstance(index, VectorIndex) else None)
 
     def _is_past_memory(self, store: Store) -> bool:
         """Whether not even the most compact codes of the vectors fit the memory that they may take."""
@@ -351,7 +350,7 @@ class Upkeep:
         try:
             index = make()
             self._check_identity()
-            save_index(index, self._folder, store.identity, kept)
+            save_index(index, self._folder, store.identity, kept, store.durability)
             return index
         finally:
             with suppress(EmbedsvcError, ValueError, OSError):  # it is gone, say; else the next one does
@@ -430,7 +429,8 @@ class Upkeep:
                 self._put(self._saved(store, make, kept=1))
 
     def rebuild(self) -> None:
-        """Drops the saved index, whatever is wrong with it, and builds it anew from the store. As :meth:`purge`.
+        """Drops the saved index, whatever is wrong with it, and builds it anew from the store. As :meth:`purge`, but
+        searches are exact meanwhile.
 
         Raises:
             StorageFailure: it could not be built, or not be written; searches are exact until it is.
@@ -438,14 +438,19 @@ class Upkeep:
         with index_lock(self._directory, self._patience):
             shutil.rmtree(self._folder, ignore_errors=True)
             self._swap(lambda _: None)
-            self.store().keep_only(())
-            current = self._refreshed(locked=True)
-        index = current.index
-        if isinstance(index, VectorIndex) and not index.parts and current.store.count_vectors() > self.goal.exact:
-            raise StorageFailure(
-                f"The vector index of {self.name!r} could not be built; the log says why. Searches are exact until it "
-                "is. Nothing is lost: make room, or whatever it lacks, then run this again."
-            )
+            store = self.store()
+            store.keep_only(())
+            if self._is_past_memory(store) or store.count_vectors() <= self.goal.exact:
+                self._refreshed(locked=True)
+                return
+            built = self._built(store, locked=True)
+            if built is not None:
+                self._put(built)
+                return
+        raise StorageFailure(
+            f"The vector index of {self.name!r} could not be built; the log says why. Searches are exact until it is. "
+            "Nothing is lost: make room, or whatever it lacks, then run this again."
+        )
 
     def _fold_on_disk(self) -> None:
         store = self.store()
@@ -551,7 +556,7 @@ class Upkeep:
                 store.keep_only(())
         elif len(index.fresh):
             if raised:
-                save_efforts(index, self._folder)
+                save_efforts(index, self._folder, store.durability)
         elif raised or index.version != index.folded:
             return self._saved(store, lambda: replace(index, folded=index.version))
         return None
@@ -606,6 +611,15 @@ class Upkeep:
         _unless_ending()
 
     # -- in the background ---------------------------------------------------------------------------------------
+
+    def _present(self, condition: str | None) -> tuple[VectorIndex | DiskIndex, Among | str | None] | None:
+        """The index that live queries are measured in, and what passes the user's SQL ``condition`` there; None where
+        nobody searches any more, or the store cannot tell."""
+        snapshot = self._snapshot
+        if snapshot is not None:
+            with suppress(EmbedsvcError):
+                return snapshot.index, snapshot.passing(condition)
+        return None
 
     def _fell_short(self, filtered: bool) -> None:
         """Live queries found less than the target."""
@@ -664,6 +678,22 @@ class Upkeep:
         with suppress(Conflict), write_lock(self._directory, 0), self.writing():  # who writes will fold
             self._check_identity()
             self._fold_on_disk()
+
+
+_Asked = TypeVar("_Asked")
+_Given = TypeVar("_Given")
+
+
+def _weakly(method: Callable[[_Asked], _Given]) -> Callable[[_Asked], _Given | None]:
+    """``method`` while there is whose it is. Held in a ring, what is closed would stay until the garbage collector
+    comes by, with its memory and files."""
+    own = WeakMethod(method)
+
+    def call(asked: _Asked) -> _Given | None:
+        there = own()
+        return None if there is None else there(asked)
+
+    return call
 
 
 def _unless_ending() -> None:

@@ -31,11 +31,13 @@ from embedsvc.vectors import (
     of_segment,
     save_index,
     segment,
+    with_segments,
 )
 from embedsvc.vectors.cards import Cards
 from embedsvc.vectors.gpu import OnCards
 from embedsvc.vectors.kinds import Effort
 from embedsvc.vectors.owner import CAGRA16, FLAT16, IVFPQ8, checked, code_length
+from embedsvc.vectors.recall import Recall
 
 COUNT, DIMENSION = 6000, 32
 NO_ROWS = np.empty(0, np.int64)
@@ -117,7 +119,7 @@ def place(index: VectorIndex, fake: Fake) -> str:
     index.search_many(QUERIES, 10)
     segment = index.parts[0].segment
     wait_for(lambda: fake.there.holds(segment))
-    return fake.there._places[segment.name].kind.name
+    return fake.there._places[gpu._key(segment)].kind.name
 
 
 def wait_for(met: Callable[[], object]) -> None:
@@ -176,6 +178,16 @@ def test_what_finds_less_on_the_card_stays_on_the_cpu(
     wait_for(lambda: fake.requests("drop"))
     assert not fake.cards.failed
     assert recall(index.search_many(QUERIES, 10)[1], truth(EVERYTHING)) >= 0.95
+
+
+def test_card_and_cpu_are_compared_by_the_same_questions(index: VectorIndex, start: Start) -> None:
+    """Not by what the segment says of itself, which may be of what people asked."""
+    fake = start()
+    weak = replace(IVFPQ8, efforts=(Effort(1, 1),))
+    for told, kind, is_there in ((0.2, weak, False), (1.0, FLAT16, True)):
+        segment = replace(index.parts[0].segment, recall=Recall(told, told, told, 1000))
+        fake.there.put(segment, [kind])
+        assert fake.there.holds(segment) is is_there
 
 
 def test_what_is_slower_on_the_card_stays_on_the_cpu(
@@ -364,6 +376,23 @@ def test_a_segment_that_nobody_has_any_more_leaves_the_card(sound: Path, start: 
     assert not fake.there._places
 
 
+def test_a_segment_with_more_effort_stays_on_the_card_when_the_one_before_goes(sound: Path, start: Start) -> None:
+    fake = start()
+    index = load_index(sound, DIMENSION, newest=1)
+    assert index is not None
+    place(index, fake)
+    segment = index.parts[0].segment
+    harder = with_segments(index, {segment.name: replace(segment, effort=Effort(99, 9))})
+    del segment
+    place(harder, fake)
+    del index
+    wait_for(lambda: fake.requests("drop"))
+    before = len(fake.requests("search"))
+    assert recall(harder.search_many(QUERIES, 10)[1], truth(EVERYTHING)) >= 0.95
+    assert len(fake.requests("search")) == before + 1
+    assert not fake.cards.failed
+
+
 @pytest.mark.skipif(faiss.get_num_gpus() > 0, reason="there is a card")
 def test_without_a_card_one_line_is_logged(
     index: VectorIndex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -399,7 +428,7 @@ def test_every_kind_on_a_card(many: np.ndarray, tmp_path: Path, monkeypatch: pyt
         there = OnCards(real)
         segment = index.parts[0].segment
         there.put(segment, [kind])
-        assert there._places[segment.name].kind is kind
+        assert there._places[gpu._key(segment)].kind is kind
         queries = many[::100]
         scores = there.search(segment, queries, 10, None)[1]
         assert recall(scores, truth(np.arange(len(many)), queries, 10, many)) >= (0.99 if kind is FLAT16 else 0.95)

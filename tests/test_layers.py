@@ -28,6 +28,7 @@ LAYERS = (
         "logs",
         "allocator",
         "derived",
+        "syncing",
     },
     {"readers", "chunking", "duplicates", "encoding", "vectors", "storage"},
     {"disk_index", "likeness", "unread", "aside", "encoders"},

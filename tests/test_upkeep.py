@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -221,6 +223,26 @@ def test_a_round_is_followed_by_rest(here: Settings, monkeypatch: pytest.MonkeyP
     assert len(rounds) == 1
 
 
+# -- on the disk --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_the_index_is_synced_where_commits_are(
+    here: Settings, monkeypatch: pytest.MonkeyPatch, durability: Literal["fsync", "os"]
+) -> None:
+    synced, sync = set[int](), os.fsync
+
+    def told(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", told)
+    filled(replace(here, durability=durability), 800)
+    written = {path.stat().st_ino for path in (here.data_dir / "c" / "faiss").rglob("*")}
+    assert len(written) == 7
+    assert written & synced == (written if durability == "fsync" else set())
+
+
 # -- folds in the background --------------------------------------------------------------------------------------
 
 
@@ -339,6 +361,33 @@ def test_a_server_answers_exactly_while_an_index_that_was_damaged_is_built_again
     assert index_faults(here.data_dir / "c" / "faiss", D, serving.store().identity) == []
 
 
+def test_searches_are_exact_while_an_index_is_rebuilt(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go, build = threading.Event(), threading.Event(), upkeep.build
+
+    def slow(*given: Any) -> Any:
+        begun.set()
+        assert go.wait(60)
+        return build(*given)
+
+    collection = filled(here, 800)
+    collection.snapshot()
+    monkeypatch.setattr(upkeep, "build", slow)
+    with ThreadPoolExecutor(2) as threads:
+        rebuilding = threads.submit(collection.upkeep.rebuild)
+        assert begun.wait(60)
+        try:
+            answered = threads.submit(collection.snapshot).result(20)
+        finally:
+            go.set()
+        rebuilding.result(60)
+    assert answered.index.is_exact
+    assert recall(answered, vectors(20, seed=7)) == 1
+    rebuilt = collection.snapshot()
+    assert [len(part) for part in rebuilt.index.parts] == [800]
+    assert len(rebuilt.index) == 800
+    assert recall(rebuilt, vectors(20, seed=7)) >= 0.95
+
+
 def test_a_fold_is_not_taken_for_that_of_a_collection_made_anew(
     here: Settings, monkeypatch: pytest.MonkeyPatch, held: tuple[threading.Event, threading.Event]
 ) -> None:
@@ -398,6 +447,32 @@ def test_where_nobody_searches_a_fold_leaves_no_index_in_memory(
     with collection.writer() as writer:
         writer.replace(documents(700, 1400))
     assert collection.upkeep.loaded is not None
+
+
+def test_what_a_fold_replaced_stays_neither_in_memory_nor_on_the_disk(
+    here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not somebody searches after that: neither queries that wait to be looked at, nor filters, nor searches
+    that began before and end after it keep the segments that went."""
+    collection = filled(here, 1500)
+    before = collection.snapshot()
+    (part,) = before.index.parts
+    went = weakref.ref(part.segment)
+    queries = vectors(4, seed=7)
+
+    def search(snapshot: Snapshot) -> None:
+        for condition in (None, "metadata.n < 50", "metadata.n < 90"):
+            snapshot.nearest(queries[0], 10, condition)
+
+    search(before)
+    del part
+    with collection.writer() as writer:
+        writer.replace(documents(1500, 3000))
+    (now,) = collection.snapshot().index.parts
+    assert went() is not now.segment
+    search(before)
+    del before
+    assert went() is None
 
 
 def test_after_everything_was_deleted_no_version_is_kept(here: Settings) -> None:

@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import resource
 import shutil
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,16 @@ from embedsvc.vectors import (
     Goal,
     VectorIndex,
     apply_changes,
+    building,
     faiss_module,
     filtering,
     fold,
+    index_faults,
+    kinds,
     load_index,
     needs_fold,
     plan,
+    save_efforts,
     save_index,
 )
 from embedsvc.vectors.kinds import Effort
@@ -413,6 +420,24 @@ def test_few_rows_are_scored_and_not_measured(built: VectorIndex, model: Model) 
     assert recall(built, model, near(model, 5, 5), among=sorted(model)[:30]) == 1.0
 
 
+def test_copying_codes_takes_little_more_memory_than_they_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what Python takes: a block of vectors, not all that pass. FAISS holds the codes."""
+    monkeypatch.setattr(kinds, "_BLOCK", 1000)
+    monkeypatch.setattr(kinds, "_RANGED", 1000)
+    np.save(tmp_path / "vectors.npy", unit(20_000, 1, LARGE))
+    vectors, chosen = np.load(tmp_path / "vectors.npy", mmap_mode="r"), np.arange(0, 20_000, 2)
+    tracemalloc.start()
+    try:
+        codes = kinds.bare_codes(vectors, chosen)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert codes.ntotal == len(chosen)
+    assert peak < 2 * len(chosen) * LARGE
+    found = kinds.scan_codes(codes, vectors[chosen[5000:5100]], 1, None)
+    assert (found[:, 0] == np.arange(5000, 5100)).mean() > 0.95
+
+
 def test_only_the_last_filters_are_kept(built: VectorIndex) -> None:
     filters = Filters(0.95, lambda: np.empty((0, LARGE), np.float32), 10**9)
     for at in range(40):
@@ -562,6 +587,33 @@ def test_saving_over_the_same_version_replaces_it(tmp_path: Path) -> None:
     assert loaded.search(unit(1, 1)[0], 5)[0].tolist() == [2]
 
 
+def test_the_files_of_a_version_are_synced_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By inode, for folders are renamed once they are whole."""
+    before, after, sync = set[int](), set[int](), os.fsync
+
+    def told(descriptor: int) -> None:
+        (after if (tmp_path / "2").exists() else before).add(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", told)
+    index = fold(fresh(dict(enumerate(unit(60, 1))), 1), Goal(), tmp_path)
+    index = apply_changes(index, *stacked({}), ids(3), 2)
+    save_index(index, tmp_path, durability="os")
+    shutil.rmtree(tmp_path / "2")
+    assert not before
+    save_index(index, tmp_path)
+    written = {path.stat().st_ino for path in tmp_path.rglob("*")}
+    assert len(written) == 7  # vectors, row ids, who is alive, two manifests, two folders
+    assert written <= before
+    assert tmp_path.stat().st_ino in after
+    for save in (save_index, save_efforts):  # over what is there
+        after.clear()
+        save(replace(index, folded=2), tmp_path)
+        assert (tmp_path / "2" / "index.json").stat().st_ino in after
+
+
 def test_where_nothing_can_be_written_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "faiss").write_text("a file where the folder should be")
     with pytest.raises(StorageFailure, match="built again from the store"):
@@ -656,6 +708,33 @@ def test_what_is_not_as_it_was_written_is_not_used(
     with caplog.at_level(logging.WARNING):
         assert load_index(tmp_path / "faiss", LARGE, newest=3) is None
     assert "built again" in caplog.text
+
+
+def test_large_files_are_summed_up_while_they_are_written_and_not_read_again(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "_WHOLE", 0)
+    monkeypatch.setattr(building, "_SPOTS", 2)
+    with monkeypatch.context() as patch:
+        read = []
+        read_of = building._checksum
+
+        def told(file: Path, *, whole: bool = False) -> dict[str, int]:
+            read.append(whole)
+            return read_of(file, whole=whole)
+
+        patch.setattr(building, "_checksum", told)
+        index = fold(fresh(model, 1, LARGE), GOALS["hnsw8"], tmp_path)
+        save_index(index, tmp_path)
+        assert read
+        assert not any(read)
+    assert index_faults(tmp_path, LARGE, None) == []
+    (codes,) = tmp_path.rglob("codes.faiss")
+    content = bytearray(codes.read_bytes())
+    content[len(content) // 2] ^= 1
+    codes.write_bytes(content)
+    assert load_index(tmp_path, LARGE, newest=1) is not None  # it is in none of the places that are looked at
+    assert index_faults(tmp_path, LARGE, None) == [f"{codes.parent.name}/codes.faiss is not what was written"]
 
 
 def test_an_index_of_another_dimension_is_not_used(sound: Path) -> None:

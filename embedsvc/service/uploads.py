@@ -28,8 +28,9 @@ from embedsvc.errors import NotFound, StorageFailure
 from embedsvc.outcomes import INTO, uri_of_upload
 from embedsvc.records import Metadata, Source, without_surrogates
 from embedsvc.service.problems import json_bytes
-from embedsvc.storage.durability import fsync_path, fsync_tree
+from embedsvc.storage.durability import fsync_tree
 from embedsvc.storage.store import writing
+from embedsvc.syncing import fsync_path
 
 FOLDER = "files"
 """What the uris of all documents that come out of uploaded files begin with."""

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from embedsvc.syncing import fsync_path
+
 TAGS = "_refs"
 """Lance's folder of tags, which are no part of a commit: another thread may be setting one."""
 
@@ -29,15 +31,6 @@ def _files(root: Path) -> set[str]:
                 else:
                     found.add(entry.path)
     return found
-
-
-def fsync_path(path: str | Path) -> None:
-    """fsync one file or directory. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def exchange(one: Path, other: Path) -> None:

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from embedsvc.errors import DamagedFile, NotFound, UsageError
 from embedsvc.records import Chunking, Contract, Metadata, Tuned
-from embedsvc.storage.durability import fsync_path
 from embedsvc.storage.store import (
     ABOUT,
     ADDED,
@@ -27,6 +26,7 @@ from embedsvc.storage.store import (
     with_turns,
     writing,
 )
+from embedsvc.syncing import fsync_path
 
 _ROWS_PER_GROUP = 4096
 

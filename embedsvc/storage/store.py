@@ -42,9 +42,10 @@ from embedsvc.records import (
     Tuned,
     hash_with,
 )
-from embedsvc.storage.durability import TAGS, DurableCommits, fsync_path, fsync_tree
+from embedsvc.storage.durability import TAGS, DurableCommits, fsync_tree
 from embedsvc.storage.filters import compile_filter, problem_of
 from embedsvc.storage.words import matching, phrases, text_index
+from embedsvc.syncing import fsync_path
 
 TABLE = "passages.lance"
 FORMAT = "2"

@@ -9,11 +9,12 @@ import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +81,8 @@ def build_segment(
     try:
         folder.mkdir(exist_ok=True)  # not its parents: a collection that is deleted meanwhile must not come back
         temporary.mkdir()
-        ids = _lay_down(rows, count, dimension, temporary)
+        sums: dict[str, int] = {}
+        ids = _lay_down(rows, count, dimension, temporary, sums)
         vectors: Floats = np.load(temporary / LAYOUT.vectors, mmap_mode="r")
         copies = int(np.unique(ids, return_counts=True)[1].max())
         exact = Segment(name, FLAT, ids, _order(ids), copies, vectors, None, Effort(0, 1), EXACT, 0.0)
@@ -94,7 +96,7 @@ def build_segment(
         if segment is exact and kinds:
             log.warning("no index of these %d vectors reaches a recall of %g: they are searched exactly", count, target)
         if segment.codes is not None:
-            _write_codes(segment.codes, temporary / LAYOUT.codes)
+            _write_codes(segment.codes, temporary, sums)
         about = {
             "kind": segment.kind,
             "dimension": dimension,
@@ -103,8 +105,8 @@ def build_segment(
             "recall": asdict(segment.recall),
             "build_seconds": round(time.perf_counter() - started, 3),
             "faiss": faiss_module().__version__,
-            "files": {path.name: _checksum(path) for path in sorted(temporary.iterdir())},
-            "whole": {path.name: _checksum(path, whole=True)["crc32"] for path in sorted(temporary.iterdir())},
+            "files": {name: _checksum(temporary / name) for name in sorted(sums)},
+            "whole": sums,
         }
         (temporary / LAYOUT.about).write_text(json.dumps(about, indent=1), encoding="utf-8")
         temporary.rename(folder / name)
@@ -113,13 +115,37 @@ def build_segment(
     return load_segment(folder / name, dimension)
 
 
-def _lay_down(rows: Iterable[tuple[RowIds, Floats]], count: int, dimension: int, folder: Path) -> RowIds:
+@dataclass(slots=True)
+class _Summed:
+    """A file that is written, and the CRC-32 of what was: to read it again for that would be to read 15 GB of ten
+    million vectors."""
+
+    file: BinaryIO
+    crc: int = 0
+
+    def write(self, data: Any) -> int:
+        self.crc = zlib.crc32(data, self.crc)
+        return self.file.write(data)
+
+
+@contextmanager
+def _written(path: Path, sums: dict[str, int]) -> Iterator[_Summed]:
+    """The new file ``path`` to be written; its CRC-32 is in ``sums``, by its name, once it is."""
+    # Written, not mapped: a full disk is an error then, and not a signal that ends the process.
+    with path.open("wb", buffering=_PIECE) as file:
+        summed = _Summed(file)
+        yield summed
+    sums[path.name] = summed.crc
+
+
+def _lay_down(
+    rows: Iterable[tuple[RowIds, Floats]], count: int, dimension: int, folder: Path, sums: dict[str, int]
+) -> RowIds:
     """Writes vectors and row ids; returns the latter. Rows whose vector is not finite would be found for any query or
     none, and are laid down as zeros, which are nobody's neighbours."""
     ids = np.empty(count, np.int64)
     at = 0
-    # Written, not mapped: a full disk is an error then, and not a signal that ends the process.
-    with (folder / LAYOUT.vectors).open("wb") as file:
+    with _written(folder / LAYOUT.vectors, sums) as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
         np.lib.format.write_array_header_1_0(file, header)
         for some_ids, some in rows:
@@ -129,13 +155,14 @@ def _lay_down(rows: Iterable[tuple[RowIds, Floats]], count: int, dimension: int,
                 file.write(np.nan_to_num(block, nan=0, posinf=0, neginf=0).astype("<f4", copy=False).data)
     if at != count:
         raise ValueError(f"{at} rows came where {count} were announced")
-    np.save(folder / LAYOUT.row_ids, ids, allow_pickle=False)
+    with _written(folder / LAYOUT.row_ids, sums) as file:
+        np.save(file, ids, allow_pickle=False)
     return ids
 
 
-def _write_codes(codes: Any, path: Path) -> None:
+def _write_codes(codes: Any, folder: Path, sums: dict[str, int]) -> None:
     faiss = faiss_module()
-    with path.open("wb", buffering=_PIECE) as file:
+    with _written(folder / LAYOUT.codes, sums) as file:
         faiss.write_index(codes, faiss.PyCallbackIOWriter(file.write, _PIECE))
 
 

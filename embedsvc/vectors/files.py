@@ -16,11 +16,12 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from embedsvc.errors import StorageFailure
+from embedsvc.syncing import fsync_folder, fsync_path
 from embedsvc.vectors.building import load_segment, segment_faults
 from embedsvc.vectors.fresh import Fresh
 from embedsvc.vectors.index import Part, VectorIndex, alive_rows
@@ -35,10 +36,18 @@ _KEPT = 2
 """Versions that stay: a reader that is opening the one before gets to finish."""
 
 
-def save_index(index: VectorIndex, folder: Path, identity: str | None = None, kept: int = _KEPT) -> None:
+def save_index(
+    index: VectorIndex,
+    folder: Path,
+    identity: str | None = None,
+    kept: int = _KEPT,
+    durability: Literal["fsync", "os"] = "fsync",
+) -> None:
     """Writes which segments, all under ``folder``, make up ``index``, which must have no fresh rows, and removes what
     neither it nor the one before it (``kept``: how many) needs. ``identity`` tells the store from others that were made
-    under its name. To be called by the one process that writes.
+    under its name. With ``fsync``, the files of a version are on the disk before it has its name: after a power cut
+    blocks of them might be zeros, and of large files not every byte is read when they are opened. To be called by the
+    one process that writes.
 
     Raises:
         StorageFailure: the disk is full or not writable; what was there stays.
@@ -67,11 +76,18 @@ def save_index(index: VectorIndex, folder: Path, identity: str | None = None, ke
             ],
         }
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        if durability == "fsync":
+            for part in index.parts:  # of those that were saved before nothing is left to be written
+                fsync_folder(folder / part.segment.name)
+            fsync_folder(temporary)
         if target.exists():  # with the same segments and rows, by other efforts; readers always find one or the other
             for file in sorted(temporary.iterdir(), key=lambda file: file.name == _MANIFEST):
                 file.replace(target / file.name)
         else:
             temporary.rename(target)
+        if durability == "fsync":  # before what this takes the place of is removed
+            fsync_path(target)
+            fsync_path(folder)
     except OSError as error:
         raise StorageFailure(
             f"The vector index could not be written under {folder}: {error}. "
@@ -82,8 +98,9 @@ def save_index(index: VectorIndex, folder: Path, identity: str | None = None, ke
     clear(folder, kept)
 
 
-def save_efforts(index: VectorIndex, folder: Path) -> None:
+def save_efforts(index: VectorIndex, folder: Path, durability: Literal["fsync", "os"] = "fsync") -> None:
     """Writes the efforts of its segments to what was saved of ``index`` last, which may have fresh rows by now.
+    ``durability``: as in :func:`save_index`.
 
     Raises:
         StorageFailure: the disk is full or not writable; what was there stays.
@@ -97,6 +114,8 @@ def save_efforts(index: VectorIndex, folder: Path) -> None:
             segment = segments[about["name"]]
             about |= {"effort": asdict(segment.effort), "recall": asdict(segment.recall)}
         temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        if durability == "fsync":
+            fsync_path(temporary)
         temporary.replace(file)
     except (OSError, ValueError, KeyError) as error:
         raise StorageFailure(f"The efforts of the vector index could not be written to {file}: {error}.") from error

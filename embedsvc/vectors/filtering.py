@@ -62,7 +62,7 @@ def _options(segment: Segment, allowed: Allowed, memory: float) -> Iterator[Allo
     if scan < exact:
         if fits:
             positions = np.flatnonzero(allowed.mask)
-            copied = Copied(positions, bare_codes(segment.vectors[positions]))
+            copied = Copied(positions, bare_codes(segment.vectors, positions))
         for widen in _SCANS:
             yield replace(allowed, effort=Effort(0, widen), copied=copied)
 
@@ -118,8 +118,11 @@ class Filters:
             else:
                 among = index.among_since(before, was, matching(before.version))
             among = _with_efforts(each, index, among)
-            if before is None or index.version >= before.version:  # not one who still sees an older version
-                each.index, each.among = index, among
+            with self._lock:
+                # Not of one who still sees an older version, or segments that nobody else does any more.
+                is_newest = before is None or index.version >= before.version
+                if is_newest and self._index is not None and _carries_on(self._index, index):
+                    each.index, each.among = index, among
         self._make_room()
         return among
 
@@ -148,12 +151,20 @@ class Filters:
         with self._lock:
             self._filters.clear()
 
+    def turn_to(self, index: VectorIndex | None) -> None:
+        """Searches use this ``index`` from now on, None: none. What is kept of one with other segments goes."""
+        with self._lock:
+            self._turn_to(index)
+
+    def _turn_to(self, index: VectorIndex | None) -> None:
+        before, self._index = self._index, index
+        if index is None or (before is not None and not _carries_on(index, before)):
+            self._let_go(index)
+
     def _filter(self, index: VectorIndex, condition: str) -> _Filter:
         with self._lock:
             if self._index is None or index.version > self._index.version:
-                if self._index is not None and not index.grew_from(self._index):
-                    self._let_go(index)
-                self._index = index
+                self._turn_to(index)
             each = self._filters.pop(condition) if condition in self._filters else _Filter()
             self._filters[condition] = each
             return each
@@ -165,9 +176,10 @@ class Filters:
             while len(self._filters) > 1 and (len(self._filters) > _KEPT or taken > self._memory):
                 taken -= self._filters.pop(next(iter(self._filters))).nbytes
 
-    def _let_go(self, index: VectorIndex) -> None:
-        """Of indexes whose segments are others: they would stay in memory until their filters are asked for again."""
-        names = {part.segment.name for part in index.parts}
+    def _let_go(self, index: VectorIndex | None) -> None:
+        """Of indexes whose segments are others: they would stay in memory, and on the disk, until their filters are
+        asked for again."""
+        names = set[str]() if index is None else {part.segment.name for part in index.parts}
         for each in self._filters.values():
             each.index = each.among = None
             each.fitted = {name: allowed for name, allowed in each.fitted.items() if name in names}
@@ -197,6 +209,12 @@ class Filters:
             log.exception("a filter could not be measured: %s", condition)
         finally:
             self._fitting = False
+
+
+def _carries_on(index: VectorIndex, before: VectorIndex) -> bool:
+    """Whether it has the rows of ``before`` at the same places, in the very same segments."""
+    segments, were = ([part.segment for part in each.parts] for each in (index, before))
+    return segments == were and index.grew_from(before)
 
 
 def _known(each: _Filter, segment: Segment, allowed: Allowed) -> Allowed | None:

@@ -58,6 +58,12 @@ def _file(vectors: Floats) -> Path:
     return Path(str(vectors.filename))
 
 
+def _key(segment: Segment) -> str:
+    """What the cards call it. One with other efforts has the same name: it is placed anew, with an effort that finds as
+    much, and must not go from the cards with the one before, which somebody may still be searching."""
+    return f"{segment.name}-{id(segment):x}"
+
+
 def _cpu_seconds(segment: Segment, queries: Floats) -> float:
     """What ``queries`` would take with all cores, by what they take with the threads that this one may use."""
     threads: int = faiss_module().omp_get_max_threads()
@@ -75,7 +81,7 @@ class OnCards:
         self._making = 0
         self._asked: Counter[str] = Counter()
         self._places: dict[str, _Place] = {}
-        """By segment's name."""
+        """By the segment's key, as ``_asked``."""
 
     def search(self, segment: Segment, queries: Floats, k: int, allowed: Allowed | None) -> tuple[RowIds, Floats]:
         """As :meth:`Segment.search`, which is asked where no card can answer."""
@@ -90,7 +96,7 @@ class OnCards:
             return segment.search(queries, k, allowed)
         depth = int(place.effort.depth * more)
         asked = place.kind.asked(queries)
-        answer = self._cards.ask(asked, do="search", segment=segment.name, depth=depth, count=fetched)
+        answer = self._cards.ask(asked, do="search", segment=_key(segment), depth=depth, count=fetched)
         try:
             found = answer.result(_PATIENCE)
         except (CardError, TimeoutError):
@@ -106,7 +112,7 @@ class OnCards:
 
     def holds(self, segment: Segment) -> bool:
         """Whether the segment lies on the cards."""
-        return segment.name in self._places
+        return _key(segment) in self._places
 
     def build(self, vectors: Floats, go_on: Callable[[], None]) -> Any:
         """The codes of ``hnsw8`` over ``vectors`` (n, dimension), with CAGRA's graph for the lowest layer.
@@ -136,27 +142,29 @@ class OnCards:
 
     def _place_of(self, segment: Segment, queries: int) -> _Place | None:
         """Where the segment can be searched now; one that is asked for often enough is placed meanwhile."""
+        key = _key(segment)
         with self._lock:
             if self._cards.failed or self._making:
                 return None
-            before = self._asked[segment.name]
-            self._asked[segment.name] += queries
+            if key not in self._asked:
+                weakref.finalize(segment, self.drop, key).atexit = False
+            before = self._asked[key]
+            self._asked[key] += queries
             if before < _ASKED <= before + queries:
-                weakref.finalize(segment, self.drop, segment.name).atexit = False
                 threading.Thread(target=self.put, args=(segment, _KINDS), name="placing", daemon=True).start()
-            return self._places.get(segment.name)
+            return self._places.get(key)
 
     def put(self, segment: Segment, kinds: Sequence[CardKind]) -> None:
-        """Tries one kind after the other, until one fits, finds as much as the segment says of itself, and is quicker
-        than the CPU."""
-        name, asked = segment.name, None
+        """Tries one kind after the other, until one fits, finds as much as the CPU, and is quicker."""
+        name, key = segment.name, _key(segment)
+        asked: Questions | None = None
         try:
             with gently():
                 for kind in kinds:
                     try:
-                        self._make(do="place", segment=name, kind=kind.name, vectors=str(_file(segment.vectors)))
+                        self._make(do="place", segment=key, kind=kind.name, vectors=str(_file(segment.vectors)))
                         asked = asked or questions(segment, stand_ins(segment.vectors, segment.kind, len(segment)))
-                        self._places[name] = self._measured(segment, kind, asked)
+                        self._places[key] = self._measured(segment, kind, asked)
                         return
                     except CardError as error:
                         log.info("%s does not go onto a card as %s: %s", name, kind.name, error)
@@ -164,39 +172,38 @@ class OnCards:
             log.exception("%s could not be put on a card", name)
 
     def _measured(self, segment: Segment, kind: CardKind, asked: Questions) -> _Place:
-        """The least effort with which a card finds as much as the CPU does. Raises CardError: none does, or the CPU is
+        """The least effort with which a card finds as much as the CPU does of the answers to the same questions: what
+        the segment says of itself may be of others, that people asked. Raises CardError: none does, or the CPU is
         quicker."""
-        name, recall, seconds = segment.name, None, 0.0
-        on_cpu = _cpu_seconds(segment, asked.queries)
+        key, recall, seconds = _key(segment), None, 0.0
+        wanted, on_cpu = asked.recall(segment, segment.effort), _cpu_seconds(segment, asked.queries)
         for effort in kind.efforts:
             count = K * max(effort.widen, segment.copies)
             if count > kind.most:
                 break
             started = time.perf_counter()
             queries = kind.asked(asked.queries)
-            request = self._cards.ask(queries, do="search", segment=name, depth=effort.depth, count=count)
+            request = self._cards.ask(queries, do="search", segment=key, depth=effort.depth, count=count)
             found = segment.ranked(asked.queries, request.result(), K)[1]
             seconds = time.perf_counter() - started
             recall = estimate(shares(found, asked.truth))
-            if recall.mean < segment.recall.mean:  # of the same questions
+            if recall.low < wanted.low:
                 continue
             if seconds > on_cpu:
                 break
-            log.info("%s lies on a card as %s: recall@10 %.3f", name, kind.name, recall.mean)
+            log.info("%s lies on a card as %s: recall@10 %.3f", segment.name, kind.name, recall.mean)
             return _Place(kind, effort)
-        self._cards.ask(do="drop", segment=name)
+        self._cards.ask(do="drop", segment=key)
         if recall is None:
             raise CardError("it cannot give as many")
-        there, here = (
-            f"{each.mean:.3f} in {1000 * s:.0f} ms" for each, s in ((recall, seconds), (segment.recall, on_cpu))
-        )
+        there, here = (f"{each.mean:.3f} in {1000 * s:.0f} ms" for each, s in ((recall, seconds), (wanted, on_cpu)))
         raise CardError(f"recall@10 of {there}, on the CPU {here}")
 
-    def drop(self, name: str) -> None:
+    def drop(self, key: str) -> None:
         """Takes a segment off the cards. Without a lock: it runs wherever Python collects what nobody has any more."""
-        self._places.pop(name, None)
-        self._asked.pop(name, None)
-        self._cards.ask(do="drop", segment=name)
+        place, asked = self._places.pop(key, None), self._asked.pop(key, 0)
+        if place is not None or asked >= _ASKED:
+            self._cards.ask(do="drop", segment=key)
 
 
 @functools.cache

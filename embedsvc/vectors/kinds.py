@@ -70,8 +70,12 @@ def blocks(vectors: Floats, go_on: Callable[[], None] = carry_on) -> Iterator[Fl
 def sample(vectors: Floats, count: int) -> Floats:
     if len(vectors) <= count:
         return np.ascontiguousarray(vectors, np.float32)
-    chosen = np.sort(np.random.default_rng(0).choice(len(vectors), count, replace=False))
-    return rows_of(vectors, chosen)
+    return rows_of(vectors, _drawn(len(vectors), count))
+
+
+def _drawn(there: int, count: int) -> Positions:
+    """Sorted positions (count,) of as many that are ``there``."""
+    return np.sort(np.random.default_rng(0).choice(there, count, replace=False))
 
 
 def _selector(allowed: Bitmap | None) -> dict[str, Any]:
@@ -82,8 +86,10 @@ def _selector(allowed: Bitmap | None) -> dict[str, Any]:
 
 LINKS = 24
 _BUILD_DEPTH = 170
+_RANGED = 10_000
+"""Vectors of a sample that the codes' range is taken from."""
 _CLIPPED = 1e-4
-"""Share of the components that the codes' range may leave out."""
+"""Share of their components that it may leave out."""
 
 
 def build_hnsw(vectors: Floats, go_on: Callable[[], None], links: npt.NDArray[np.int32] | None = None) -> Any:
@@ -101,7 +107,7 @@ def build_hnsw(vectors: Floats, go_on: Callable[[], None], links: npt.NDArray[np
     codes.hnsw.efConstruction = _BUILD_DEPTH
     codes.init_level0 = links is None
     _reserve(codes, len(vectors))
-    largest = range_of(vectors)
+    largest = _range_of(sample(vectors, _RANGED))
     for block in blocks(vectors, go_on):
         codes.add(whole(block, largest))
     if links is not None:
@@ -115,18 +121,23 @@ def build_hnsw(vectors: Floats, go_on: Callable[[], None], links: npt.NDArray[np
 
 
 def _reserve(codes: Any, count: int) -> None:
-    """Has the arrays of an empty graph room for ``count`` vectors: by themselves they double as they grow, and have
-    three times their size for a moment then."""
-    flat = faiss_module().downcast_index(codes.storage).codes
+    """Has the arrays of an empty graph room for ``count`` vectors."""
     upper = LINKS / (LINKS - 1) * 1.05  # links above the lowest layer, of a vector on average; and what chance adds
-    for array, size in ((flat, count * codes.d), (codes.hnsw.neighbors, int(count * (2 * LINKS + upper)))):
-        array.resize(size)
-        array.resize(0)
+    _make_room(faiss_module().downcast_index(codes.storage).codes, count * codes.d)
+    _make_room(codes.hnsw.neighbors, int(count * (2 * LINKS + upper)))
 
 
-def range_of(vectors: Floats) -> float:
-    """The component that becomes 127 in a code: of those of a sample, only ``_CLIPPED`` are larger."""
-    return float(np.quantile(np.abs(sample(vectors, 10_000)), 1 - _CLIPPED))
+def _make_room(array: Any, size: int) -> None:
+    """For so many elements in an empty array of FAISS: by itself it doubles as it grows, and has three times its size
+    for a moment then."""
+    array.resize(size)
+    array.resize(0)
+
+
+def _range_of(some: Floats) -> float:
+    """The component that becomes 127 in a code: of those of ``some`` vectors (n, dimension), only ``_CLIPPED`` are
+    larger."""
+    return float(np.quantile(np.abs(some), 1 - _CLIPPED))
 
 
 def whole(vectors: Floats, largest: npt.ArrayLike) -> Floats:
@@ -151,12 +162,18 @@ def _scan_hnsw(codes: Any, queries: Floats, count: int, allowed: Bitmap | None) 
     return scan_codes(faiss_module().downcast_index(codes.storage), queries, count, allowed)
 
 
-def bare_codes(vectors: Floats) -> Any:
-    """The codes of :func:`build_hnsw` without its graph, for :func:`scan_codes`."""
+def bare_codes(vectors: Floats, positions: Positions) -> Any:
+    """The codes of :func:`build_hnsw` without its graph, for :func:`scan_codes`: of the ``vectors`` (n, dimension) at
+    sorted ``positions`` (m,), of which only some are in memory at a time."""
     faiss = faiss_module()
     quantizer = faiss.ScalarQuantizer.QT_8bit_direct_signed
     codes = faiss.IndexScalarQuantizer(vectors.shape[1], quantizer, faiss.METRIC_INNER_PRODUCT)
-    codes.add(whole(np.ascontiguousarray(vectors, np.float32), range_of(vectors)))
+    _make_room(codes.codes, len(positions) * codes.d)
+    drawn = positions[_drawn(len(positions), min(len(positions), _RANGED))]
+    largest = _range_of(rows_of(vectors, drawn))
+    for start in range(0, len(positions), _BLOCK):
+        codes.add(whole(vectors[positions[start : start + _BLOCK]], largest))
+        let_go(vectors)
     return codes
 
 

@@ -52,14 +52,18 @@ class Searched(Protocol):
     def exact(self, queries: Floats, k: int, among: Any) -> tuple[RowIds, Floats]: ...
 
 
+Present = Callable[[str | None], tuple[Searched, Any] | None]
+"""The index that is searched now, and what in it passes a condition (None: all); None where none is any more."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    """A query (dimension,) that was asked for its ``k`` best in ``index``."""
+    """A query (dimension,) that was asked for its ``k`` best, of what passes ``condition``. Not in which index: that
+    would stay in memory, and on the disk, for as long as it waits."""
 
     query: Floats
     k: int
-    index: Searched
-    among: Any
+    condition: str | None
     since: float
 
 
@@ -67,14 +71,22 @@ class Live:
     """The live queries of one collection; shared by threads."""
 
     def __init__(
-        self, share: float, target: float, file: Path, dimension: int, fell_short: Callable[[bool], None]
+        self,
+        share: float,
+        target: float,
+        file: Path,
+        dimension: int,
+        present: Present,
+        fell_short: Callable[[bool], object],
     ) -> None:
-        """``share`` of the queries is looked at; they are kept in ``file``. ``fell_short`` is called, on the background
-        thread, when the recall of unfiltered (False) or filtered (True) ones is below ``target`` with 95 % confidence.
+        """``share`` of the queries is looked at; they are kept in ``file``. On the background thread, ``present`` is
+        asked what to search in, and ``fell_short`` is called when the recall of unfiltered (False) or filtered (True)
+        ones is below ``target`` with 95 % confidence.
         """
         self._share = share
         self._target = target
         self._file = file
+        self._present = present
         self._fell_short = fell_short
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
@@ -83,14 +95,15 @@ class Live:
         self._seen: deque[tuple[Floats, float, bool]] = _read(file, dimension)
         """Query, which share of its exact answer was found, and whether it was filtered. NaN: by another index."""
 
-    def saw(self, index: Searched, query: Floats, k: int, among: Any) -> None:
-        """``query`` (dimension,) was searched for. Costs next to nothing, and never fails."""
+    def saw(self, index: Searched, query: Floats, k: int, condition: str | None) -> None:
+        """``query`` (dimension,) was searched for in ``index``, among what passes ``condition``. Costs next to nothing,
+        and never fails."""
         if index.is_exact or random.random() >= self._share:
             return
         now = time.monotonic()
         with self._lock:
             if len(self._waiting) < _TOGETHER:
-                self._waiting.append(_Waiting(query, k, index, among, now))
+                self._waiting.append(_Waiting(query, k, condition, now))
             full = len(self._waiting) == _TOGETHER or now - self._waiting[0].since >= _PATIENCE
             if self._busy or now < self._rest_until or not full:
                 return
@@ -130,20 +143,24 @@ class Live:
                 self._busy = False
 
     def _look_at(self, waiting: list[_Waiting]) -> None:
-        """Measures those that share an index and a filter in one pass, pass by pass."""
+        """Measures those that share a condition in one pass, pass by pass."""
         started = time.perf_counter()
 
-        def pass_of(each: _Waiting) -> tuple[int, int]:
-            return id(each.index), id(each.among)
+        def condition_of(each: _Waiting) -> tuple[bool, str]:
+            return each.condition is not None, each.condition or ""
 
-        for _, group in groupby(sorted(waiting, key=pass_of), key=pass_of):
+        for _, group in groupby(sorted(waiting, key=condition_of), key=condition_of):
             together = list(group)
-            index, among = together[0].index, together[0].among
+            condition = together[0].condition
+            present = self._present(condition)
+            if present is None or present[0].is_exact:
+                return
+            index, among = present
             truth = index.exact(np.stack([each.query for each in together]), K, among)[1]
             for each, exact in zip(together, truth, strict=True):
                 found, wanted = index.search(each.query, each.k, among)[1], min(K, each.k)
                 share = float(shares(found[None, :wanted], exact[None, :wanted])[0])
-                self._remember(each.query, share, among is not None)
+                self._remember(each.query, share, condition is not None)
             if time.perf_counter() - started > _ROUND_SECONDS:
                 break
 
@@ -171,7 +188,10 @@ class Live:
         """So that they outlast the process. Of several processes the last one wins; where the disk refuses, it is for
         this process alone."""
         with self._lock:
-            queries, found, filtered = zip(*self._seen, strict=True)
+            seen = tuple(self._seen)
+        if not seen:
+            return
+        queries, found, filtered = zip(*seen, strict=True)
         temporary = self._file.with_name(f".{self._file.stem}.{uuid.uuid4().hex}.npz")
         with suppress(OSError):
             try:
