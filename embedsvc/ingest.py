@@ -24,7 +24,7 @@ from embedsvc.config import OnDuplicate, Settings, usable_cores
 from embedsvc.duplicates import Signatures, sign
 from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for, load_encoder
 from embedsvc.errors import Conflict, ReadError, StorageFailure, UsageError
-from embedsvc.filling import Batch, Committed, Filling, waited
+from embedsvc.filling import TELL_SECONDS, Batch, Committed, Filling, waited
 from embedsvc.likeness import in_step, signatures_of
 from embedsvc.names import check_name
 from embedsvc.outcomes import CLASHES, INTO, Like, Outcome, Status
@@ -54,7 +54,8 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[Mapping[str, float], int], None]
 """Hears how far a run is: of inputs (by uri) what share is done, from 0 to 1, and how many passages are encoded besides
-those that have an outcome. Less is told of no input than was before."""
+those that have an outcome. Less is told of no input than was before. Called also where there is nothing new, while one
+input takes long."""
 Span = tuple[float, float]
 """A part of an input: the shares of it that are done before, and with it."""
 Input = FoundFile | Source | Document | Rejected
@@ -89,8 +90,8 @@ class _Read:
     """It goes on with no passage, so that those of its earlier edition go."""
     seconds: float
 
-    def result(self) -> _Chunked:
-        chunks, seconds = waited(self.chunking)
+    def result(self, meanwhile: Callable[[], None]) -> _Chunked:
+        chunks, seconds = waited(self.chunking, meanwhile)
         return _Chunked(self.document, chunks, self.replaces, self.like, self.is_dropped, self.seconds + seconds)
 
 
@@ -610,6 +611,9 @@ def _encode_and_commit(
     commit_tokens: int,
     progress: Progress,
 ) -> Iterator[Outcome]:
+    def nothing_new() -> None:
+        progress({}, 0)
+
     ended = False
     # The first batches are small: nothing is encoded while they are gathered, 0.35 s for 100,000 tokens.
     target = -(-commit_tokens // 8)
@@ -622,8 +626,11 @@ def _encode_and_commit(
             # A slow file does not hold up what is encoded already, nor the news of what is committed.
             patient = filling.is_idle and not batch
             try:
-                item = ahead.get(timeout=None if patient else max(0.0, deadline - time.monotonic()))
+                item = ahead.get(timeout=TELL_SECONDS if patient else max(0.0, deadline - time.monotonic()))
             except queue.Empty:
+                if patient:
+                    nothing_new()
+                    continue
                 break
             if item is None:
                 ended = True
@@ -633,7 +640,7 @@ def _encode_and_commit(
             if isinstance(item.what, Outcome):
                 yield item.what
             elif item.what is not None:
-                document = item.what.result()
+                document = item.what.result(nothing_new)
                 room.give(len(document.document.text))
                 tokens += document.chunks.tokens
                 batch.append(document)
