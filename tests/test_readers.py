@@ -181,6 +181,35 @@ def test_an_undeclared_encoding_is_detected_and_noted(text: str, encoding: str) 
     assert "detected" in doc.notes[0]
 
 
+PATHS = "./src/main.py\0./notes.txt\0./a b/c.md\0./x\0./Straße/Übung.txt\0./Makefile\0"
+NUMBERS = "\0".join(map(str, range(200)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [PATHS, PATHS[:-1], PATHS * 9_000, "./a.txt\0", NUMBERS, "abc\0def\0" * 20, "1\0\0\0two"],
+    ids=["ended", "parted", "sampled", "one", "of two lengths", "of even length", "empty ones"],
+)
+def test_fields_parted_by_nul_are_lines_not_utf16(text: str) -> None:
+    doc = document("a.txt", text.encode())
+    assert doc.text == text.replace("\0", "\n")
+    assert "NUL" in doc.notes[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["hello", "two\nlines", "Hallo 你好", "naïve", "一二三,四五一", "今日は、いい天気ですね。"]
+)
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_short_text_in_utf16_is_told_by_where_its_nuls_are(text: str, encoding: str) -> None:
+    assert document("a.txt", text.encode(encoding)).text == text
+
+
+@pytest.mark.parametrize("text", ["hello", GERMAN])
+def test_utf16_that_is_cut_within_a_character_is_no_list_of_letters(text: str) -> None:
+    with pytest.raises(BinaryJunk):
+        document("a.txt", text.encode("utf-16-le")[:-1])
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_a_byte_order_mark_is_believed_and_is_no_text(encoding: str) -> None:
     assert document("a.txt", GERMAN.encode(encoding)).text == GERMAN
