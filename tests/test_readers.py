@@ -116,6 +116,19 @@ def test_a_loop_of_links_ends_and_is_reported_and_a_linked_folder_keeps_its_own_
     assert "link to itself" in reasons["self"]
 
 
+def test_what_has_a_path_of_its_own_is_met_there_before_a_link_to_it(tmp_path: Path) -> None:
+    for name in ("a", "b", "b/sub"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "b/real.txt").write_text("x")
+    (tmp_path / "b/sub/deep.txt").write_text("x")
+    (tmp_path / "a/to_file.txt").symlink_to("../b/real.txt")
+    (tmp_path / "a/to_folder").symlink_to("../b/sub")
+    (tmp_path / "top").symlink_to("b/real.txt")
+    named = [tmp_path / "top", tmp_path / "a", tmp_path / "b"]
+    expected = ["b/real.txt", "b/sub/deep.txt", "top", "a/to_file.txt"]
+    assert [item.uri for item in found(*named)] == [(tmp_path / path).as_uri() for path in expected]
+
+
 def test_a_link_to_a_folder_outside_is_followed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/file.txt").write_text("x")
