@@ -3,25 +3,30 @@
     python benchmarks/sandbox.py ../shared/data/long/peps
 
 The first two figures are of the readers alone; then those of the ingest's reading stage, with tokenising and cutting on
-other threads, as it is in a run, and the seconds until all of that is done.
+other threads, as it is in a run that ignores duplicates, and the seconds until all of that is done.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from embedsvc.chunking import Chunks, chunk
+from embedsvc.collection import Collection
 from embedsvc.config import Settings, usable_cores
 from embedsvc.encoding import load_encoder
-from embedsvc.ingest import _read_all, _Reading
+from embedsvc.ingest import _Reader, _Reading
+from embedsvc.likeness import Likeness
 from embedsvc.readers import FieldChoice, FoundFile, Rejected, discover, read
 from embedsvc.readers.sandbox import Sandbox
 from embedsvc.records import Chunking, Document, Source
+from embedsvc.unread import Inputs
 
 Reader = Callable[[Source, FieldChoice], Iterator[Document | Rejected]]
 _ROUNDS = 5
@@ -36,17 +41,30 @@ def readers_alone(reader: Reader, sources: list[Source]) -> float:
     return time.perf_counter() - started
 
 
-def stage(reader: Reader, folder: str, cut: Callable[[Document], tuple[Chunks, float]]) -> tuple[float, float]:
+def stage(
+    reader: Reader, folder: str, cut: Callable[[Document], tuple[Chunks, float]], empty: Collection
+) -> tuple[float, float]:
     """Seconds until all is read, and until all is cut as well."""
-    with ThreadPoolExecutor(usable_cores()) as chunkers:
+    store = empty.store()
+    directory = store.path.parent
+    with ThreadPoolExecutor(usable_cores()) as chunkers, closing(Inputs(directory, "")) as inputs:
         cutting: list[Future[tuple[Chunks, float]]] = []
 
         def apart(document: Document) -> Future[tuple[Chunks, float]]:
             cutting.append(chunkers.submit(cut, document))
             return cutting[-1]
 
+        reading = _Reader(
+            _Reading({}, store.passage_counts),
+            lambda source: reader(source, FieldChoice()),
+            lambda: 1.0,
+            apart,
+            Likeness("ignore", store, directory),
+            inputs,
+            (),
+        )
         started = time.perf_counter()
-        for _ in _read_all(discover([folder], max_file_bytes=_LARGEST), FieldChoice(), _Reading({}), reader, apart):
+        for _ in reading.read_all(discover([folder], max_file_bytes=_LARGEST)):
             pass
         done = time.perf_counter() - started
         for each in cutting:
@@ -61,7 +79,8 @@ def main(folder: str) -> None:
         return chunk(document, encoder.tokenizer, Chunking(), reserved=encoder.reserved("passage")), 0.0
 
     sources = [file.load() for file in discover([folder], max_file_bytes=_LARGEST) if isinstance(file, FoundFile)]
-    with Sandbox() as sandbox:
+    with tempfile.TemporaryDirectory() as data, Sandbox() as sandbox:
+        empty = Collection.create("empty", encoder.contract, Chunking(), Settings(data_dir=Path(data)))
         started = time.perf_counter()
         sandbox.held()
         print(f"start: {time.perf_counter() - started:.3f} s")
@@ -71,7 +90,7 @@ def main(folder: str) -> None:
         for _ in range(_ROUNDS):
             for name, reader in ways.items():
                 alone[name].append(readers_alone(reader, sources))
-                staged[name].append(stage(reader, folder, cut))
+                staged[name].append(stage(reader, folder, cut, empty))
         for name in ways:
             each = 1000 / len(sources)
             reading, cutting = (statistics.median(seconds) for seconds in zip(*staged[name], strict=True))

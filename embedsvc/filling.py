@@ -29,8 +29,8 @@ _T = TypeVar("_T")
 Cut = tuple[Document, Sequence[Passage]]
 """A document and its passages."""
 
-
-_TELL_SECONDS = 0.5
+TELL_SECONDS = 0.5
+"""Between two calls of who is told how it goes, while something is waited for."""
 
 
 def waited(future: Future[_T], meanwhile: Callable[[], None] = lambda: None) -> _T:
@@ -41,7 +41,7 @@ def waited(future: Future[_T], meanwhile: Callable[[], None] = lambda: None) -> 
     future.add_done_callback(done.put)
     while True:
         try:
-            return done.get(timeout=_TELL_SECONDS).result()
+            return done.get(timeout=TELL_SECONDS).result()
         except queue.Empty:
             meanwhile()
 

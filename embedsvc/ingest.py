@@ -21,11 +21,10 @@ from embedsvc.aside import Aside, Laid
 from embedsvc.chunking import Chunks, chunk, finer_capacity
 from embedsvc.collection import Collection, Writer, collection_names
 from embedsvc.config import OnDuplicate, Settings, usable_cores
-from embedsvc.duplicates import Signatures, sign
 from embedsvc.encoding import Encoder, check_contract, check_model, encoder_for, load_encoder
-from embedsvc.errors import Conflict, ReadError, StorageFailure, UsageError
-from embedsvc.filling import Batch, Committed, Filling, waited
-from embedsvc.likeness import in_step, signatures_of
+from embedsvc.errors import Conflict, ReadError, UsageError
+from embedsvc.filling import TELL_SECONDS, Batch, Committed, Filling, waited
+from embedsvc.likeness import Likeness
 from embedsvc.names import check_name
 from embedsvc.outcomes import CLASHES, INTO, Like, Outcome, Status
 from embedsvc.readers import (
@@ -54,7 +53,8 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[Mapping[str, float], int], None]
 """Hears how far a run is: of inputs (by uri) what share is done, from 0 to 1, and how many passages are encoded besides
-those that have an outcome. Less is told of no input than was before."""
+those that have an outcome. Less is told of no input than was before. Called also where there is nothing new, while one
+input takes long."""
 Span = tuple[float, float]
 """A part of an input: the shares of it that are done before, and with it."""
 Input = FoundFile | Source | Document | Rejected
@@ -89,8 +89,8 @@ class _Read:
     """It goes on with no passage, so that those of its earlier edition go."""
     seconds: float
 
-    def result(self) -> _Chunked:
-        chunks, seconds = waited(self.chunking)
+    def result(self, meanwhile: Callable[[], None]) -> _Chunked:
+        chunks, seconds = waited(self.chunking, meanwhile)
         return _Chunked(self.document, chunks, self.replaces, self.like, self.is_dropped, self.seconds + seconds)
 
 
@@ -140,7 +140,7 @@ class _Reading:
     counts: Mapping[str, int] | None = None
     """Passages by document id, of all that are known, once one of them is asked for."""
     undecided: Aside = field(default_factory=Aside)
-    """Inputs to be read again for some of their documents (see :class:`_Likeness`)."""
+    """Inputs to be read again for some of their documents."""
 
     def __post_init__(self) -> None:
         for id, document in self.known.items():
@@ -363,7 +363,7 @@ def _ingest(
         chunkers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="chunker")
         reserved = encoder.reserved("passage")
 
-        def read(source: Source, fields: FieldChoice) -> Iterator[Document | Rejected]:
+        def read(source: Source) -> Iterator[Document | Rejected]:
             return (_with_own(item, source.metadata) for item in sandbox.read(source, fields))
 
         def chunked(document: Document) -> tuple[Chunks, float]:
@@ -374,18 +374,12 @@ def _ingest(
         def chunk_apart(document: Document) -> Future[tuple[Chunks, float]]:
             return chunkers.submit(chunked, document)
 
-        def signatures() -> Signatures:
-            opened = signatures_of(store, directory)
-            opened.forget([id for id, _ in reading.gone])
-            return opened
-
-        likeness = _Likeness(duplicates or collection.settings.duplicates, signatures)
+        likeness = Likeness(duplicates or collection.settings.duplicates, store, directory)
+        reader = _Reader(reading, read, lambda: sandbox.share, chunk_apart, likeness, inputs, within)
 
         def read_ahead() -> None:
             try:
-                for met in _read_all(
-                    items, fields, reading, read, lambda: sandbox.share, chunk_apart, likeness, inputs, within
-                ):
+                for met in reader.read_all(items):
                     room.take(len(met.what.document.text) if isinstance(met.what, _Read) else 0, stop)
                     _put(ahead, met, stop)
                 _put(ahead, None, stop)
@@ -395,22 +389,21 @@ def _ingest(
                 likeness.close()
                 reading.undecided.close()
 
-        reader = threading.Thread(target=read_ahead, name="reader", daemon=True)
-        reader.start()
+        thread = threading.Thread(target=read_ahead, name="reader", daemon=True)
+        thread.start()
         try:
             with Filling[_Gathered](writer, encoder, encoding) as filling:
                 yield from _encode_and_commit(filling, ahead, room, commit_tokens, progress)
             yield from _remove(writer, reading, within)
             _keep_taken(inputs, writer, reading)
-            reader.join()  # it keeps the signatures
-            if likeness.has_looked:
-                in_step(writer.store, directory)
+            thread.join()  # it keeps the signatures
+            likeness.come_in_step(writer.store)
         finally:
             stop.set()
             sandbox.close()
             # It ends at its next look at `stop`. Where an interrupt struck inside a lock that the two share, it never
             # comes to that; being a daemon, it holds up nothing.
-            reader.join(_READER_SECONDS)
+            thread.join(_READER_SECONDS)
             inputs.close()
             chunkers.shutdown(wait=False, cancel_futures=True)
 
@@ -431,69 +424,127 @@ def _limits(settings: Settings, max_file_mb: int) -> Limits:
     )
 
 
-class _Likeness:
-    """Tells which documents say what another one says that is stored, or came before. For the reading thread."""
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Inputs → documents, on a thread of their own: what is new or changed goes on to be cut, of the rest is told what
+    becomes of it."""
 
-    def __init__(self, duplicates: OnDuplicate, open_signatures: Callable[[], Signatures]) -> None:
-        self.drops = duplicates == "drop"
-        self._ignores = duplicates == "ignore"
-        self._open = open_signatures
-        self._signatures: Signatures | None = None
+    reading: _Reading
+    read: Callable[[Source], Iterator[Document | Rejected]]
+    share_read: Callable[[], float]
+    """Of the input that ``read`` reads, what is read with the item that it gave last."""
+    chunk_apart: Callable[[Document], Future[tuple[Chunks, float]]]
+    likeness: Likeness
+    inputs: Inputs
+    within: Sequence[str]
 
-    @property
-    def has_looked(self) -> bool:
-        return self._signatures is not None
+    def read_all(self, items: Iterable[Input]) -> Iterator[_Met]:
+        for item in items:
+            share = 1.0
+            for what in self._read_input(item):
+                share = self.share_read()
+                yield _Met(item.uri, share, what)
+            if share < 1:
+                yield _Met(item.uri, 1.0, None)
+        self.likeness.forget([id for id, _ in _vanished(self.reading, self.within)])
+        yield from self._decide()
 
-    def of(self, document: Document, replaces: bool, stands: Callable[[str], bool]) -> tuple[Like | None, bool]:
-        """What ``document`` is like, and whether that is decided. Before it is dropped, what it is like must be known
-        to stay as it is (``stands``, by id): it may change in this very run, or be the same file under its earlier
-        name, about to be removed."""
-        signature = None if self._ignores else sign(document.text)
-        if self._ignores or (signature is None and not replaces):
-            return None, True
-        if self._signatures is None:  # where nothing changed, none is needed
-            self._signatures = self._open()
-        self._signatures.forget([document.id])  # its own earlier edition
-        like = None if signature is None else self._signatures.like(signature)
-        if signature is not None and (like is None or not self.drops):
-            self._signatures.add(document.id, document.uri, document.hash, signature)
-        return like, like is None or not self.drops or stands(like.id)
+    def _read_input(self, item: Input) -> Iterator[_Read | Outcome]:
+        started = time.perf_counter()
+        uri = item.uri
+        try:
+            if isinstance(item, Rejected):
+                raise item.error
+            if isinstance(item, Document):
+                yield from self._take(item, (item,), "", started)
+                return
+            source = item.load() if isinstance(item, FoundFile) else item
+            told = self._unchanged(uri, source.hash, started)
+            yield from self._take(item, self.read(source), source.hash, started) if told is None else told
+        except ReadError as error:
+            # The file is there, only not readable now: what was stored of it stays, also with --exact.
+            self.reading.seen.update(self.reading.by_source.get(uri, ()))
+            self.reading.unreadable.append(f"{uri}/")  # it may be a folder
+            yield Outcome(uri, "quarantined", seconds=time.perf_counter() - started, reason=_reason(error))
 
-    def forget(self, ids: Sequence[str]) -> None:
-        if self._signatures is not None:
-            self._signatures.forget(ids)
+    def _unchanged(self, uri: str, hash: str, started: float) -> Iterator[Outcome] | None:
+        """What there is to tell of an input that need not be read; None: it has to be."""
+        reading = self.reading
+        id = document_id(uri)
+        if id not in reading.seen and reading.hash_of(id) == hash:
+            reading.seen.add(id)
+            return iter([reading.unchanged(id, uri, started)])
+        stored = reading.stored_of(uri)
+        again = None if reading.seen & {id, *stored} else self.inputs.told(uri, hash, stored)
+        if again is None:
+            return None
+        reading.seen.update(stored, (document_id(each.uri) for each in again))
+        return self._told_again(stored, again, started)
 
-    def close(self) -> None:
-        if self._signatures is not None:
-            try:
-                self._signatures.close()
-            except StorageFailure as error:
-                log.warning("the signatures of this run are made again in the next: %s", error)
+    def _told_again(self, stored: Iterable[str], again: Iterable[Told], started: float) -> Iterator[Outcome]:
+        for id in stored:
+            yield self.reading.unchanged(id, self.reading.known[id].uri, started)
+            started = time.perf_counter()
+        for each in again:
+            seconds = time.perf_counter() - started
+            yield Outcome(each.uri, each.status, seconds=seconds, reason=each.reason, notes=each.notes)
+            started = time.perf_counter()
 
-
-def _read_all(
-    items: Iterable[Input],
-    fields: FieldChoice,
-    reading: _Reading,
-    read: Callable[[Source, FieldChoice], Iterator[Document | Rejected]],
-    share_read: Callable[[], float],
-    chunk_apart: Callable[[Document], Future[tuple[Chunks, float]]],
-    likeness: _Likeness,
-    inputs: Inputs,
-    within: Sequence[str],
-) -> Iterator[_Met]:
-    """``share_read``: of the input that ``read`` reads, what is read with the item that it gave last."""
-
-    def prepared(document: Document, item: Laid, started: float, *, again: bool) -> Iterator[_Read | Outcome]:
-        replaces = reading.hash_of(document.id) is not None
-        like, is_decided = likeness.of(document, replaces, lambda id: again or id in reading.seen)
-        if not is_decided:
-            reading.undecided.add(item, document.id)
+    def _take(
+        self, item: Laid, documents: Iterable[Document | Rejected], hash: str, started: float
+    ) -> Iterator[_Read | Outcome]:
+        """All ``documents`` of an input; ``hash``: of its bytes."""
+        reading, uri = self.reading, item.uri
+        rejected: set[str] = set()
+        told: list[Told] = []
+        lasts, is_known_by_hash = True, False
+        for document in documents:
+            if isinstance(document, Rejected):
+                rejected.add(document.uri.rpartition("#")[0] if document.placed else document.uri)
+                told.append(Told(document.uri, "quarantined", _reason(document.error), ()))
+                lasts = lasts and document.error.reason in _LASTING
+                yield Outcome(document.uri, "quarantined", reason=told[-1].reason)
+                continue
+            if document.id in reading.seen:
+                lasts = False
+                yield Outcome(document.uri, "quarantined", reason=CLASHES.format(document.id))
+                continue
+            reading.seen.add(document.id)
+            if reading.hash_of(document.id) == document.hash:
+                yield reading.unchanged(document.id, document.uri, started)
+            else:
+                if not document.text.strip():
+                    told.append(Told(document.uri, "empty", _why_empty(document), document.notes))
+                else:
+                    is_known_by_hash = is_known_by_hash or (document.uri, document.hash) == (uri, hash)
+                    # It may be left out, for another that may go.
+                    lasts = lasts and not self.likeness.drops
+                yield from self._compare(document, item, started, again=False)
+            lasts = lasts and is_final(document)
+            started = time.perf_counter()
+        if isinstance(item, Document):
             return
-        is_dropped = likeness.drops and like is not None
+        left = [id for id in reading.by_source.get(uri, ()) if id not in reading.seen]
+        reading.seen.update(left)
+        # What cannot be read today keeps what was stored of it before.
+        gone = [id for id in left if uri not in rejected and not _is_of(reading.known[id].uri, rejected)]
+        reading.gone += [(id, reading.known[id].uri) for id in gone]
+        self.likeness.forget(gone)
+        if lasts and not is_known_by_hash and len(gone) == len(left):
+            reading.taken[uri] = Taken(hash, told)
+
+    def _compare(self, document: Document, item: Laid, started: float, *, again: bool) -> Iterator[_Read | Outcome]:
+        """What becomes of a ``document`` that is new or changed, by what it is like; nothing, where that is not decided
+        before the end. Then it comes ``again``."""
+        replaces = self.reading.hash_of(document.id) is not None
+        like, is_decided = self.likeness.of(document, replaces, lambda id: again or id in self.reading.seen)
+        if not is_decided:
+            self.reading.undecided.add(item, document.id)
+            return
+        is_dropped = self.likeness.drops and like is not None
         seconds = time.perf_counter() - started
         if not is_dropped:
-            yield _Read(document, chunk_apart(document), replaces, like, False, seconds)
+            yield _Read(document, self.chunk_apart(document), replaces, like, False, seconds)
         elif replaces:
             nothing: Future[tuple[Chunks, float]] = Future()
             nothing.set_result((Chunks((), 0, 0), 0.0))
@@ -501,97 +552,21 @@ def _read_all(
         else:
             yield Outcome(document.uri, "duplicate", seconds=seconds, like=like)
 
-    def read_whole(item: Input) -> Iterator[_Read | Outcome]:
-        started = time.perf_counter()
-        uri, hash = item.uri, ""
-        try:
-            if isinstance(item, Rejected):
-                raise item.error
-            if isinstance(item, Document):
-                documents: Iterable[Document | Rejected] = (item,)
-            else:
-                source = item.load() if isinstance(item, FoundFile) else item
-                id, hash = document_id(uri), source.hash
-                if id not in reading.seen and reading.hash_of(id) == hash:
-                    reading.seen.add(id)
-                    yield reading.unchanged(id, uri, started)
-                    return
-                stored = reading.stored_of(uri)
-                again = None if reading.seen & {id, *stored} else inputs.told(uri, hash, stored)
-                if again is not None:
-                    reading.seen.update(stored, (document_id(each.uri) for each in again))
-                    for id in stored:
-                        yield reading.unchanged(id, reading.known[id].uri, started)
-                        started = time.perf_counter()
-                    for each in again:
-                        seconds = time.perf_counter() - started
-                        yield Outcome(each.uri, each.status, seconds=seconds, reason=each.reason, notes=each.notes)
-                        started = time.perf_counter()
-                    return
-                documents = read(source, fields)
-            rejected: set[str] = set()
-            told: list[Told] = []
-            lasts, is_known_by_hash = True, False
-            for document in documents:
-                if isinstance(document, Rejected):
-                    rejected.add(document.uri.rpartition("#")[0] if document.placed else document.uri)
-                    told.append(Told(document.uri, "quarantined", _reason(document.error), ()))
-                    lasts = lasts and document.error.reason in _LASTING
-                    yield Outcome(document.uri, "quarantined", reason=told[-1].reason)
-                    continue
-                if document.id in reading.seen:
-                    lasts = False
-                    yield Outcome(document.uri, "quarantined", reason=CLASHES.format(document.id))
-                    continue
-                reading.seen.add(document.id)
-                if reading.hash_of(document.id) == document.hash:
-                    yield reading.unchanged(document.id, document.uri, started)
-                else:
-                    if not document.text.strip():
-                        told.append(Told(document.uri, "empty", _why_empty(document), document.notes))
-                    else:
-                        is_known_by_hash = is_known_by_hash or (document.uri, document.hash) == (uri, hash)
-                        # It may be left out, for another that may go.
-                        lasts = lasts and not likeness.drops
-                    yield from prepared(document, item, started, again=False)
-                lasts = lasts and is_final(document)
-                started = time.perf_counter()
-            if not isinstance(item, Document):
-                left = [id for id in reading.by_source.get(uri, ()) if id not in reading.seen]
-                reading.seen.update(left)
-                # What cannot be read today keeps what was stored of it before.
-                gone = [id for id in left if uri not in rejected and not _is_of(reading.known[id].uri, rejected)]
-                reading.gone += [(id, reading.known[id].uri) for id in gone]
-                likeness.forget(gone)
-                if lasts and not is_known_by_hash and len(gone) == len(left):
-                    reading.taken[uri] = Taken(hash, told)
-        except ReadError as error:
-            # The file is there, only not readable now: what was stored of it stays, also with --exact.
-            reading.seen.update(reading.by_source.get(uri, ()))
-            reading.unreadable.append(f"{uri}/")  # it may be a folder
-            yield Outcome(uri, "quarantined", seconds=time.perf_counter() - started, reason=_reason(error))
-
-    for item in items:
-        share = 1.0
-        for what in read_whole(item):
-            share = share_read()
-            yield _Met(item.uri, share, what)
-        if share < 1:
-            yield _Met(item.uri, 1.0, None)
-    likeness.forget([id for id, _ in _vanished(reading, within)])
-    for item, ids in reading.undecided:
-        started = time.perf_counter()
-        try:
-            loaded = item.load() if isinstance(item, FoundFile) else item
-            for document in read(loaded, fields) if isinstance(loaded, Source) else (loaded,):
-                if isinstance(document, Document) and document.id in ids:
-                    ids.discard(document.id)
-                    for what in prepared(document, item, started, again=True):
-                        yield _Met(item.uri, 1.0, what)
-                started = time.perf_counter()
-        except ReadError as error:
-            seconds = time.perf_counter() - started
-            yield _Met(item.uri, 1.0, Outcome(item.uri, "quarantined", seconds=seconds, reason=_reason(error)))
+    def _decide(self) -> Iterator[_Met]:
+        """What was not decided before."""
+        for item, ids in self.reading.undecided:
+            started = time.perf_counter()
+            try:
+                loaded = item.load() if isinstance(item, FoundFile) else item
+                for document in self.read(loaded) if isinstance(loaded, Source) else (loaded,):
+                    if isinstance(document, Document) and document.id in ids:
+                        ids.discard(document.id)
+                        for what in self._compare(document, item, started, again=True):
+                            yield _Met(item.uri, 1.0, what)
+                    started = time.perf_counter()
+            except ReadError as error:
+                seconds = time.perf_counter() - started
+                yield _Met(item.uri, 1.0, Outcome(item.uri, "quarantined", seconds=seconds, reason=_reason(error)))
 
 
 def _is_of(uri: str, rejected: Set[str]) -> bool:
@@ -610,6 +585,9 @@ def _encode_and_commit(
     commit_tokens: int,
     progress: Progress,
 ) -> Iterator[Outcome]:
+    def nothing_new() -> None:
+        progress({}, 0)
+
     ended = False
     # The first batches are small: nothing is encoded while they are gathered, 0.35 s for 100,000 tokens.
     target = -(-commit_tokens // 8)
@@ -622,8 +600,11 @@ def _encode_and_commit(
             # A slow file does not hold up what is encoded already, nor the news of what is committed.
             patient = filling.is_idle and not batch
             try:
-                item = ahead.get(timeout=None if patient else max(0.0, deadline - time.monotonic()))
+                item = ahead.get(timeout=TELL_SECONDS if patient else max(0.0, deadline - time.monotonic()))
             except queue.Empty:
+                if patient:
+                    nothing_new()
+                    continue
                 break
             if item is None:
                 ended = True
@@ -633,7 +614,7 @@ def _encode_and_commit(
             if isinstance(item.what, Outcome):
                 yield item.what
             elif item.what is not None:
-                document = item.what.result()
+                document = item.what.result(nothing_new)
                 room.give(len(document.document.text))
                 tokens += document.chunks.tokens
                 batch.append(document)

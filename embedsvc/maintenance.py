@@ -46,6 +46,8 @@ _SAFE_AGE = 3600.0
 """What another process may have in the making is a leftover once nothing in it has changed for so many seconds."""
 _LOOKED_AT = 20
 """Older versions that are tried when the newest cannot be read."""
+_NAMED = 20
+"""Documents that an error names at most."""
 
 
 # -- duplicates ------------------------------------------------------------------------------------------------------
@@ -118,15 +120,20 @@ def delete_documents(collection: Collection, names: Sequence[str], *, fold: bool
     uris; the uris of what is gone. ``fold``: as in :meth:`Collection.writer`.
 
     Raises:
-        NotFound: there is none of one of the names; nothing was deleted. Conflict: another process writes.
+        NotFound: there is none of some of the names; nothing was deleted. Conflict: another process writes.
     """
 
     def doomed(store: Store) -> dict[str, str]:
         found = store.known_as(names)
         called = {name for id, known in found.items() for name in (id, known.uri, known.source)}
-        for name in names:
-            if name not in called:
-                raise NotFound(f"No document of {collection.name!r} has the id or uri {name!r}, so none was deleted.")
+        unknown = [name for name in dict.fromkeys(names) if name not in called]
+        if unknown:
+            told = ", ".join(map(repr, unknown[:_NAMED]))
+            more = f" (and {len(unknown) - _NAMED:,} more)" if len(unknown) > _NAMED else ""
+            raise NotFound(
+                f"No document of {collection.name!r} has the id or uri {told}{more}, so none was deleted. "
+                "Leave out what is not there, or name it as hits and reports do."
+            )
         return {id: known.uri for id, known in found.items()}
 
     seen = collection.store()

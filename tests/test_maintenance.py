@@ -635,7 +635,11 @@ def test_documents_are_deleted_by_id_by_uri_or_with_their_file(library: Path, ru
     records = [each.uri for name, each in by_name.items() if name.startswith("papers.jsonl#")]
     file = records[0].partition("#")[0]
     command, common = ("documents", "delete", "library"), ("--data-dir", library, "--json")
-    assert run(*command, garden.id, "none", *common).code == 2
+    refused = run(*command, garden.id, "none", "nor this", "none", *common)
+    assert refused.code == 2
+    assert "'none', 'nor this', so none was deleted" in refused.err
+    refused = run(*command, *(f"no-{number}" for number in range(30)), *common)
+    assert "'no-19' (and 10 more), so none" in refused.err
     assert run(*command, garden.id, power.uri, file, *common).json == {
         "name": "library",
         "deleted": sorted([garden.uri, power.uri, *records]),

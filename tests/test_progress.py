@@ -6,8 +6,9 @@ import gzip
 import io
 import json
 import tarfile
+import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from email.message import EmailMessage
 from pathlib import Path
@@ -19,6 +20,8 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
+from embedsvc import filling, ingest
+from embedsvc.chunking import Chunks, chunk
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
 from embedsvc.ingest import ingest_items, ingest_paths
@@ -152,7 +155,7 @@ class _Slow(FakeEncoder):
 def test_progress_moves_within_one_large_document(
     here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedsvc.filling._TELL_SECONDS", 0.001)
+    monkeypatch.setattr("embedsvc.filling.TELL_SECONDS", 0.001)
     told: list[tuple[Mapping[str, float], int]] = []
     file = tmp_path / "a.txt"
     file.write_text(" ".join(f"w{n}" for n in range(18)))
@@ -167,6 +170,33 @@ def test_progress_moves_within_one_large_document(
     assert outcome.passages == 3
     uri = file.as_uri()
     assert [(shares[uri], texts) for shares, texts in told if shares] == [(0, 0), (1 / 3, 1), (2 / 3, 2), (1, 0)]
+
+
+@pytest.mark.parametrize("slow", ["reading", "chunking"])
+def test_progress_is_called_while_one_document_takes_long(
+    here: Settings, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    for module in (filling, ingest):
+        monkeypatch.setattr(module, "TELL_SECONDS", 0.001)
+    called = threading.Semaphore(0)
+    heard: list[bool] = []
+
+    def hears(where: str) -> None:
+        if where == slow:
+            heard.extend(called.acquire(timeout=60) for _ in range(3))
+
+    def items() -> Iterator[Source]:
+        hears("reading")
+        yield Source("file:///a.txt", "a.txt", b"red")
+
+    def chunked(*args: Any, **how: Any) -> Chunks:
+        hears("chunking")
+        return chunk(*args, **how)
+
+    monkeypatch.setattr(ingest, "chunk", chunked)
+    collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
+    list(ingest_items(collection, fake, items(), FieldChoice(), progress=lambda *_: called.release()))  # type: ignore[arg-type]
+    assert heard == [True] * 3
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "attached.mbox", "in.zip"])
@@ -214,7 +244,7 @@ def test_extent_counts_each_share_once() -> None:
 
 
 def test_a_job_tells_how_far_it_is_within_a_large_document(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedsvc.filling._TELL_SECONDS", 0.001)
+    monkeypatch.setattr("embedsvc.filling.TELL_SECONDS", 0.001)
     monkeypatch.setattr("embedsvc.service.jobs._SAVE_SECONDS", -1)
     slow = _Slow()
     collection = Collection.create("c", slow.contract, Chunking(8, 0), here)

@@ -116,6 +116,19 @@ def test_a_loop_of_links_ends_and_is_reported_and_a_linked_folder_keeps_its_own_
     assert "link to itself" in reasons["self"]
 
 
+def test_what_has_a_path_of_its_own_is_met_there_before_a_link_to_it(tmp_path: Path) -> None:
+    for name in ("a", "b", "b/sub"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "b/real.txt").write_text("x")
+    (tmp_path / "b/sub/deep.txt").write_text("x")
+    (tmp_path / "a/to_file.txt").symlink_to("../b/real.txt")
+    (tmp_path / "a/to_folder").symlink_to("../b/sub")
+    (tmp_path / "top").symlink_to("b/real.txt")
+    named = [tmp_path / "top", tmp_path / "a", tmp_path / "b"]
+    expected = ["b/real.txt", "b/sub/deep.txt", "top", "a/to_file.txt"]
+    assert [item.uri for item in found(*named)] == [(tmp_path / path).as_uri() for path in expected]
+
+
 def test_a_link_to_a_folder_outside_is_followed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/file.txt").write_text("x")
@@ -179,6 +192,35 @@ def test_an_undeclared_encoding_is_detected_and_noted(text: str, encoding: str) 
     doc = document("a.txt", text.encode(encoding))
     assert doc.text == text
     assert "detected" in doc.notes[0]
+
+
+PATHS = "./src/main.py\0./notes.txt\0./a b/c.md\0./x\0./Straße/Übung.txt\0./Makefile\0"
+NUMBERS = "\0".join(map(str, range(200)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [PATHS, PATHS[:-1], PATHS * 9_000, "./a.txt\0", NUMBERS, "abc\0def\0" * 20, "1\0\0\0two"],
+    ids=["ended", "parted", "sampled", "one", "of two lengths", "of even length", "empty ones"],
+)
+def test_fields_parted_by_nul_are_lines_not_utf16(text: str) -> None:
+    doc = document("a.txt", text.encode())
+    assert doc.text == text.replace("\0", "\n")
+    assert "NUL" in doc.notes[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["hello", "two\nlines", "Hallo 你好", "naïve", "一二三,四五一", "今日は、いい天気ですね。"]
+)
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_short_text_in_utf16_is_told_by_where_its_nuls_are(text: str, encoding: str) -> None:
+    assert document("a.txt", text.encode(encoding)).text == text
+
+
+@pytest.mark.parametrize("text", ["hello", GERMAN])
+def test_utf16_that_is_cut_within_a_character_is_no_list_of_letters(text: str) -> None:
+    with pytest.raises(BinaryJunk):
+        document("a.txt", text.encode("utf-16-le")[:-1])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

@@ -3,6 +3,7 @@ place of the worker's own; nothing in the product knows of them."""
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,8 +211,21 @@ def test_errors_keep_their_class_and_others_cost_their_file_only(box: Sandbox) -
     for kind in (LockedFile, DamagedFile, UnsupportedFormat):
         items, error = given_by(box, bad(f"raise {kind.__name__}('what happened: \\ud800')\nyield"))
         assert (items, type(error), str(error)) == ([], kind, "what happened: \ud800")
+    _, error = given_by(box, bad("class Own(DamagedFile): pass\nraise Own('of a class of its reader')\nyield"))
+    assert (type(error), str(error)) == (DamagedFile, "of a class of its reader")
     _, error = given_by(box, bad("raise MissingDependency('install it')"))
     assert (type(error), str(error)) == (ReadError, "install it")
+
+
+def test_a_bomb_is_too_large_whatever_it_is_packed_as(box: Sandbox) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.txt", bytes(11_000_000))
+    document = make_docx(f"<w:p>{' ' * 111_000_000}</w:p>")
+    for name, data in {"bomb.zip": buffer.getvalue(), "bomb.docx": document}.items():
+        items, error = given_by(box, Source(f"file:///{name}", name, data))
+        reasons = [item.error.reason for item in items if isinstance(item, Rejected)]
+        assert (reasons or [error and error.reason]) == ["too_large"]
 
 
 def test_one_process_reads_many_files_and_a_grown_one_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,6 +186,29 @@ def test_a_document_whose_id_looks_like_an_uploads_is_a_file_like_any_other(
         client.vector_stores.files.retrieve(ids[0], vector_store_id=store)
 
 
+def test_a_document_whose_uri_looks_like_an_uploads_is_found_under_its_own_id(
+    client: OpenAI, running: Server, store: str
+) -> None:
+    uploaded = put(client, store, "refunds.md", REFUNDS)
+    made = {"id": "d", "uri": "files/file-ffffffffffffffffffffffff/x.md", "text": "Money is for refunds."}
+    job = running.http.post(f"/v1/collections/{store}/documents", json={"documents": [made]}).json()["job"]
+    until(lambda: running.http.get(f"/v1/jobs/{job}").json()["status"] == "done")
+    found = {each.file_id for each in results(client, store, "refunds")}
+    assert found == {"d", uploaded.id} == {file.id for file in client.vector_stores.files.list(store)}
+
+
+def test_a_file_whose_documents_were_deleted_as_such_can_be_deleted(
+    client: OpenAI, running: Server, store: str
+) -> None:
+    uploaded = put(client, store, "refunds.md", REFUNDS)
+    documents = f"/v1/collections/{store}/documents"
+    (document,) = running.http.get(documents).json()["documents"]
+    assert running.http.delete(f"{documents}/{document['id']}").is_success
+    assert client.files.delete(uploaded.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.delete(uploaded.id)
+
+
 def test_a_page_of_files_is_read_at_once(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     collection = collection_of(here, "c", *["red green"] * 9)
     scans: list[str | None] = []

@@ -71,6 +71,9 @@ def decode(data: bytes, uri: str, *, declared: str | None = None) -> Decoded:
     sample = _sample(data)
     control = len(sample) - len(sample.translate(None, _CONTROL))
     if control > _MOST_CONTROL * len(sample):
+        if _is_parted_by_nul(sample):
+            lines = decode(data.replace(b"\0", b"\n"), uri, declared=declared)
+            return Decoded(lines.text, ("the NULs that part or end its fields are read as ends of lines", *lines.notes))
         if (encoding_without_mark := _utf16(sample)) is not None and len(data) % 2 == 0:
             return _decode_as(data, encoding_without_mark, uri, note=True)
         raise _junk(uri, f"it is not text: {100 * control / len(sample):.0f} % control characters")
@@ -105,6 +108,18 @@ def _sample(data: bytes) -> bytes:
 def _is_ascii_text(data: bytes) -> bool:
     """Whether bytes that begin like a binary format ("BZh…", "GIF89a…") are prose after all."""
     return not data[:1024].translate(None, bytes(range(32, 127)) + b"\t\n\r")
+
+
+def _is_parted_by_nul(sample: bytes) -> bool:
+    """Whether it is UTF-8 in fields that NULs part or end (``find -print0``). UTF-16 that has as many ASCII characters
+    has a NUL in most pairs of bytes, and always at the same place of the pair."""
+    few, many = sorted((sample[::2].count(0), sample[1::2].count(0)))
+    if 4 * many > len(sample) and 10 * few < many:
+        return False
+    fields = sample.replace(b"\0", b"\n")
+    control = len(fields) - len(fields.translate(None, _CONTROL))
+    foreign = fields.decode("utf-8", "replace").count("\ufffd")
+    return 2 * (few + many) < len(sample) and control <= _MOST_CONTROL * len(sample) and foreign <= 0.001 * len(sample)
 
 
 def _utf16(sample: bytes) -> str | None:

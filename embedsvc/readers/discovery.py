@@ -119,13 +119,14 @@ class _Scope:
 def discover(
     paths: Sequence[str | Path], *, max_file_bytes: int, selection: PathPatterns = ALL
 ) -> Iterator[FoundFile | Rejected]:
-    """The files under ``paths`` in a fixed order: the paths as given, folders by name, depth first.
+    """The files under ``paths`` in a fixed order: the paths as given, folders by name, depth first; symbolic links, and
+    what is found through them, come last.
 
     Inside folders, hidden entries, version-control folders, editors' backup files and collections are left out; a
-    file that is named itself is always taken. Symbolic links are followed; a folder is walked once however many links
-    lead to it, under its own path where that lies in the same tree (linked folders come after the tree's own).
-    ``selection`` and the files :data:`IGNORE_FILE` in folders leave out more, as ``.gitignore`` does; nothing that they
-    leave out is opened. Of files that are named themselves only ``selection`` does, by their name.
+    file that is named itself is always taken. A folder is walked once however many links lead to it, under its own path
+    where that lies below one of ``paths``, and a file is met under its own path before any link to it. ``selection``
+    and the files :data:`IGNORE_FILE` in folders leave out more, as ``.gitignore`` does; nothing that they leave out is
+    opened. Of files that are named themselves only ``selection`` does, by their name.
     What cannot be a document (unreadable, too large, a FIFO, a link that loops) is an item of its own, and so is one of
     several ``paths`` that does not exist.
 
@@ -246,38 +247,39 @@ def _why_missing(path: Path) -> str | None:
 def _walk(starts: Sequence[tuple[Path, _Scope]], max_file_bytes: int) -> Iterator[FoundFile | Rejected]:
     seen_files: set[Path] = set()
     walked: set[tuple[int, int]] = set()
-    for top, top_scope in starts:
-        linked: deque[tuple[Path, _Scope]] = deque([(top, top_scope)])
-        while linked:
-            stack = [linked.popleft()]
-            while stack:
-                path, scope = stack.pop()
-                try:
-                    status = path.stat()
-                    if not stat.S_ISDIR(status.st_mode):
-                        # A file that is named itself was not looked at by its folder.
-                        if path == top and scope.excludes(path, is_folder=False):
-                            continue
-                        if (status.st_dev, status.st_ino) in scope.never:
-                            continue
-                        if path not in seen_files and scope.takes(path):
-                            seen_files.add(path)
-                            yield _file(path, status, max_file_bytes)
+    named = {path for path, _ in starts}
+    # Links wait until all else is found: what is there under its own path, too, is met there first.
+    waiting = deque(sorted(starts, key=lambda start: start[0].is_symlink()))
+    while waiting:
+        stack = [waiting.popleft()]
+        while stack:
+            path, scope = stack.pop()
+            try:
+                status = path.stat()
+                if not stat.S_ISDIR(status.st_mode):
+                    # A file that is named itself was not looked at by its folder.
+                    if path in named and scope.excludes(path, is_folder=False):
                         continue
-                    identity = (status.st_dev, status.st_ino)
-                    if identity in walked:
-                        if _is_loop(path, identity):
-                            yield Rejected(path.as_uri(), _loop(path))
+                    if (status.st_dev, status.st_ino) in scope.never:
                         continue
-                    walked.add(identity)
-                    scope = scope.entered(path)
-                    children = _children(path, scope)
-                except (OSError, ReadError) as error:
-                    yield Rejected(path.as_uri(), _as_read_error(path, error))
+                    if path not in seen_files and scope.takes(path):
+                        seen_files.add(path)
+                        yield _file(path, status, max_file_bytes)
                     continue
-                # A linked folder waits, so that a folder inside the tree keeps its own path as its uri.
-                linked += [(child, scope) for child in children if child.is_symlink() and child.is_dir()]
-                stack += [(child, scope) for child in reversed(children) if not (child.is_symlink() and child.is_dir())]
+                identity = (status.st_dev, status.st_ino)
+                if identity in walked:
+                    if _is_loop(path, identity):
+                        yield Rejected(path.as_uri(), _loop(path))
+                    continue
+                walked.add(identity)
+                scope = scope.entered(path)
+                children = _children(path, scope)
+            except (OSError, ReadError) as error:
+                yield Rejected(path.as_uri(), _as_read_error(path, error))
+                continue
+            links = {child for child in children if child.is_symlink()}
+            waiting += [(child, scope) for child in children if child in links]
+            stack += [(child, scope) for child in reversed(children) if child not in links]
 
 
 def _children(folder: Path, scope: _Scope) -> list[Path]:

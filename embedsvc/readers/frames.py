@@ -106,7 +106,9 @@ def item_messages(item: Document | Rejected, share: float) -> Iterator[bytes]:
 
 
 def error_about(error: ReadError) -> About:
-    return {"class": type(error).__name__, "message": str(error)}
+    # Readers have subclasses of their own, of which the other side does not know.
+    name = next(kind.__name__ for kind in type(error).__mro__ if _ERRORS.get(kind.__name__) is kind)
+    return {"class": name, "message": str(error)}
 
 
 def error_from(about: About) -> ReadError:

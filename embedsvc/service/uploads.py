@@ -141,6 +141,9 @@ class Uploads:
                 return Upload(id, about["name"], about["purpose"], (self._folder / id / "data").stat().st_size)
         raise NotFound(f"There is no file {id!r}. A file's id comes with the answer to its upload.")
 
+    def __contains__(self, id: str) -> bool:
+        return is_upload(id) and (self._folder / id / "file.json").exists()
+
     def data(self, id: str) -> bytes:
         """Raises NotFound: there is none of that id."""
         self.get(id)

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from embedsvc.opened import Opened
 from embedsvc.outcomes import ACTIVE, INTO
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Metadata
+from embedsvc.search.hits import Hit
 from embedsvc.service import schemas_openai as schemas
 from embedsvc.service.jobs import MAX_WAITING_BYTES
 from embedsvc.service.problems import Refused
@@ -389,6 +390,17 @@ def file_texts(state: State, name: str, id: str) -> list[str]:
     return state.collections.call(name, work)
 
 
+def files_of(state: State, store: Store, hits: Sequence[Hit]) -> list[str]:
+    """Of each hit the id of its file. What a document's uri says is believed where there is such an upload: to ask
+    ``store`` what it came out of takes .15 s of half a million documents."""
+    uploads = Uploads(state.settings)
+    said = {hit.document_id: upload_of(hit.uri) for hit in hits}
+    doubtful = [document for document, upload in said.items() if upload and upload not in uploads]
+    for document, known in (store.known_among(doubtful, ()) if doubtful else {}).items():
+        said[document] = upload_of(known.source or "")
+    return [said[hit.document_id] or hit.document_id for hit in hits]
+
+
 def delete_upload(state: State, id: str) -> None:
     """Deletes an uploaded file, and what came of it in every collection.
 
@@ -403,7 +415,9 @@ def delete_upload(state: State, id: str) -> None:
         except EmbedsvcError:  # it cannot be read, so nothing can be taken out of it
             continue
         if uploads.attachment(name, store.identity, id) or store.known_below([f"{FOLDER}/{id}"]):
-            remove_file(state, name, id)
+            with suppress(NotFound):  # its documents were deleted otherwise, or all of the collection just now
+                remove_file(state, name, id)
+            uploads.detach(name, [id])
     uploads.remove(id)
 
 

@@ -26,7 +26,7 @@ from embedsvc.service.schemas_openai import (
     VectorStoreUpdate,
 )
 from embedsvc.service.state import State, run, state_of
-from embedsvc.service.uploads import Upload, Uploads, name_of, upload_of
+from embedsvc.service.uploads import Upload, Uploads, name_of
 from embedsvc.service.vector_stores import Part
 
 router = APIRouter(tags=["vector stores"])
@@ -243,8 +243,10 @@ async def search_vector_store(id: StoreId, request: Request) -> Response:
     queries = queries_of(asked, state.settings.on_overflow, None, reranker)
 
     def work(opened: Opened) -> Response:
-        answers = answers_to(asked, queries, opened.collection.snapshot(), opened.encoder)
-        data = [_result(hit) for hit in _best(answers, body.max_num_results)]
+        snapshot = opened.collection.snapshot()
+        hits = _best(answers_to(asked, queries, snapshot, opened.encoder), body.max_num_results)
+        files = vector_stores.files_of(state, snapshot.store, hits)
+        data = [_result(hit, file) for hit, file in zip(hits, files, strict=True)]
         page = {"object": "vector_store.search_results.page", "search_query": said, "data": data}
         return reply({**page, "has_more": False, "next_page": None})
 
@@ -264,10 +266,10 @@ def _best(answers: list[Answer], count: int) -> list[Hit]:
     return sorted(best.values(), key=lambda hit: -hit.score)[:count]
 
 
-def _result(hit: Hit) -> dict[str, Any]:
+def _result(hit: Hit, file: str) -> dict[str, Any]:
     place = {"start": hit.start, "end": hit.end, "page": hit.page, "heading": hit.heading}
     return {
-        "file_id": upload_of(hit.uri) or hit.document_id,
+        "file_id": file,
         "filename": name_of(hit.uri),
         "score": min(1.0, max(0.0, hit.score)),
         "attributes": vector_stores.attributes(hit.metadata),
