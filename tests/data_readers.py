@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import struct
@@ -174,3 +175,17 @@ def _drawn(text: str) -> tuple[int, int, bytes]:
     assert bitmap.stride == bitmap.width
     pdf.close()
     return *size, pixels
+
+
+PARQUET_WITHOUT_A_COLUMN = zlib.decompress(
+    base64.b85decode(
+        r"c-oaz&2G~`5T4zvTvO$cR^62?<=_Lgf<!}#nyRXd&^k1sB2|+}P?cMhno!|7Aqg09=E#u);xTv(#0l{b9C!eZ%<ei))Ko&OteNr5x8FCj{^`ix"
+        r"E@!;Nx7wU?*aWc43;<4(sLFwFa&cFeEpC<fX@#l0qwU59!ftsKZGjL92=n;uHaf*p3J91*Gk=}UvF8=Xo?``6ZpbbvF+vLTdcOws=OHR!2g?fc"
+        r"$|4f9lE<326lh*3s5#a^58}pkaIERzWpvf&7VzRWb=WL=H`|7`QsWF0B!N2GnA4|LJHTw6IV`@M&Nzjwbp)(MadZ_WGZ4%zyMYg7UUchVm0Ux{"
+        r"sbJy*5g&<v;M=RG>#9ir+0c~G1;TbM*QcsqMaD8Rl4z#yMEoQ^UZ2SSo$ZRw9aI69sjM570}|`u%up{(^WTX0LHy4J{}=t|VLQvmzAEW6aGUt9"
+        r"s1C&!CYW!Fub3-4McM0}o*kN};ryoe)Jlh;l(H+$dLm^i!=Y?SIh2i|&V>j#Q9(n>W1U!dX-bWeiq7@Dq6%w@S_O~7ZeB9@Bbn<d+e%gCmBJ?-"
+        r")sM=b==x(Rms-pAx8mCKvzn&Fep+)?)zbTX|M89cjozLC<D3l*8RqoeOr)vn=Q2#q+(!$NFzjhRSj@8+>Z0{*?;^kNF4rG`<Bj{1*KeZP&R{&="
+        r"=}#u3)O#CErkA6{yT4zpRRjDU%ms(|33c#y@)rzgy4?"
+    )
+)
+"""Of its three columns one is a list of groups that have no fields, and no batch of rows has it (found by fuzzing)."""

@@ -26,6 +26,7 @@ from embedsvc.errors import DamagedFile, FileTooLarge, LockedFile, MissingField,
 from embedsvc.readers import FieldChoice, Rejected, archive, read
 from embedsvc.readers.items import Means
 from embedsvc.records import Document, Source
+from tests.data_readers import PARQUET_WITHOUT_A_COLUMN
 
 
 def items(name: str, data: bytes | str, **fields: object) -> list[Document | Rejected]:
@@ -175,6 +176,11 @@ def test_a_time_that_python_has_no_value_for_becomes_null() -> None:
     assert (first.metadata["t"], first.notes) == ("1970-01-01T00:00:00", ())
     assert (second.text, second.metadata) == ("second", {"t": None, "list": None})
     assert second.notes == ("times out of range became null",)
+
+
+def test_a_column_that_no_row_has_is_damage() -> None:
+    with pytest.raises(DamagedFile, match="columns are missing"):
+        documents("a.parquet", PARQUET_WITHOUT_A_COLUMN)
 
 
 def _with_one_byte_zero(data: bytes) -> Iterator[bytearray]:

@@ -63,6 +63,8 @@ def _records(source: Source, fields: FieldChoice, means: Means) -> Iterator[tupl
         _check_rows(source, number + batch.num_rows)
         if batch.nbytes > _MOST_BATCH_BYTES:
             raise _too_large(source)
+        if batch.num_columns != len(names):
+            raise DamagedFile(f"{source.uri}: some of its columns are missing from its rows. Get it again.")
         columns = [_values(batch.column(index)) for index in kept]
         for row in range(batch.num_rows):
             number += 1

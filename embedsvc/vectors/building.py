@@ -93,7 +93,7 @@ def build_segment(
             segment = next(
                 filter(None, (_tried(replace(exact, kind=kind), target, real, go_on) for kind in kinds)), exact
             )
-        if segment is exact and kinds:
+        if segment is exact and count >= _FEWEST:
             log.warning("no index of these %d vectors reaches a recall of %g: they are searched exactly", count, target)
         if segment.codes is not None:
             _write_codes(segment.codes, temporary, sums)
