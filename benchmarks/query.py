@@ -2,6 +2,7 @@
 
     python benchmarks/query.py [--data FOLDER] [--documents 5183] [--queries 300] [--rounds 3] [--json FILE]
 
+"of ten" are ten queries of one request, encoded together, and the same one by one; per query.
 The contestants take turns in blocks of 100 queries; p50 and p99 are over all queries of all rounds, so a busy spell of
 the machine hits all of them. The server is a process of its own, ``python -m embedsvc serve``.
 The peer is sentence-transformers (fp32) with faiss.IndexFlatIP in process: dense only, and it returns no text.
@@ -22,8 +23,10 @@ import numpy as np
 from common import WINDOW, arguments, documents, open_or_make, queries, served
 from figures import Figure, at_most, percentile, report, resident_mb
 
-from embedsvc.encoding import encoder_for
+from embedsvc.collection import Collection
+from embedsvc.encoding import Encoder, encoder_for
 from embedsvc.search import Mode, Query, search
+from embedsvc.search.pipeline import search_all
 
 MODES: tuple[Mode, ...] = ("hybrid", "dense", "lexical")
 BLOCK = 100
@@ -52,6 +55,7 @@ def main() -> None:
             contestants["hybrid, over HTTP"] = over_http
             times = ask_all(contestants, asked, given.rounds)
             memory = resident_mb(pid)
+        several = of_ten(collection, encoder, asked)
     asks = {"hybrid, in process": 5.0, "hybrid, over HTTP": 8.0}
     figures: list[Figure] = []
     for name, milliseconds in times.items():
@@ -60,6 +64,7 @@ def main() -> None:
             at_most(f"{name}: p50", middle, asks[name], "ms") if name in asks else Figure(f"{name}: p50", middle, "ms")
         )
         figures.append(Figure(f"{name}: p99", percentile(milliseconds, 0.99), "ms"))
+    figures += [Figure(f"hybrid, in process, of ten {name}: per query", took, "ms") for name, took in several.items()]
     figures.append(
         Figure(
             "peer's p50 over hybrid's, in process",
@@ -89,6 +94,29 @@ def ask_all(contestants: dict[str, Callable[[str], object]], asked: list[str], r
                 ask(text)
                 times[name].append((time.perf_counter() - started) * 1000)
     return times
+
+
+def of_ten(collection: Collection, encoder: Encoder, asked: list[str]) -> dict[str, float]:
+    """Milliseconds per query, the median of 30 requests; in turns."""
+
+    def one_by_one(queries: list[Query]) -> None:
+        for query in queries:
+            search(collection.snapshot(), encoder, query)
+
+    ways = {
+        "one by one": one_by_one,
+        "together": lambda queries: search_all(collection.snapshot(), encoder, queries),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for at in range(30):
+        for turn, (name, ask) in enumerate(ways.items()):
+            # Of each, words in an order that has not been asked before.
+            texts = [asked[(10 * at + place) % len(asked)] for place in range(10)]
+            queries = [Query(f"{rotated(text, 3)} {2 * at + turn}") for text in texts]
+            started = time.perf_counter()
+            ask(queries)
+            times[name].append((time.perf_counter() - started) * 100)
+    return {name: statistics.median(took) for name, took in times.items()}
 
 
 def rotated(text: str, by: int) -> str:

@@ -148,7 +148,7 @@ def test_window_is_512_and_nothing_is_cut_silently(fp32: Encoder) -> None:
 
 def test_overflow_is_refused_or_told(fp32: Encoder) -> None:
     long = "word " * 600
-    with pytest.raises(QueryTooLong, match=r"Text 1 has 600 tokens; .* takes 510 .*on_overflow=split or truncate"):
+    with pytest.raises(QueryTooLong, match=r"Query 1 has 600 tokens; .* takes 510 .*on_overflow=split or truncate"):
         fp32.encode_texts(["short", long], kind="query")
     encoded = fp32.encode_texts(["short", long], kind="query", on_overflow="truncate")
     assert encoded.token_counts == (3, 512)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import doctest
 import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ from hypothesis import strategies as st
 
 from embedsvc.collection import Collection, Snapshot
 from embedsvc.config import Settings
-from embedsvc.encoding import Encoder
+from embedsvc.encoding import EncodedTexts, Encoder
 from embedsvc.errors import BadFilter, QueryTooLong, UsageError
 from embedsvc.ingest import ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, Document, Fusion, make_document
 from embedsvc.search import Answer, Evidence, Query, Selection, check_query, fusion, fusion_of, search
 from embedsvc.search.fusion import convex_combination
+from embedsvc.search.pipeline import search_all
 from tests.fakes import FakeEncoder
 
 MODES = ("hybrid", "dense", "lexical")
@@ -48,6 +51,36 @@ def ask(collection: Collection | Snapshot, fake: Any, text: str = "", **query: A
 
 def ids(answer: Answer) -> list[str]:
     return [hit.document_id for hit in answer.hits]
+
+
+class Together(FakeEncoder):
+    """Takes note of how many texts come at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_a_time: list[int] = []
+
+    def encode_texts(self, texts: Sequence[str], *, kind: str, on_overflow: str = "error") -> EncodedTexts:
+        self.at_a_time.append(len(texts))
+        return super().encode_texts(texts, kind=kind, on_overflow=on_overflow)
+
+
+def test_several_queries_are_encoded_together_and_answered_as_each_alone(tmp_path: Path) -> None:
+    fake = Together()
+    collection = texts(tmp_path, fake, red="red", green="green red", blue="blue")
+    snapshot = collection.snapshot()
+    # One with nothing to look for, and one whose phrase is nowhere, so that it is asked again without the quotes.
+    asked = ["green", "?!", "blue " * 600, '"red blue"', "red"]
+    queries = [Query(text, on_overflow="truncate") for text in asked]
+    alone = [search(snapshot, fake, query) for query in queries]  # type: ignore[arg-type]
+    fake.at_a_time.clear()
+    together = search_all(snapshot, fake, queries)  # type: ignore[arg-type]
+    assert fake.at_a_time == [5, 1]
+    assert [replace(answer, took_ms=0) for answer in together] == [replace(answer, took_ms=0) for answer in alone]
+    assert [ids(answer)[:1] for answer in together] == [["green"], [], ["blue"], ["blue"], ["red"]]
+    fake.at_a_time.clear()
+    by_words = search_all(snapshot, fake, [Query(text, mode="lexical") for text in asked])  # type: ignore[arg-type]
+    assert (ids(by_words[0]), fake.at_a_time) == (["green"], [])
 
 
 # -- fusion -------------------------------------------------------------------------------------------------------
@@ -491,6 +524,8 @@ def test_a_query_longer_than_the_window_is_refused_or_cut_and_told(encoder: Enco
     collection = Collection.open("library", Settings(data_dir=library))
     long = "planet " * 700
     for mode in ("hybrid", "dense"):
+        with pytest.raises(QueryTooLong, match=r"^Query 1 has 700 tokens"):
+            search_all(collection.snapshot(), encoder, [Query("planet", mode=mode), Query(long, mode=mode)])
         with pytest.raises(QueryTooLong, match="700 tokens"):
             ask(collection, encoder, long, mode=mode)
         answer = ask(collection, encoder, long, mode=mode, on_overflow="truncate")

@@ -151,8 +151,8 @@ class Encoder:
         if on_overflow == "error":
             for at, ids in enumerate(token_ids):
                 if len(ids) > room:
-                    one = "The query" if kind == "query" else "The text"
-                    which = one if len(token_ids) == 1 else f"Text {at}"
+                    one = "query" if kind == "query" else "text"
+                    which = f"The {one}" if len(token_ids) == 1 else f"{one.capitalize()} {at}"
                     raise QueryTooLong(
                         f"{which} has {len(ids)} tokens; {self.model.name} takes {room} besides special tokens and "
                         "prompt.",

@@ -113,8 +113,8 @@ def queries_of(
 
 def answers_to(asked: Asked, queries: Sequence[Query], snapshot: Snapshot, encoder: Encoder) -> list[Answer]:
     """The answers to ``queries``, which are what is ``asked``, all over one ``snapshot``; raises as :func:`search`."""
-    from embedsvc.search.pipeline import search
+    from embedsvc.search.pipeline import search_all
     from embedsvc.search.run import fusion_of
 
     fusion = None if asked.fusion is None else fusion_of(snapshot.store.fusion, asked.fusion)
-    return [search(snapshot, encoder, replace(query, fusion=fusion)) for query in queries]
+    return search_all(snapshot, encoder, [replace(query, fusion=fusion) for query in queries])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -63,13 +64,27 @@ def candidates(run: Run) -> Run:
 
 def _with_vector(run: Run) -> Run:
     """``run`` with the query's vector, and how many tokens were cut from its text."""
-    if run.vector is not None:  # of an earlier round
+    if run.vector is not None:  # of an earlier round, or encoded with others'
         return run
     query = run.query
     if query.vector is not None:
         return replace(run, vector=_unit(query, run.encoder))
     encoded = run.encoder.encode_texts([query.text], kind="query", on_overflow=query.on_overflow)
     return replace(run, vector=encoded.vectors[0], tokens_cut=encoded.cut_tokens[0])
+
+
+def with_vectors(runs: Sequence[Run]) -> list[Run]:
+    """``runs``, which have the encoder and ``on_overflow`` in common, with the vectors of the texts that need one: in
+    batches, and where there are several cores, as many at once."""
+    need = [at for at, run in enumerate(runs) if run.query.vector is None and run.query.mode != "lexical"]
+    if not need:
+        return list(runs)
+    first, texts = runs[need[0]], [runs[at].query.text for at in need]
+    encoded = first.encoder.encode_texts(texts, kind="query", on_overflow=first.query.on_overflow)
+    done = list(runs)
+    for at, vector, cut in zip(need, encoded.vectors, encoded.cut_tokens, strict=True):
+        done[at] = replace(runs[at], vector=vector, tokens_cut=cut)
+    return done
 
 
 def _vector(run: Run) -> Floats:

@@ -46,8 +46,9 @@ _ANSWER = {
     "/v1/collections/{name}/search",
     summary="Search a collection",
     description="The passages that answer, best first, each with its exact place in its document.\n\n"
-    'Send one `query`, several `queries` (the answer is then `{"results": […]}`), or a `vector`. Overlapping '
-    "passages of one document come as one hit. The search sees the newest commit, whichever process made it.",
+    'Send one `query`, several `queries` (encoded together; the answer is then `{"results": […]}`), or a `vector`. '
+    "Overlapping passages of one document come as one hit. The search sees the newest commit, whichever process made "
+    "it.",
     response_class=Response,
     responses={
         200: {
