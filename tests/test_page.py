@@ -171,6 +171,42 @@ def test_a_question_gives_hits_with_marks_and_an_address(opened: Callable[..., P
     assert page.get_by_label("Question").input_value() == "what do I start after a power failure?"
 
 
+def test_hits_tell_what_they_are_ordered_by_and_apart_from_it_how_sure_each_is(opened: Callable[..., Page]) -> None:
+    page = opened("?c=handbook&q=start+bread+village+number")
+    expect(page.locator(".hit .sure").first).to_have_text(re.compile(r"^\d+ % sure$"))
+    expect(page.locator(".facts")).to_contain_text("by score")
+    scores = [float(score) for score in page.locator(".hit .score").all_inner_texts()]
+    assert len(scores) > 2
+    assert scores == sorted(scores, reverse=True)
+    page.locator("#ask").get_by_text("Words").click()
+    expect(page.locator(".hit .sure")).to_have_count(0)
+    expect(page.locator(".hit .score").first).to_have_text(re.compile(r"^\d+\.\d\d$"))
+
+
+def test_a_search_by_words_is_one_request_and_by_meaning_shows_hits_before_its_marks(
+    opened: Callable[..., Page],
+) -> None:
+    page = opened("?c=handbook")
+    asked: list[bool] = []
+
+    def handle(route: Route) -> None:
+        asked.append(route.request.post_data_json["highlight"])
+        if asked == [True, False, True]:
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/search", handle)
+    page.locator("#ask").get_by_text("Words").click()
+    ask(page, "power failure")
+    expect(page.locator(".hit mark").first).to_be_visible()
+    with page.expect_event("requestfailed"):
+        page.locator("#ask").get_by_text("Both").click()
+    expect(page.locator(".hit .sure").first).to_be_visible()
+    expect(page.locator(".hit mark")).to_have_count(0)
+    assert asked == [True, False, True]
+
+
 def test_filter_mode_and_size_ask_again(opened: Callable[..., Page]) -> None:
     page = opened("?c=handbook&q=bread")
     expect(page.locator(".hit .open").first).to_have_text("Bread")

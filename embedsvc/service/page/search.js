@@ -10,18 +10,24 @@ const LEAST = 400;
 const MOST = 520;
 // Characters of an excerpt: before the best sentence, and altogether, where the passage has as many.
 
-/** What the service is asked for. Best sentences take it longer than all else, so hits are shown before they are known. */
+/** What the service is asked for. */
 export function requestOf(state, highlight) {
   const request = { query: state.q, k: state.k, mode: state.mode, highlight };
   if (state.filter) request.filter = state.filter;
   return request;
 }
 
-export const search = (state, signal, more = {}) =>
-  ask(`${collectionPath(state.c)}/search`, { json: { ...requestOf(state, false), ...more }, signal });
+// Best sentences take the service longer than all else, so hits are shown before they are known; but for those of a
+// search by words alone, which takes no time: nothing is encoded.
+const marksAtOnce = (state) => state.mode === "lexical";
 
-/** Asks again, with best sentences, and marks them in the hits of `answer` that `view` shows. */
+export const search = (state, signal, more = {}) =>
+  ask(`${collectionPath(state.c)}/search`, { json: { ...requestOf(state, marksAtOnce(state)), ...more }, signal });
+
+/** Where best sentences are not known yet, asks again, with them, and marks them in the hits of `answer` that `view`
+ * shows. */
 export async function mark(answer, view, state, signal) {
+  if (marksAtOnce(state)) return;
   const { version, hits } = await search(state, signal, { highlight: true });
   if (version !== answer.version || hits.length !== answer.hits.length) return; // somebody wrote in between
   answer.hits.forEach((hit, at) => {
@@ -44,7 +50,8 @@ export function spansOf(hit) {
 
 export function answerView(answer, state) {
   const took = answer.took_ms < 10 ? answer.took_ms.toFixed(1) : Math.round(answer.took_ms);
-  const facts = `${plural(answer.hits.length, "hit")} in ${took} ms`;
+  const order = answer.hits.length > 1 ? ", by score" : "";
+  const facts = `${plural(answer.hits.length, "hit")} in ${took} ms${order}`;
   announce(answer.hits.length ? facts : "No hits");
   const view = el("div", { class: "answer" });
   view.append(el("p", { class: "facts" }, facts, verdictOf(answer)));
@@ -142,20 +149,21 @@ function hitView(hit, at, state) {
     el(
       "div",
       { class: "head" },
-      el("h2", { dir: "auto" }, el("a", { href: hitAddress(hit, state), class: "open" }, titleOf(hit))),
       el(
-        "span",
-        {
-          class: "score",
-          title:
-            sure === null
-              ? `Score ${hit.score.toFixed(3)}`
-              : `The probability that it answers; score ${hit.score.toFixed(3)}`,
-        },
-        sure === null ? hit.score.toFixed(2) : percent(sure),
+        "div",
+        {},
+        el("h2", { dir: "auto" }, el("a", { href: hitAddress(hit, state), class: "open" }, titleOf(hit))),
+        place ? el("p", { class: "place", dir: "auto" }, place) : null,
+      ),
+      el(
+        "div",
+        { class: "rating" },
+        el("span", { class: "score", title: "The score that the order is by" }, hit.score.toFixed(2)),
+        sure === null
+          ? null
+          : el("span", { class: "sure", title: "The probability that it answers" }, `${percent(sure)} sure`),
       ),
     ),
-    place ? el("p", { class: "place", dir: "auto" }, place) : null,
     el("p", { class: "excerpt", dir: "auto" }, excerpt(hit)),
     el(
       "p",
