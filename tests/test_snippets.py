@@ -142,23 +142,23 @@ def test_targets_of_make_exist() -> None:
 
 
 def test_what_pip_is_asked_for_is_there() -> None:
-    """Extras are this project's, and what ``embedsvc[extra]`` needs beyond this is found by pip itself, without an
-    index to ask, in the environment of the tests: it has those extras."""
+    """All install from the checkout, with its constraints, extras that it has. What those of the integrations need
+    besides is found by pip itself, without an index to ask, in the environment of the tests: it has those extras."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    installed = []
-    for line in named("pip"):
-        _, verb, *arguments = shlex.split(line)
-        assert verb == "install", line
-        if arguments[0] == "-c":
-            assert (ROOT / arguments[1]).is_file(), line
-            arguments = arguments[2:]
-        (wanted,) = arguments
-        requirement = Requirement(wanted.replace(".", "embedsvc", 1) if wanted.startswith(".") else wanted)
-        assert requirement.name == "embedsvc", line
-        assert requirement.extras <= extras.keys(), line
-        if not wanted.startswith("."):
-            installed.append(wanted)
-    told = [sys.executable, "-m", "pip", "install", "--no-index", "--dry-run", *installed]
-    done = subprocess.run(told, capture_output=True, text=True, check=False)
+    in_tests = []
+    for each in snippets():
+        if each.program != "pip":
+            continue
+        told = shlex.split(each.text)
+        assert told[:4] == ["pip", "install", "-c", "constraints.txt"], each
+        assert told[4:-1] in ([], ["-e"]), each
+        assert told[-1].startswith(".["), each
+        requirement = Requirement(told[-1].replace(".", "embedsvc", 1))
+        assert requirement.extras <= extras.keys(), each
+        if each.page in ("docs/integrations.md", "docs/mcp.md"):
+            in_tests.append(str(requirement))
+    assert len(in_tests) >= 4
+    told = [sys.executable, "-m", "pip", "install", "--no-index", "--dry-run", "-c", "constraints.txt", *in_tests]
+    done = subprocess.run(told, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "Would install" not in done.stdout
