@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,9 +22,12 @@ from embedsvc.storage.store import TABLE
 
 _T = TypeVar("_T")
 _TRIES = 5
-MOST_OPEN = 128
-"""Collections that are open with their index at once: an idle one of 20 passages takes half a megabyte and two file
-descriptors, of which a process often has 1,024; to open it again takes some 10 ms."""
+OPEN_BYTES = 500_000
+"""That an open collection takes beside its vectors; to open it again takes some 10 ms."""
+_MOST_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+MOST_OPEN = sys.maxsize if _MOST_FILES == resource.RLIM_INFINITY else _MOST_FILES // 4
+"""Collections that are open with their index at once, whatever memory there is: each holds two files, and half of those
+that this process may have open are for connections and writers. Of 1,024, as it often has: 256."""
 
 
 class Hold:
@@ -117,15 +122,19 @@ class Collections:
             raise Closed(self._settings.data_dir)
 
     def load(self, name: str, *, in_passing: bool = False) -> None:
-        """Opens the collection with its vector index. Where all together take more memory than ``index_memory_mb``, or
-        are more than ``MOST_OPEN``, those that were opened in passing are closed, then those unused for longest; they
-        are opened again when next asked for."""
+        """Opens the collection with its vector index. Where all together take more memory than ``index_memory_mb``, an
+        index and ``OPEN_BYTES`` each, or are more than ``MOST_OPEN``, those that were opened in passing are closed,
+        then those unused for longest; they are opened again when next asked for."""
         self.call(name, lambda opened: opened.collection.upkeep.look_after(), in_passing=in_passing)
         self.call(name, lambda opened: opened.collection.snapshot(), in_passing=in_passing)
         budget = index_goal(self._settings).memory
         with self._unloading:
             upkeeps = {name: opened.collection.upkeep for name, opened in list(self._opened.items())}
-            held = {name: upkeep.bytes_resident for name, upkeep in upkeeps.items() if upkeep.loaded is not None}
+            held = {
+                name: OPEN_BYTES + upkeep.bytes_resident
+                for name, upkeep in upkeeps.items()
+                if upkeep.loaded is not None
+            }
             # Of those in passing the one that was opened first, as others may still be asked.
             for oldest in sorted((each for each in held if each != name), key=lambda each: self._used.get(each, 0.0)):
                 if sum(held.values()) <= budget and len(held) <= MOST_OPEN:
