@@ -82,8 +82,8 @@ class Collection:
         unchanged is not encoded again. Returns what became of each file; one that cannot be read is told there.
 
         ``paths`` may begin with ``~``; in this process they may also be URLs. A service is sent the files, and cites
-        them by their path from the folder that was named (``handbook/travel.md``). ``exclude``, ``include``: patterns
-        as in ``.gitignore``.
+        them by their path from the folder that was named (``handbook/travel.md``), by which those that another program
+        sent from a folder of that name are ``replaced``. ``exclude``, ``include``: patterns as in ``.gitignore``.
 
         Raises:
             NotFound: none of ``paths`` exists. UsageError: no path, or a pattern that is none.
