@@ -29,7 +29,6 @@ from embedsvc.search import Mode, Query, search
 from embedsvc.search.pipeline import search_all
 
 MODES: tuple[Mode, ...] = ("hybrid", "dense", "lexical")
-BLOCK = 100
 PEER = "sentence-transformers + faiss.IndexFlatIP, in process"
 
 
@@ -76,19 +75,22 @@ def main() -> None:
     report(figures, given.json, queries=len(asked), rounds=given.rounds, documents=given.documents)
 
 
-def ask_all(contestants: dict[str, Callable[[str], object]], asked: list[str], rounds: int) -> dict[str, list[float]]:
+def ask_all(
+    contestants: dict[str, Callable[[str], object]], asked: list[str], rounds: int, block: int = 100
+) -> dict[str, list[float]]:
     """Milliseconds of every answer, by contestant. Each asks 20 queries first that do not count, and each is first in
-    its turn: what the machine does besides, or the one before, is not always the same one's burden."""
+    its turn, of ``block`` queries: what the machine does besides, or the one before, is not always the same one's
+    burden."""
     for turn, ask in enumerate(contestants.values()):
         for text in asked[:20]:
             ask(rotated(text, turn))
     times: dict[str, list[float]] = {name: [] for name in contestants}
     # In blocks: contestants that take turns query by query would find each other's data in the CPU's cache.
-    for start in range(0, rounds * len(asked), BLOCK):
-        first = start // BLOCK % len(contestants)
+    for start in range(0, rounds * len(asked), block):
+        first = start // block % len(contestants)
         order = list(enumerate(contestants.items()))
         for turn, (name, ask) in order[first:] + order[:first]:
-            for at in range(start, min(start + BLOCK, rounds * len(asked))):
+            for at in range(start, min(start + block, rounds * len(asked))):
                 text = rotated(asked[at % len(asked)], 1 + turn + len(contestants) * (at // len(asked)))
                 started = time.perf_counter()
                 ask(text)
