@@ -6,8 +6,8 @@ Searches take turns as in ``query.py``, by tens: "here" and "remote" are those o
 stand on, and "here" is what is called direct; "async" ones are awaited. On a busy machine, compare p10.
 
 "By itself" is processor time of a retriever that has its documents ready, called right after a search, as in life: the
-search has driven LangChain's code and asyncio's out of the processor's caches, from which they take a third of that.
-"asyncio by itself": of a coroutine that returns at once, which is in all that is awaited.
+search has driven LangChain's code and asyncio's out of the processor's caches, from which they take less than half
+of that. "asyncio by itself": of a coroutine that returns at once, which is in all that is awaited.
 """
 
 from __future__ import annotations
