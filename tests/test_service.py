@@ -1345,7 +1345,10 @@ def test_openapi_describes_every_route(http: httpx.Client) -> None:
         *((method, "/v1/collections/{name}") for method in ("GET", "PUT", "DELETE")),
         *((method, "/v1/collections/{name}/documents") for method in ("GET", "POST", "DELETE")),
         *((method, "/v1/collections/{name}/documents/{id}") for method in ("GET", "DELETE")),
-        *(("POST", f"/v1/collections/{{name}}/documents/{what}") for what in ("delete", "delete-by-uri", "read")),
+        *(
+            ("POST", f"/v1/collections/{{name}}/documents/{what}")
+            for what in ("delete", "delete-by-uri", "metadata", "read")
+        ),
         *(
             ("POST", f"/v1/collections/{{name}}/{what}")
             for what in ("verify", "repair", "compact", "duplicates", "restore", "migrate")
