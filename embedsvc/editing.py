@@ -118,7 +118,7 @@ def set_metadata(
     theirs; nothing is encoded. How many were changed by it: one that has them already is not written.
 
     Some thousand passages are one commit: after a kill some documents are changed and the others as they were, and the
-    same call changes these. ``told`` hears before each how many documents are done, of how many, and may raise.
+    same call changes these. ``told`` hears after each how many documents are done, of how many, and may raise.
 
     Raises:
         Conflict: another process writes.
@@ -129,12 +129,12 @@ def set_metadata(
     with collection.writer(fold=False) as writer:
         meant = chosen(writer.store, ids, condition)
         for part in _parts(writer.store, meant):
-            told(done, len(meant))
             own = writer.store.metadata_of(part)
             others = [id for id in part if _written(change(own[id])) != _written(own[id])]
             if others:
                 writer.replace_rows(with_metadata(writer.store.rows_of(others), change), others)
             changed, done = changed + len(others), done + len(part)
+            told(done, len(meant))
     return changed
 
 

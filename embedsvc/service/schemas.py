@@ -669,7 +669,8 @@ class JobOut(BaseModel):
     total: int = Field(description="Inputs sent. A JSONL or CSV file is one, though each of its records is counted.")
     counts: dict[str, int] = Field(
         description="Inputs by what became of them: indexed, unchanged, replaced, removed, duplicate, quarantined, "
-        "empty. What is put in counts once it is committed. Of a migration: documents that are `done`."
+        "empty. What is put in counts once it is committed. Of a migration, and where metadata are set: documents that "
+        "are `done`."
     )
     failures: list[FailureOut] = Field(description="Inputs that gave no passage, the first 100.")
     failures_left_out: int
