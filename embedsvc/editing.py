@@ -12,7 +12,7 @@ from embedsvc.storage import Store
 from embedsvc.storage.store import with_metadata
 
 _PART = 5_000
-"""Passages that are written with other metadata at once: they take 70 MB meanwhile, whole rows as they are."""
+"""Passages that are written with other metadata at once: their whole rows are in memory meanwhile."""
 _NAMED = 20
 """Documents that an error names at most."""
 
