@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ from embedsvc.disk_index import DiskIndex
 from embedsvc.duplicates import near_duplicates
 from embedsvc.errors import DamagedCollection, EmbedsvcError, NotFound, StorageFailure, UsageError
 from embedsvc.likeness import compact_signatures, stored_texts
-from embedsvc.records import Metadata, StoredDocument
+from embedsvc.records import StoredDocument
 from embedsvc.storage import (
     Store,
     StoredVersion,
@@ -34,7 +34,7 @@ from embedsvc.storage import (
     index_lock,
     write_lock,
 )
-from embedsvc.storage.store import TABLE, with_metadata, writing
+from embedsvc.storage.store import TABLE, writing
 from embedsvc.unread import INPUTS
 from embedsvc.upkeep import INDEX_FOLDER
 from embedsvc.vectors import index_faults
@@ -46,8 +46,6 @@ _SAFE_AGE = 3600.0
 """What another process may have in the making is a leftover once nothing in it has changed for so many seconds."""
 _LOOKED_AT = 20
 """Older versions that are tried when the newest cannot be read."""
-_NAMED = 20
-"""Documents that an error names at most."""
 
 
 # -- duplicates ------------------------------------------------------------------------------------------------------
@@ -76,73 +74,6 @@ def drop_duplicates(collection: Collection, groups: Sequence[Sequence[StoredDocu
         with collection.writer() as writer:
             writer.replace((), doomed)
     return len(doomed)
-
-
-def delete_document(collection: Collection, id: str) -> None:
-    """Deletes the document of this id; its text is in no answer any more, and the index is brought in step later.
-
-    Raises:
-        NotFound: there is none. Conflict: another process writes.
-    """
-    collection.store().check_document(id)  # before anybody waits for the lock
-    with collection.writer(fold=False) as writer:
-        writer.store.check_document(id)
-        writer.replace((), [id])
-
-
-def delete_ids(collection: Collection, ids: Sequence[str]) -> int:
-    """Deletes, in one commit, those of the documents of these ids that there are; how many they were.
-
-    Raises:
-        Conflict: another process writes.
-    """
-    if not ids or not collection.store().known_among(ids, ()):  # before anybody waits for the lock
-        return 0
-    with collection.writer(fold=False) as writer:
-        there = list(writer.store.known_among(ids, ()))
-        if there:
-            writer.replace((), there)
-        return len(there)
-
-
-def set_metadata(collection: Collection, ids: Sequence[str], change: Callable[[Metadata], Metadata]) -> None:
-    """In one commit, gives the documents of these ids the metadata that ``change`` makes of theirs; nothing is encoded.
-
-    Raises:
-        Conflict: another process writes.
-    """
-    with collection.writer(fold=False) as writer:
-        writer.replace_rows(with_metadata(writer.store.rows_of(ids), change), ids)
-
-
-def delete_documents(collection: Collection, names: Sequence[str], *, fold: bool = True) -> list[str]:
-    """Deletes, in one commit, the documents of these ids or uris, and all that came out of files and uploads of these
-    uris; the uris of what is gone. ``fold``: as in :meth:`Collection.writer`.
-
-    Raises:
-        NotFound: there is none of some of the names; nothing was deleted. Conflict: another process writes.
-    """
-
-    def doomed(store: Store) -> dict[str, str]:
-        found = store.known_as(names)
-        called = {name for id, known in found.items() for name in (id, known.uri, known.source)}
-        unknown = [name for name in dict.fromkeys(names) if name not in called]
-        if unknown:
-            told = ", ".join(map(repr, unknown[:_NAMED]))
-            more = f" (and {len(unknown) - _NAMED:,} more)" if len(unknown) > _NAMED else ""
-            raise NotFound(
-                f"No document of {collection.name!r} has the id or uri {told}{more}, so none was deleted. "
-                "Leave out what is not there, or name it as hits and reports do."
-            )
-        return {id: known.uri for id, known in found.items()}
-
-    seen = collection.store()
-    gone = doomed(seen)  # before anybody waits for the lock
-    with collection.writer(fold=fold) as writer:
-        if writer.store.version != seen.version:
-            gone = doomed(writer.store)
-        writer.replace((), list(gone))
-    return sorted(gone.values())
 
 
 # -- compaction ------------------------------------------------------------------------------------------------------

@@ -31,6 +31,12 @@ def without_surrogates(text: str) -> str:
     return _LONE_SURROGATE.sub("\ufffd", text)
 
 
+def clean_metadata(metadata: Metadata) -> dict[str, Any]:
+    """``metadata`` as JSON gives them back, without the lone surrogates that any of their values might carry."""
+    cleaned: dict[str, Any] = json.loads(without_surrogates(json.dumps(dict(metadata), ensure_ascii=False)))
+    return cleaned
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One input before reading: a file's bytes, an upload or a web page, under the uri it is cited by.
@@ -139,8 +145,7 @@ def make_document(
     text, replaced = _LONE_SURROGATE.subn("\ufffd", text)
     title = without_surrogates(title)
     uri = without_surrogates(uri)
-    # A round trip through JSON drops every lone surrogate that a metadata value might carry.
-    metadata = json.loads(without_surrogates(json.dumps(dict(metadata or {}), ensure_ascii=False)))
+    metadata = clean_metadata(metadata or {})
     headings = tuple(Heading(heading.start, heading.level, without_surrogates(heading.title)) for heading in headings)
     if replaced:
         notes = (*notes, f"{replaced} lone surrogate(s) replaced by U+FFFD")

@@ -58,6 +58,8 @@ def test_without_a_key_nothing_is_told_or_done(keyed: Server, headers: dict[str,
         ("GET", "/metrics"),
         ("GET", "/nowhere"),
         ("POST", "/v1/collections/library/search"),
+        ("POST", "/v1/collections/library/documents/delete"),
+        ("POST", "/v1/collections/library/documents/metadata"),
     ):
         answer = keyed.http.request(method, path, headers=headers)
         assert (answer.status_code, answer.json()["title"]) == (401, "Access denied"), (method, path)

@@ -3,8 +3,10 @@ retrieval, citations, pipelines that are written and read, bad input."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +220,7 @@ def test_components_are_read_as_they_were_written(monkeypatch: pytest.MonkeyPatc
     store = EmbedsvcDocumentStore("c", **place)
     for each in (
         store,
+        EmbedsvcDocumentStore("c", **place, create=True),
         EmbedsvcDocumentStore("c", settings={"data_dir": Path("indexes"), "threads": 1}),
         EmbedsvcRetriever(store, {"field": "meta.n", "operator": "==", "value": 1}, 3, "merge", {"mode": "dense"}),
         EmbedsvcEmbeddingRetriever(store),
@@ -317,23 +320,55 @@ def test_a_service_that_is_down_or_lets_nobody_in_is_told(place: dict[str, Any])
 def test_the_first_write_makes_the_collection(place: dict[str, Any]) -> None:
     store = EmbedsvcDocumentStore("made", **place)
     by_meta = {"field": "meta.n", "operator": "==", "value": 1}
-    assert store.count_documents() == store.count_documents_by_filter(by_meta) == 0
-    assert store.filter_documents(by_meta) == EmbedsvcRetriever(store).run("x")["documents"] == []
-    assert store.delete_by_filter(by_meta) == store.update_by_filter(by_meta, {"n": 2}) == 0
-    store.delete_documents(["1"])
-    store.delete_all_documents()
+    for ask in (
+        store.count_documents,
+        store.filter_documents,
+        store.delete_all_documents,
+        partial(store.count_documents_by_filter, by_meta),
+        partial(store.delete_by_filter, by_meta),
+        partial(store.update_by_filter, by_meta, {"n": 2}),
+        partial(store.delete_documents, ["1"]),
+        partial(EmbedsvcRetriever(store).run, "x"),
+    ):
+        with pytest.raises(errors.NotFound, match="no collection 'made'"):
+            ask()
     assert "made" not in store.place.library.names()
     assert store.write_documents([Document(content=f"{number}") for number in range(3)]) == 3
-    assert "made" in store.place.library.names()
+    misspelt = EmbedsvcDocumentStore("mdae", **place)
+    with pytest.raises(errors.NotFound, match="Did you mean 'made'"):
+        EmbedsvcRetriever(misspelt).run("x")
     store.place.library.delete("made")
+
+
+def test_a_store_that_may_be_new_is_empty(place: dict[str, Any]) -> None:
+    store = EmbedsvcDocumentStore.from_dict(EmbedsvcDocumentStore("new", **place, create=True).to_dict())
+    assert (store.count_documents(), store.filter_documents()) == (0, [])
+    assert EmbedsvcRetriever(store).run("x")["documents"] == []
+    assert "new" in store.place.library.names()
+    store.place.library.delete("new")
+
+
+def test_nobody_means_all_documents_by_accident(filled: EmbedsvcDocumentStore) -> None:
+    empty = {"operator": "AND", "conditions": []}
+    for filters in ({}, None, empty, {"operator": "AND", "conditions": [empty]}):
+        with pytest.raises(FilterError, match=r"filter is empty.*delete_all_documents\(\) deletes all"):
+            filled.delete_by_filter(filters)  # type: ignore[arg-type]
+        with pytest.raises(FilterError, match=r"filter is empty.*if all are meant, give {'field': 'id'"):
+            filled.update_by_filter(filters, {"n": 3})  # type: ignore[arg-type]
+    assert {each.meta["n"] for each in filled.filter_documents()} == {1, 2}
+    everything = {"field": "id", "operator": "!=", "value": ""}
+    assert filled.update_by_filter(everything, {"n": 3}) == filled.delete_by_filter(everything) == 2
 
 
 def test_other_meta_leave_a_document_cited_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "refunds.md").write_text(f"# Refunds\n\n{REFUNDS}\n")
     store = EmbedsvcDocumentStore("files", settings={"data_dir": tmp_path / "data", "runtime": "onnx", "dtype": "int8"})
     store.collection.index(tmp_path / "refunds.md")
-    (before,) = store.collection.documents()
-    assert store.update_by_filter({}, {"team": "support"}) == 1
-    (after,) = store.collection.documents()
-    assert (after.id, after.uri, after.title) == (before.id, before.uri, "Refunds")
+    (before,) = store.collection.search(REFUNDS, mode="dense").hits
+    refunds = {"field": "id", "operator": "==", "value": before.document_id}
+    assert store.update_by_filter(refunds, {"team": "support", "title": "Another", "source": "elsewhere"}) == 1
+    assert store.update_by_filter(refunds, {"title": None, "source": None}) == 1
+    (after,) = store.collection.search(REFUNDS, mode="dense").hits
+    assert dataclasses.replace(after, metadata={}) == before
+    assert (after.title, after.heading) == ("Refunds", "Refunds")
     assert store.filter_documents()[0].meta == {"team": "support"}

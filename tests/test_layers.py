@@ -38,7 +38,7 @@ LAYERS = (
     {"ingest"},
     {"tally", "overview"},
     {"describe", "watch"},  # what the flows give, in the shapes that all faces share; runs without end
-    {"maintenance"},
+    {"maintenance", "editing"},
     {"migrate", "opened"},
     {"api"},
     {"agents"},

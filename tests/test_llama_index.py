@@ -98,8 +98,15 @@ def test_nodes_are_deleted_by_their_document_ids_and_filters(filled: EmbedsvcVec
     assert left() == {"refunds"}
     filled.delete_nodes(["refunds", "no-such"])
     assert left() == set()
-    with pytest.raises(errors.UsageError, match="Say which nodes"):
-        filled.delete_nodes()
+    filled.add([NODES[0]])
+    empty = MetadataFilters(filters=[])
+    for filters in (None, empty, MetadataFilters(filters=[empty])):
+        with pytest.raises(errors.UsageError, match="Say which nodes"):
+            filled.delete_nodes(filters=filters)
+    filled.delete_nodes([])
+    assert left() == {"refunds"}
+    filled.delete_nodes(["refunds"], empty)
+    assert left() == set()
 
 
 def test_a_query_finds_cites_and_scores(filled: EmbedsvcVectorStore, library: embedsvc.Library) -> None:

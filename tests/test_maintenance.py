@@ -27,7 +27,7 @@ from embedsvc.encoders import Encoders
 from embedsvc.encoding import Encoder
 from embedsvc.errors import Conflict, DamagedCollection, NotFound, StorageFailure, UsageError
 from embedsvc.ingest import ingest_items
-from embedsvc.maintenance import compact, repair, restore, set_metadata, snapshot
+from embedsvc.maintenance import compact, repair, restore, snapshot
 from embedsvc.opened import Collections, Hold, Opened
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Chunking, make_document
@@ -88,27 +88,6 @@ def wrong(settings: Settings) -> list[str]:
 def served(settings: Settings) -> Collections:
     """As a server holds its collections, without encoders."""
     return Collections(settings, cast("Encoders", SimpleNamespace(of=lambda contract: None, touch=id, on_unload=[])))
-
-
-# -- metadata --------------------------------------------------------------------------------------------------------
-
-
-def test_documents_get_other_metadata_without_being_encoded(indexed: Settings) -> None:
-    collection = made(indexed)
-    before = collection.snapshot()
-    ids, vectors = before.store.vectors()
-    set_metadata(collection, ["d3", "d7"], lambda own: {**own, "team": "support"})
-    after = collection.snapshot()
-    assert after.store.metadata_of(["d3", "d8", "none"]) == {"d3": {"at": 3, "team": "support"}, "d8": {"at": 8}}
-    assert len(after.store.matching("metadata.team = 'support'")) == 2
-    rows, same = after.store.vectors()
-    assert {id: vector.tobytes() for id, vector in zip(rows, same, strict=True)} == {
-        id: vector.tobytes() for id, vector in zip(ids, vectors, strict=True)
-    }
-    # Whoever compares hashes sees that they are not what they were.
-    changed = before.store.known_documents().items() ^ after.store.known_documents().items()
-    assert {id for id, _ in changed} == {"d3", "d7"}
-    assert wrong(indexed) == []
 
 
 # -- verify ----------------------------------------------------------------------------------------------------------

@@ -422,6 +422,67 @@ def test_documents_are_listed_by_a_filter_and_deleted_together(docs: Any) -> Non
     assert docs.count() == 0
 
 
+def test_documents_are_deleted_by_a_filter(docs: Any) -> None:
+    docs.add({"id": f"{number}", "text": f"No. {number}.", "metadata": {"n": number}} for number in range(6))
+    assert docs.delete_many(filter="metadata.n >= 4") == 2
+    assert docs.delete_many(["0", "3", "no-such"], filter="metadata.n < 2") == 1
+    assert docs.delete_many(filter="metadata.n > 7") == docs.delete_many([], filter="TRUE") == 0
+    assert [document.id for document in docs.documents()] == ["1", "2", "3"]
+    assert docs.search("No. 0.", mode="lexical", k=3).hits
+    assert docs.delete_many(filter="TRUE") == 3
+    assert docs.count() == 0
+
+
+def test_metadata_are_set_and_nothing_is_encoded(docs: Any, handbook: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs.index(handbook)
+    docs.add({"id": f"{n}", "text": f"No. {n}.", "metadata": {"n": n, "draft": True}} for n in range(6))
+    answer = docs.search("how do refunds work?", k=10)
+    with monkeypatch.context() as patch:  # what a service does is seen in test_service
+        patch.setattr(Encoder, "submit", None)
+        patch.setattr(Encoder, "encode_texts", None)
+        over = {"team": "support", "draft": None, "of": {"a": [1]}}
+        assert docs.set_metadata(over, filter="metadata.n >= 4") == 2
+        assert docs.set_metadata(over, ["4", "3", "no-such"]) == 1
+        assert docs.set_metadata({"n": 0}, ["0", "1"], filter="metadata.n > 0") == 1
+        assert docs.set_metadata({"kind": "page"}, filter="uri LIKE '%refunds.md'") == 1
+        assert docs.set_metadata({"x": 1}, ["no-such"]) == docs.set_metadata({"x": 1}, []) == 0
+    assert [document.id for document in docs.documents(filter="metadata.team = 'support'")] == ["3", "4", "5"]
+    assert docs.get("5").metadata == {"n": 5, "team": "support", "of": {"a": [1]}}
+    assert docs.get("1").metadata == {"n": 0, "draft": True}
+    same = docs.search("how do refunds work?", k=10)
+    assert [(hit.id, hit.score, hit.heading) for hit in same.hits] == [
+        (hit.id, pytest.approx(hit.score), hit.heading) for hit in answer.hits
+    ]
+    assert same.hits[0].metadata == {"kind": "page"}
+    # What is put in again has what it comes with.
+    assert docs.add([{"id": "5", "text": "No. 5.", "metadata": {"n": 5, "draft": True}}]).counts == {"replaced": 1}
+    assert docs.get("5").metadata == {"n": 5, "draft": True}
+
+
+def test_nobody_means_all_documents_by_accident(library: Any, docs: Any) -> None:
+    docs.add([{"id": "1", "text": "Something.", "metadata": {"n": 1}}])
+    for edit in (docs.delete_many, partial(docs.set_metadata, {"x": 1})):
+        for given, kind, told in (
+            ({}, errors.UsageError, "Say which documents are meant"),
+            ({"filter": ""}, errors.BadFilter, "The filter is empty, so no document is meant. If all are: TRUE"),
+            ({"filter": " "}, errors.BadFilter, "The filter is empty"),
+            ({"filter": "metadata.n >"}, errors.BadFilter, "metadata.n >"),
+            ({"filter": {"n": 1}}, errors.UsageError, "filter is {'n': 1}; it must be a text"),
+            ({"ids": "metadata.n = 1"}, errors.UsageError, "give a list"),
+        ):
+            with pytest.raises(kind, match=told) as caught:
+                edit(**given)
+            assert type(caught.value) is kind
+    for metadata, told in (({"a": {1}}, "metadata is not JSON"), ([("a", 1)], "it must be a dict"), (None, "a dict")):
+        with pytest.raises(errors.UsageError, match=told):
+            docs.set_metadata(metadata, ["1"])
+    assert docs.get("1").metadata == {"n": 1}
+    missing = library.open("cc")
+    for edit in (missing.delete_many, partial(missing.set_metadata, {"x": 1})):
+        with pytest.raises(errors.NotFound, match="Did you mean 'c'"):
+            edit(filter="TRUE")
+
+
 def test_a_request_that_has_no_room_in_a_url_is_told(url: str) -> None:
     filter = f"uri = '{'x' * 100_000}'"
     with embedsvc.connect(url) as library, pytest.raises(errors.UsageError, match=r"cannot be sent.*too long"):

@@ -18,7 +18,8 @@ from embedsvc.service import create_app
 from tests.server import until
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "10"))
-NAME, MODEL = "handbook", {"model": "all-MiniLM-L6-v2", "dtype": "int8"}
+NAME = "handbook"
+KNOWN = {"model": "all-MiniLM-L6-v2", "dtype": "int8", "filter": "metadata.year < 2020"}
 
 
 @pytest.mark.parametrize("mode", schemathesis.GenerationMode, ids=lambda mode: mode.value)
@@ -80,9 +81,9 @@ def _ask(operation: Any, mode: schemathesis.GenerationMode) -> list[str]:
     @settings(max_examples=EXAMPLES if operation.body else 2, suppress_health_check=list(HealthCheck))
     def ask(case: schemathesis.Case) -> None:
         case.path_parameters = {**case.path_parameters, "name": NAME}
-        # Which models there are, and in what arithmetic, no schema can say.
+        # Which models there are, in what arithmetic, and what is a filter, no schema can say.
         if isinstance(case.body, dict):
-            known = {key: value for key, value in MODEL.items() if isinstance(case.body.get(key), str)}
+            known = {key: value for key, value in KNOWN.items() if isinstance(case.body.get(key), str)}
             case.body = {**case.body, **known}
         # In a form every value is a text, and so none is of the wrong type.
         passed_over = [negative_data_rejection] if case.media_type == "multipart/form-data" else []

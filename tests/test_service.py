@@ -424,6 +424,52 @@ def test_documents_are_listed_read_replaced_and_deleted(http: httpx.Client) -> N
     is_problem(http.get("/v1/collections/none/documents"), 404)
 
 
+def test_documents_are_deleted_by_a_filter(http: httpx.Client) -> None:
+    add(http, "filtered", *({"id": f"{n}", "text": f"No. {n}.", "metadata": {"n": n}} for n in range(4)))
+    path = "/v1/collections/filtered/documents/delete"
+    for body, told in (
+        ({}, "Say which documents are meant: by ids, by a filter, or both. If all are: filter TRUE."),
+        ({"filter": ""}, "filter is empty, so no document is meant. If all are: TRUE"),
+        ({"ids": ["1"], "filter": "n = 1"}, "n"),
+    ):
+        is_problem(http.post(path, json=body), 400, told)
+    is_problem(http.post(path, json={"filter": 5}), 422)
+    is_problem(http.post(path.replace("filtered", "filtred"), json={"filter": "TRUE"}), 404, "Did you mean 'filtered'")
+    assert http.post(path, json={"filter": "metadata.n > 2"}).json() == {"deleted": 1}
+    assert http.post(path, json={"ids": ["0", "1"], "filter": "metadata.n > 0"}).json() == {"deleted": 1}
+    assert http.post(path, json={"filter": "TRUE"}).json() == {"deleted": 2}
+
+
+def test_metadata_are_set_by_a_job_that_encodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings({"data_dir": str(tmp_path), "runtime": "onnx"})
+    path = "/v1/collections/c/documents/metadata"
+    with in_app(create_app(settings)) as client:
+        add(client, "c", *({"id": f"{n}", "text": f"No. {n}.", "metadata": {"n": n}} for n in range(4)))
+        monkeypatch.setattr(Encoder, "submit", None)
+        monkeypatch.setattr(Encoder, "encode_texts", None)
+        for body, told in (
+            ({"metadata": {"x": 1}}, "Say which documents are meant"),
+            ({"metadata": {"x": 1}, "filter": " "}, "filter is empty"),
+            ({"metadata": {"x": 1}, "filter": "metadata.n >"}, "metadata.n >"),
+        ):
+            is_problem(client.post(path, json=body), 400, told)  # and not by a job that fails later
+        for body in ({"filter": "TRUE"}, {"metadata": None, "ids": []}, {"metadata": {}, "ids": [], "text": "x"}):
+            is_problem(client.post(path, json=body), 422)
+        is_problem(client.post(path.replace("/c/", "/cc/"), json={"metadata": {}, "ids": []}), 404, "Did you mean 'c'")
+        taken = client.post(path, json={"metadata": {"team": "support", "n": None}, "filter": "metadata.n >= 2"})
+        assert taken.headers["location"] == f"/v1/jobs/{taken.json()['job']}"
+        done = finished(client, taken.json())
+        assert (done["kind"], done["status"], done["result"]) == ("metadata", "done", {"changed": 2})
+        assert client.get("/v1/collections/c/documents/3").json()["metadata"] == {"team": "support"}
+        again = client.post(path, json={"metadata": {"team": "support"}, "ids": ["0", "3", "no-such"]})
+        assert finished(client, again.json())["result"] == {"changed": 1}
+    jobs = tmp_path / ".jobs"
+    jobs.rename(tmp_path / ".jobs-before")
+    jobs.touch()  # so that none can be written, as in a folder that is read-only
+    with in_app(create_app(settings)) as client:
+        is_problem(client.post(path, json={"metadata": {"x": 1}, "ids": ["1"]}), 507)
+
+
 def test_documents_are_deleted_by_uri(http: httpx.Client) -> None:
     path = "/v1/collections/by-uri/documents"
     add(http, "by-uri", *({"id": f"d{n}", "uri": f"kb://{n}?a=1#b", "text": f"Number {n}."} for n in range(4)))
@@ -681,11 +727,16 @@ def test_while_another_process_writes_deletions_are_refused_and_jobs_wait(http: 
         assert refusal.headers["retry-after"] == "5"
         assert refusal.json()["title"] == "Collection in use"
         is_problem(http.delete("/v1/collections/locked"), 409)
+        is_problem(http.post("/v1/collections/locked/documents/delete", json={"filter": "TRUE"}), 409, "is writing")
+        which = {"metadata": {"x": 1}, "filter": "TRUE"}
+        put = http.post("/v1/collections/locked/documents/metadata", json=which)
         posted = http.post("/v1/collections/locked/documents", json={"documents": [{"id": "new", "text": "It waits."}]})
         # Longer than the server waits for the lock at once: the job is not given up.
         time.sleep(0.5)
-        assert http.get(posted.headers["location"]).json()["status"] == "waiting"
+        assert http.get(put.headers["location"]).json()["status"] == "waiting"
+        assert http.get(posted.headers["location"]).json()["status"] == "queued"
         process.stdin.close()
+    assert finished(http, put.json())["result"] == {"changed": 1}
     assert finished(http, posted.json())["counts"] == {"indexed": 1}
 
 
@@ -1345,7 +1396,10 @@ def test_openapi_describes_every_route(http: httpx.Client) -> None:
         *((method, "/v1/collections/{name}") for method in ("GET", "PUT", "DELETE")),
         *((method, "/v1/collections/{name}/documents") for method in ("GET", "POST", "DELETE")),
         *((method, "/v1/collections/{name}/documents/{id}") for method in ("GET", "DELETE")),
-        *(("POST", f"/v1/collections/{{name}}/documents/{what}") for what in ("delete", "delete-by-uri", "read")),
+        *(
+            ("POST", f"/v1/collections/{{name}}/documents/{what}")
+            for what in ("delete", "delete-by-uri", "metadata", "read")
+        ),
         *(
             ("POST", f"/v1/collections/{{name}}/{what}")
             for what in ("verify", "repair", "compact", "duplicates", "restore", "migrate")

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from embedsvc import upkeep
 from embedsvc.collection import Collection, Writer
 from embedsvc.config import Settings
+from embedsvc.editing import delete_many, put_over, set_metadata
 from embedsvc.records import Chunking, Passage, make_document
 from embedsvc.upkeep import Snapshot
 from embedsvc.vectors import building, carry_on
@@ -34,15 +35,20 @@ class Crash(BaseException):
 
 
 def document(name: int, seed: int) -> Any:
-    """One to three passages, some with the same vector as others; ``metadata.n`` is 0 to 9."""
+    """One to three passages, some with the same vector as others; in its metadata its ``name`` and ``n``, 0 to 9."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 4))
-    made = make_document(f"t:{name}", "x" * count, id=str(name), metadata={"n": name % 10})
+    made = make_document(f"t:{name}", "x" * count, id=str(name), metadata={"n": name % 10, "name": name})
     vectors = rng.standard_normal((count, D)).astype(np.float32)
     if rng.random() < 0.1:
         vectors[:] = np.eye(1, D, dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return made, [Passage(at, at, at + 1, np.zeros(1, np.int32)) for at in range(count)], vectors
+
+
+def has(document: Any, n: int, below: int) -> bool:
+    metadata = document[0].metadata
+    return bool(metadata["n"] == n and metadata["name"] < below)
 
 
 class Machine(RuleBasedStateMachine):
@@ -93,6 +99,24 @@ class Machine(RuleBasedStateMachine):
     def delete(self, start: int, count: int, fold: bool) -> None:
         with self.collection.writer(fold=fold) as writer:
             self.write(writer, set(), set(range(start, start + count)), 0)
+
+    @rule(n=st.integers(0, 9), below=NAMES)
+    def delete_by_a_condition(self, n: int, below: int) -> None:
+        condition = f"metadata.n = {n} AND metadata.name < {below}"
+        doomed = [id for id, each in self.model.items() if has(each, n, below)]
+        assert delete_many(self.collection, condition=condition) == len(doomed)
+        for id in doomed:
+            del self.model[id]
+
+    @rule(n=st.integers(0, 9), below=NAMES, to=st.integers(0, 9))
+    def set_metadata_by_a_condition(self, n: int, below: int, to: int) -> None:
+        condition = f"metadata.n = {n} AND metadata.name < {below}"
+        meant = [id for id, each in self.model.items() if has(each, n, below)]
+        changed = set_metadata(self.collection, put_over({"n": to}), condition=condition)
+        assert changed == (len(meant) if n != to else 0)
+        for id in meant:
+            made, *rest = self.model[id]
+            self.model[id] = (replace(made, metadata={**made.metadata, "n": to}), *rest)
 
     @rule()
     def reopen(self) -> None:
@@ -151,9 +175,9 @@ class Machine(RuleBasedStateMachine):
         row_ids, vectors = snapshot.store.vectors()
         assert len(snapshot.index) == len(row_ids) == sum(len(each[2]) for each in self.model.values())
         rng = np.random.default_rng(seed)
-        for condition, passes in ((None, row_ids >= 0), ("metadata.n < 3", None), ("metadata.n = 11", None)):
-            if passes is None:
-                passes = np.isin(row_ids, snapshot.store.matching(str(condition)))
+        for condition, ns in ((None, range(10)), ("metadata.n < 3", range(3)), ("metadata.n = 11", range(0))):
+            passes = row_ids >= 0 if condition is None else np.isin(row_ids, snapshot.store.matching(condition))
+            assert passes.sum() == sum(len(each[2]) for each in self.model.values() if each[0].metadata["n"] in ns)
             for query in rng.standard_normal((queries, D)).astype(np.float32):
                 query /= np.linalg.norm(query)
                 cosines = dict(zip(row_ids[passes].tolist(), (vectors[passes] @ query).tolist(), strict=True))

@@ -7,14 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
-from embedsvc.api.options import NewDocument, SearchOptions, check_page, check_search, listed, numbers_of
+from embedsvc.api.options import (
+    NewDocument,
+    SearchOptions,
+    check_metadata,
+    check_page,
+    check_search,
+    listed,
+    meant,
+    numbers_of,
+)
 from embedsvc.api.place import Place
 from embedsvc.api.steps import Steps, T
 from embedsvc.search.asking import Asked
 
 if TYPE_CHECKING:
     from embedsvc.outcomes import Report
-    from embedsvc.records import StoredDocument, WholeText
+    from embedsvc.records import Metadata, StoredDocument, WholeText
     from embedsvc.search.hits import Answer, Context
 
 
@@ -114,16 +123,35 @@ class Collection:
         """Deletes a document, durably. Raises NotFound: there is none. Locked: another process writes."""
         return self._run(self._place.delete(self.name, id))
 
-    def delete_many(self, ids: Iterable[str]) -> int:
-        """Deletes documents, durably and in one commit; ids of which there is none are passed over. Returns how many
-        there were. Raises Locked: another process writes."""
-        return self._run(self._place.delete_many(self.name, listed("ids", ids)))
+    def delete_many(self, ids: Iterable[str] | None = None, *, filter: str | None = None) -> int:
+        """Deletes documents, durably and in one commit: those of ``ids``, of which those that there are not are passed
+        over; those that have a passage for which ``filter`` holds, as of :meth:`search`; of both, where both are given.
+        Returns how many there were.
+
+        Raises:
+            UsageError: neither is given. BadFilter: ``filter`` is empty, or no SQL over the collection's fields. All
+            documents are deleted by ``filter="TRUE"`` alone. Locked: another process writes.
+        """
+        return self._run(self._place.delete_many(self.name, *meant(ids, filter)))
 
     def delete_uris(self, uris: Iterable[str]) -> list[str]:
         """Deletes the documents of these uris, and all that came out of files of these uris, durably and in one commit;
         returns the uris of what is gone. Raises NotFound: there is none of one of them, and nothing was deleted.
         Locked: another process writes."""
         return self._run(self._place.delete_uris(self.name, listed("uris", uris)))
+
+    def set_metadata(self, metadata: Metadata, ids: Iterable[str] | None = None, *, filter: str | None = None) -> int:
+        """Puts ``metadata`` over that of documents, durably: their values of these keys are replaced, None takes a key
+        away, other keys stay. Nothing is encoded, and texts, uris and titles stay as they are. Which documents, is said
+        as for :meth:`delete_many`. Returns how many were changed; one that has all of it already is not.
+
+        A document that is put in again has the metadata that it comes with then, and none but these.
+
+        Raises:
+            UsageError: ``metadata`` is not JSON. And as :meth:`delete_many`.
+        """
+        check_metadata(metadata)
+        return self._run(self._place.set_metadata(self.name, metadata, *meant(ids, filter)))
 
     def documents(self, limit: int = 100, offset: int = 0, filter: str | None = None) -> list[StoredDocument]:
         """A page of ``limit`` documents (1 to 1000) in the order of their uris, without their text; with ``filter``, as
@@ -179,13 +207,20 @@ class AsyncCollection:
         """:meth:`Collection.delete`."""
         return await self._run(self._place.delete(self.name, id))
 
-    async def delete_many(self, ids: Iterable[str]) -> int:
+    async def delete_many(self, ids: Iterable[str] | None = None, *, filter: str | None = None) -> int:
         """:meth:`Collection.delete_many`."""
-        return await self._run(self._place.delete_many(self.name, listed("ids", ids)))
+        return await self._run(self._place.delete_many(self.name, *meant(ids, filter)))
 
     async def delete_uris(self, uris: Iterable[str]) -> list[str]:
         """:meth:`Collection.delete_uris`."""
         return await self._run(self._place.delete_uris(self.name, listed("uris", uris)))
+
+    async def set_metadata(
+        self, metadata: Metadata, ids: Iterable[str] | None = None, *, filter: str | None = None
+    ) -> int:
+        """:meth:`Collection.set_metadata`."""
+        check_metadata(metadata)
+        return await self._run(self._place.set_metadata(self.name, metadata, *meant(ids, filter)))
 
     async def documents(self, limit: int = 100, offset: int = 0, filter: str | None = None) -> list[StoredDocument]:
         """:meth:`Collection.documents`."""

@@ -16,16 +16,16 @@ from embedsvc.api.steps import Steps, T, Work
 from embedsvc.collection import collection_names, delete_collection
 from embedsvc.config import OnOverflow, Settings, load_settings
 from embedsvc.describe import read_document, read_documents
+from embedsvc.editing import delete_document, delete_documents, delete_many, put_over, set_metadata
 from embedsvc.encoders import Encoders
 from embedsvc.encoding.tokens import load_counter
 from embedsvc.errors import Closed
 from embedsvc.ingest import FIXED, ingest_items, ingest_paths
-from embedsvc.maintenance import delete_document, delete_documents, delete_ids
 from embedsvc.opened import Collections, Opened
 from embedsvc.outcomes import Report
 from embedsvc.readers import FieldChoice, PathPatterns, check_patterns, discover
 from embedsvc.readers.discovery import is_url
-from embedsvc.records import StoredDocument, WholeText
+from embedsvc.records import Metadata, StoredDocument, WholeText
 from embedsvc.search.asking import Asked, answers_to, queries_of
 from embedsvc.search.hits import Answer
 
@@ -165,8 +165,11 @@ class Embedded:
     def delete(self, name: str, id: str) -> Steps[None]:
         return self._call(name, lambda opened: delete_document(opened.collection, id))
 
-    def delete_many(self, name: str, ids: Sequence[str]) -> Steps[int]:
-        return self._call(name, lambda opened: delete_ids(opened.collection, ids))
+    def delete_many(self, name: str, ids: Sequence[str] | None, filter: str | None) -> Steps[int]:
+        return self._call(name, lambda opened: delete_many(opened.collection, ids, filter))
+
+    def set_metadata(self, name: str, metadata: Metadata, ids: Sequence[str] | None, filter: str | None) -> Steps[int]:
+        return self._call(name, lambda opened: set_metadata(opened.collection, put_over(metadata), ids, filter))
 
     def delete_uris(self, name: str, uris: Sequence[str]) -> Steps[list[str]]:
         return self._call(name, lambda opened: delete_documents(opened.collection, uris, fold=False) if uris else [])

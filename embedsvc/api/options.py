@@ -192,6 +192,26 @@ def listed(name: str, texts: Iterable[str]) -> list[str]:
         raise UsageError(f"{name} is {texts!r:.80}; give a list of texts.") from None
 
 
+def meant(ids: Iterable[str] | None, filter: str | None) -> tuple[list[str] | None, str | None]:
+    """By what documents are chosen; raises UsageError for another type. Whether it chooses any is told elsewhere."""
+    if filter is not None:
+        check_type("filter", filter, _TEXT)
+    return None if ids is None else listed("ids", ids), filter
+
+
+def check_metadata(metadata: Metadata) -> None:
+    """Raises UsageError where they are none."""
+    check_type("metadata", metadata, ((Mapping,), "a dict"))
+    _check_json("metadata", dict(metadata))
+
+
+def _check_json(called: str, value: object) -> None:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"{called} is not JSON: {error}.") from None
+
+
 def check_page(limit: int, offset: int) -> None:
     """Raises UsageError where there is no such page of documents."""
     check_type("limit", limit, WHOLE)
@@ -259,7 +279,4 @@ def _check(place: int, given: NewDocument) -> None:
             raise UsageError(f"{name} of documents[{place}] has {len(str(value))} characters, at most {_MOST[name]}.")
     if not given.get("id", "-") or not given.get("uri", "-"):
         raise UsageError(f"id or uri of documents[{place}] is empty; leave it out.")
-    try:
-        json.dumps(given.get("metadata", {}), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"metadata of documents[{place}] is not JSON: {error}.") from None
+    _check_json(f"metadata of documents[{place}]", given.get("metadata", {}))

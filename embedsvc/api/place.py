@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from embedsvc.api.options import CollectionOptions, Kind, NewDocument
     from embedsvc.config import OnOverflow
     from embedsvc.outcomes import Report
-    from embedsvc.records import StoredDocument, WholeText
+    from embedsvc.records import Metadata, StoredDocument, WholeText
     from embedsvc.search.asking import Asked
     from embedsvc.search.hits import Answer
 
@@ -34,7 +34,11 @@ class Place(Protocol):
 
     def delete(self, name: str, id: str) -> Steps[None]: ...
 
-    def delete_many(self, name: str, ids: Sequence[str]) -> Steps[int]: ...
+    def delete_many(self, name: str, ids: Sequence[str] | None, filter: str | None) -> Steps[int]: ...
+
+    def set_metadata(
+        self, name: str, metadata: Metadata, ids: Sequence[str] | None, filter: str | None
+    ) -> Steps[int]: ...
 
     def delete_uris(self, name: str, uris: Sequence[str]) -> Steps[list[str]]: ...
 

@@ -25,7 +25,7 @@ from embedsvc.errors import JobFailed, Overloaded, ReadError, Unreachable, Usage
 from embedsvc.outcomes import ACTIVE, Outcome, Report, outcome_of, uri_of_upload
 from embedsvc.readers.discovery import FoundFile, absolute, discover, is_url
 from embedsvc.readers.ignoring import PathPatterns, check_patterns
-from embedsvc.records import PassageSpan, StoredDocument, WholeText
+from embedsvc.records import Metadata, PassageSpan, StoredDocument, WholeText
 from embedsvc.search.asking import Asked
 from embedsvc.search.hits import Answer
 from embedsvc.search.telling import answer_of
@@ -129,9 +129,15 @@ class Remote:
     def delete(self, name: str, id: str) -> Steps[None]:
         yield from self._ask(Request("DELETE", f"{_of(name)}/documents/{_escaped(id)}"))
 
-    def delete_many(self, name: str, ids: Sequence[str]) -> Steps[int]:
-        value = yield from self._ask(Request("POST", f"{_of(name)}/documents/delete", _json({"ids": ids}, "The ids")))
+    def delete_many(self, name: str, ids: Sequence[str] | None, filter: str | None) -> Steps[int]:
+        body = _json({"ids": ids, "filter": filter}, "The ids")
+        value = yield from self._ask(Request("POST", f"{_of(name)}/documents/delete", body))
         return int(value["deleted"])
+
+    def set_metadata(self, name: str, metadata: Metadata, ids: Sequence[str] | None, filter: str | None) -> Steps[int]:
+        body = _json({"metadata": dict(metadata), "ids": ids, "filter": filter}, "The metadata")
+        job = yield from self._done(Request("POST", f"{_of(name)}/documents/metadata", body))
+        return int(job["result"]["changed"])
 
     def delete_uris(self, name: str, uris: Sequence[str]) -> Steps[list[str]]:
         if not uris:
@@ -199,6 +205,12 @@ class Remote:
 
     def _put_in(self, request: Request) -> Steps[list[Outcome]]:
         """What became of the inputs of the job that ``request`` begins, once it is done."""
+        job = yield from self._done(request)
+        response = yield from self._sent(Request("GET", f"/v1/jobs/{job['job']}/report"))
+        return [outcome_of(json.loads(line)) for line in response.body.splitlines()]
+
+    def _done(self, request: Request) -> Steps[Any]:
+        """The job that ``request`` begins, as it is once it is done."""
         job = yield from self._ask(request)
         seconds = _POLL_FIRST
         while job["status"] in ACTIVE:
@@ -207,8 +219,7 @@ class Remote:
             job = yield from self._ask(Request("GET", f"/v1/jobs/{job['job']}"))
         if job["status"] != "done":
             raise JobFailed(f"{job['error']} (job {job['job']} of {self._url})")
-        response = yield from self._sent(Request("GET", f"/v1/jobs/{job['job']}/report"))
-        return [outcome_of(json.loads(line)) for line in response.body.splitlines()]
+        return job
 
     def _ask(self, request: Request) -> Steps[Any]:
         """What the service answers, as JSON; None where it answers nothing."""

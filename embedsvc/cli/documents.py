@@ -33,7 +33,7 @@ def delete(
     """Delete documents at once. A file that is still there comes back when its folder is indexed again."""
     from embedsvc.cli import output
     from embedsvc.collection import Collection
-    from embedsvc.maintenance import delete_documents
+    from embedsvc.editing import delete_documents
 
     collection = Collection.open(name, settings_of(data_dir=data_dir))
     store = collection.store()

@@ -185,8 +185,36 @@ class DuplicatesRequest(_Request):
     drop: bool = Field(False, description="Delete all but the first of each group.")
 
 
-class IdsRequest(_Request):
-    ids: list[str] = Field(description="Documents' ids.", examples=[["faq-1", "faq-2"]])
+class _Chosen(_Request):
+    """By ids, by a filter, or by both."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["ids"], "properties": {"ids": {"type": "array"}}},
+                {"required": ["filter"], "properties": {"filter": {"type": "string"}}},
+            ]
+        }
+    )
+
+    ids: list[str] | None = Field(None, description="Documents' ids.", examples=[["faq-1", "faq-2"]])
+    filter: str | None = Field(
+        None,
+        description="SQL condition, as a search's: documents that have a passage for which it holds. Of all: `TRUE`.",
+        examples=["metadata.year < 2020"],
+    )
+
+
+class DeleteRequest(_Chosen):
+    """Documents by ids, by a filter, or by both."""
+
+
+class MetadataRequest(_Chosen):
+    """Documents by ids, by a filter, or by both; and what is put over their metadata."""
+
+    metadata: _JSON = Field(
+        description="Your own fields. null takes one away.", examples=[{"team": "support", "draft": None}]
+    )
 
 
 class UrisRequest(_Request):
@@ -634,14 +662,15 @@ class AlikeOut(BaseModel):
 class JobOut(BaseModel):
     job: str
     collection: str
-    kind: Literal["documents", "verify", "repair", "compact", "duplicates", "restore", "migrate"]
+    kind: Literal["documents", "verify", "repair", "compact", "duplicates", "restore", "migrate", "metadata"]
     status: Literal["queued", "waiting", "running", "done", "failed", "interrupted"] = Field(
         description="`waiting`: it is its turn, and another process writes to the collection."
     )
     total: int = Field(description="Inputs sent. A JSONL or CSV file is one, though each of its records is counted.")
     counts: dict[str, int] = Field(
         description="Inputs by what became of them: indexed, unchanged, replaced, removed, duplicate, quarantined, "
-        "empty. What is put in counts once it is committed. Of a migration: documents that are `done`."
+        "empty. What is put in counts once it is committed. Of a migration, and where metadata are set: documents that "
+        "are `done`."
     )
     failures: list[FailureOut] = Field(description="Inputs that gave no passage, the first 100.")
     failures_left_out: int

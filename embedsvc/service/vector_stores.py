@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 from embedsvc.collection import Collection, collection_names, delete_collection
 from embedsvc.describe import bytes_below, read_document
+from embedsvc.editing import set_metadata
 from embedsvc.errors import Conflict, EmbedsvcError, NotFound
 from embedsvc.ingest import chunking_for
-from embedsvc.maintenance import set_metadata
 from embedsvc.names import NAME
 from embedsvc.opened import Opened
 from embedsvc.outcomes import ACTIVE, INTO
@@ -359,7 +359,7 @@ def update_file(state: State, name: str, id: str, attributes: Metadata) -> dict[
     def work(opened: Opened) -> dict[str, Any]:
         _, file = _settled(state, opened, id)
         if file.documents:
-            set_metadata(opened.collection, file.documents, lambda own: {**_not_attributes(own), **attributes})
+            set_metadata(opened.collection, lambda own: {**_not_attributes(own), **attributes}, file.documents)
         return _shown_file(state, opened, id)
 
     return state.collections.call(name, work)

@@ -1017,6 +1017,14 @@ class Store:
             return int(self.dataset.count_rows(filter="ordinal = 0"))
         return len(self._documents_where(where))
 
+    def documents_where(self, where: str) -> list[str]:
+        """Sorted ids of the documents with a passage for which the user's SQL condition ``where`` holds.
+
+        Raises:
+            BadFilter: as :meth:`matching`.
+        """
+        return sorted(self._documents_where(where).to_pylist())
+
     def _documents_where(self, where: str) -> pa.ChunkedArray:
         """Ids of the documents with a passage for which the user's condition holds."""
         compiled = compile_filter(where)

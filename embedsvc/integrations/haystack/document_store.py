@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Self, TypeVar
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, Self
 
 from haystack import Document, default_from_dict
 from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
 from haystack.utils import Secret
 
+from embedsvc import conditions
 from embedsvc.api.collections import Collection
-from embedsvc.api.options import NewDocument
-from embedsvc.errors import NotFound, UsageError
+from embedsvc.errors import UsageError
 from embedsvc.integrations.citing import citation, unit_scores
-from embedsvc.integrations.haystack.filters import condition_of
+from embedsvc.integrations.haystack.filters import UnsupportedFilter, condition_of
 from embedsvc.integrations.haystack.places import Place, with_secret
 from embedsvc.integrations.storing import check_new, check_report, new_document
-from embedsvc.records import StoredDocument
 
 _PAGE = 1000
-T = TypeVar("T")
+_ALL = {"field": "id", "operator": "!=", "value": ""}
 
 
 class DuplicateIds(UsageError, DuplicateDocumentError):
@@ -33,8 +33,9 @@ class WrongDocuments(UsageError, ValueError):
 
 
 class EmbedsvcDocumentStore:
-    """The collection of that name, at a :class:`.places.Place`; the first write makes it, and before that the store is
-    empty.
+    """The collection of that name, at a :class:`.places.Place`. Where there is none, the first write makes it; whatever
+    else is asked before that is a NotFound, with the name that may have been meant. With ``create`` it is made by
+    whatever is asked first, so that a new store is empty.
 
     It encodes texts itself, by its own model: documents need no ``embedding``, and one that they have is not kept.
     ``source`` and ``title`` in their ``meta`` are what they are cited by. Documents need ``content``.
@@ -49,16 +50,19 @@ class EmbedsvcDocumentStore:
         url: str | None = None,
         api_key: Secret | None = None,
         settings: dict[str, Any] | None = None,
+        create: bool = False,
     ) -> None:
         self.name = collection
         self.place = Place(url, api_key, settings)
+        self.create = create
 
-    @property
+    @cached_property
     def collection(self) -> Collection:
-        return self.place.library.open(self.name)
+        library = self.place.library
+        return library.create(self.name) if self.create else library.open(self.name)
 
     def to_dict(self) -> dict[str, Any]:
-        return self.place.to_dict(self, collection=self.name)
+        return self.place.to_dict(self, collection=self.name, create=self.create)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -67,7 +71,7 @@ class EmbedsvcDocumentStore:
     # -- Haystack's protocol -----------------------------------------------------------------------------------------
 
     def count_documents(self) -> int:
-        return self._unless_new(self.collection.count, 0)
+        return self.collection.count()
 
     def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Document]:
         """In the order of their uris.
@@ -75,13 +79,15 @@ class EmbedsvcDocumentStore:
         Raises:
             UnsupportedFilter: ``filters`` cannot be expressed.
         """
-        collection = self.collection
+        collection, condition = self.collection, condition_of(filters)
         found: list[Document] = []
-        for ids in self._pages(filters):
+        offset = 0
+        while page := collection.documents(_PAGE, offset, condition):
             found += (
                 Document(id=document.id, content=document.text, meta=dict(document.metadata))
-                for document in collection.get_many(ids)
+                for document in collection.get_many(listed.id for listed in page)
             )
+            offset += len(page)
         return found
 
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
@@ -113,37 +119,32 @@ class EmbedsvcDocumentStore:
 
     def delete_documents(self, document_ids: list[str]) -> None:
         """Ids of which there is no document are passed over."""
-        self._unless_new(lambda: self.collection.delete_many(document_ids), 0)
+        self.collection.delete_many(document_ids)
 
     # -- what other stores have besides ------------------------------------------------------------------------------
 
     def delete_all_documents(self) -> None:
-        self.delete_by_filter({})
+        self.collection.delete_many(filter=conditions.ALWAYS)
 
     def delete_by_filter(self, filters: dict[str, Any]) -> int:
-        """Returns how many there were."""
-        collection = self.collection
-        return sum(collection.delete_many(ids) for ids in list(self._pages(filters)))
+        """Returns how many there were.
+
+        Raises:
+            UnsupportedFilter: ``filters`` cannot be expressed, or say nothing.
+        """
+        return self.collection.delete_many(filter=_said(filters, "delete_all_documents() deletes all"))
 
     def update_by_filter(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
-        """Puts ``meta`` over what the documents have, which stay cited as they were; texts are not encoded again. Of
-        documents that were read from files, pages and headings are not kept. Returns how many there were."""
-        collection = self.collection
-        updated = [
-            NewDocument(
-                **{"uri": document.uri, "title": document.title}
-                | new_document(document.id, document.text, {**document.metadata, **meta})
-            )
-            for ids in self._pages(filters)
-            for document in collection.get_many(ids)
-        ]
-        if updated:
-            check_report(collection.add(updated))
-        return len(updated)
+        """Puts ``meta`` over what the documents have, which stay cited as they were; nothing is encoded. None takes a
+        key away. Returns how many were changed; one that has all of it already is not.
+
+        Raises:
+            UnsupportedFilter: ``filters`` cannot be expressed, or say nothing.
+        """
+        return self.collection.set_metadata(meta, filter=_said(filters, f"if all are meant, give {_ALL}"))
 
     def count_documents_by_filter(self, filters: dict[str, Any]) -> int:
-        condition = condition_of(filters)
-        return self._unless_new(lambda: self.collection.count(condition), 0)
+        return self.collection.count(condition_of(filters))
 
     def search(
         self, query: str | list[float], filters: Mapping[str, Any] | None, top_k: int, options: Mapping[str, Any]
@@ -151,9 +152,7 @@ class EmbedsvcDocumentStore:
         """The passages that answer, best first, each with its citation in ``meta`` beside its document's own, and a
         ``score`` from 0 to 1. ``id`` is the passage's, ``meta["document_id"]`` that of the document."""
         asked: Any = {**options, "k": top_k, "filter": condition_of(filters)}
-        answer = self._unless_new(lambda: self.collection.search(query, **asked), None)
-        if answer is None:
-            return []
+        answer = self.collection.search(query, **asked)
         return [
             Document(id=hit.id, content=hit.text, meta={**hit.metadata, **citation(hit)}, score=score)
             for hit, score in zip(answer.hits, unit_scores(answer), strict=True)
@@ -187,24 +186,13 @@ class EmbedsvcDocumentStore:
     async def count_documents_by_filter_async(self, filters: dict[str, Any]) -> int:
         return await asyncio.to_thread(self.count_documents_by_filter, filters)
 
-    def _pages(self, filters: Mapping[str, Any] | None) -> Iterator[list[str]]:
-        """Ids of the documents for which ``filters`` hold, a page at a time."""
-        condition, offset = condition_of(filters), 0
-        while page := self._listed(offset, condition):
-            yield [document.id for document in page]
-            offset += len(page)
 
-    def _listed(self, offset: int, condition: str | None) -> list[StoredDocument]:
-        return self._unless_new(lambda: self.collection.documents(_PAGE, offset, condition), [])
-
-    def _unless_new(self, ask: Callable[[], T], empty: T) -> T:
-        """What comes of ``ask``; ``empty`` where the collection is not there yet."""
-        try:
-            return ask()
-        except NotFound:
-            if self.name in self.place.library.names():
-                raise
-            return empty
+def _said(filters: Mapping[str, Any], instead: str) -> str:
+    """``filters`` as SQL. Raises UnsupportedFilter where they leave out nothing, because there are none in them."""
+    condition = condition_of(filters)
+    if condition is None or condition == conditions.ALWAYS:
+        raise UnsupportedFilter(f"The filter is empty, so no document is meant; {instead}.")
+    return condition
 
 
 def _chosen(documents: list[Document], policy: DuplicatePolicy) -> dict[str, Document]:

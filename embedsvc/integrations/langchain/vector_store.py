@@ -11,6 +11,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
+from embedsvc import conditions
 from embedsvc.api.collections import AsyncCollection, Collection
 from embedsvc.api.options import NewDocument
 from embedsvc.errors import UsageError
@@ -20,8 +21,6 @@ from embedsvc.integrations.langchain.embeddings import EmbedsvcEmbeddings
 from embedsvc.integrations.storing import check_new, check_report, new_document
 from embedsvc.records import WholeText
 from embedsvc.search.hits import Answer
-
-_PAGE = 1000
 
 
 class EmbedsvcVectorStore(VectorStore):
@@ -152,11 +151,7 @@ class EmbedsvcVectorStore(VectorStore):
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Deletes documents, those of ``ids`` that there are; None: all."""
-        if ids is not None:
-            self.collection.delete_many(ids)
-            return True
-        while page := self.collection.documents(_PAGE):
-            self.collection.delete_many(document.id for document in page)
+        self.collection.delete_many(ids, filter=conditions.ALWAYS if ids is None else None)
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:

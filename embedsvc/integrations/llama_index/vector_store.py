@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llama_index.core.bridge.pydantic import PrivateAttr
@@ -99,22 +99,20 @@ class EmbedsvcVectorStore(BasePydanticVectorStore):
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Deletes the nodes of that document."""
-        self._delete(self._pages(conditions.compared(_PARENT, "=", ref_doc_id)))
+        self._collection.delete_many(filter=conditions.compared(_PARENT, "=", ref_doc_id))
 
     def delete_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
     ) -> None:
-        """As :meth:`get_nodes`. Raises UsageError: neither is given; :meth:`clear` deletes all."""
-        if node_ids is None and filters is None:
+        """As :meth:`get_nodes`. Raises UsageError: neither is given, or filters without one in them; :meth:`clear`
+        deletes all."""
+        condition = condition_of(filters)
+        if node_ids is None and condition in (None, conditions.ALWAYS):
             raise UsageError("Say which nodes are to go: node_ids or filters. clear() deletes all.")
-        self._delete(self._chosen(node_ids, filters))
+        self._collection.delete_many(node_ids, filter=condition)
 
     def clear(self) -> None:
-        self._delete(self._pages(None))
-
-    def _delete(self, pages: Iterable[list[str]]) -> None:
-        for ids in list(pages):  # all of them first: pages are counted off from what is there
-            self._collection.delete_many(ids)
+        self._collection.delete_many(filter=conditions.ALWAYS)
 
     def _chosen(self, node_ids: list[str] | None, filters: MetadataFilters | None) -> Iterator[list[str]]:
         """Ids of the nodes that are meant, a page at a time."""
@@ -122,14 +120,9 @@ class EmbedsvcVectorStore(BasePydanticVectorStore):
             yield node_ids
             return
         wanted = None if node_ids is None else set(node_ids)
-        for page in self._pages(condition_of(filters)):
-            yield [id for id in page if wanted is None or id in wanted]
-
-    def _pages(self, condition: str | None) -> Iterator[list[str]]:
-        """Ids of the nodes for which it holds, a page at a time."""
-        offset = 0
+        condition, offset = condition_of(filters), 0
         while page := self._collection.documents(_PAGE, offset, condition):
-            yield [document.id for document in page]
+            yield [document.id for document in page if wanted is None or document.id in wanted]
             offset += len(page)
 
     # -- on a thread -------------------------------------------------------------------------------------------------

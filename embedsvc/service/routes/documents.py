@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
-from embedsvc import describe, maintenance
+from embedsvc import describe, editing
 from embedsvc.config import OnDuplicate
 from embedsvc.errors import FileTooLarge, NotFound, UsageError
 from embedsvc.opened import Opened
@@ -17,18 +17,19 @@ from embedsvc.outcomes import uri_of_upload
 from embedsvc.readers import FieldChoice, Rejected
 from embedsvc.records import Source, ready_document
 from embedsvc.service.body import apart, clean, read_json, read_model
-from embedsvc.service.jobs import Item
+from embedsvc.service.jobs import Item, Progress
 from embedsvc.service.problems import UnsupportedMedia
-from embedsvc.service.routes.common import Name, faults, reply, shows, takes
+from embedsvc.service.routes.common import JOB, Name, begin_job, faults, reply, shows, taken, takes
 from embedsvc.service.schemas import (
     Deleted,
     DeletedCount,
+    DeleteRequest,
     DocumentList,
     DocumentOut,
     DocumentsOut,
     DocumentsRequest,
-    IdsRequest,
     JobOut,
+    MetadataRequest,
     ReadRequest,
     UploadRequest,
     UrisRequest,
@@ -41,32 +42,6 @@ router = APIRouter(tags=["documents"])
 Id = Annotated[str, Path(description="The document's id; it may hold slashes.")]
 
 _FORM_FIELDS = ("text_field", "title_field", "id_field", "duplicates")
-JOB = {
-    "job": "0018af00c3d1e2f4-5b2c41aa90de",
-    "collection": "handbook",
-    "kind": "documents",
-    "status": "running",
-    "total": 3,
-    "counts": {"indexed": 1, "quarantined": 1},
-    "failures": [{"uri": "scan.pdf", "reason": "locked: scan.pdf needs a password."}],
-    "failures_left_out": 0,
-    "notes": [],
-    "notes_left_out": 0,
-    "alike": [{"uri": "urn:embedsvc:faq-1", "like": "urn:embedsvc:faq-9", "similarity": 0.93}],
-    "alike_left_out": 0,
-    "passages": 12,
-    "tokens": 4410,
-    "encoded_tokens": 4410,
-    "progress": 0.6721,
-    "seconds": 0.82,
-    "tokens_per_s": 5378.0,
-    "eta_s": 0.4,
-    "result": None,
-    "error": None,
-    "created": "2026-01-05T09:30:00.000Z",
-    "started": "2026-01-05T09:30:00.010Z",
-    "finished": None,
-}
 _DOCUMENT = {
     "id": "faq-1",
     "uri": "urn:embedsvc:faq-1",
@@ -298,7 +273,7 @@ async def _deleted(name: str, request: Request, uris: list[str]) -> Response:
     state = state_of(request)
 
     def work(opened: Opened) -> Response:
-        return reply({"deleted": maintenance.delete_documents(opened.collection, uris, fold=False)})
+        return reply({"deleted": editing.delete_documents(opened.collection, uris, fold=False)})
 
     return await run(state.errands, lambda: state.collections.call(name, work))
 
@@ -399,23 +374,62 @@ async def delete_by_uris(name: Name, request: Request) -> Response:
 @router.post(
     "/v1/collections/{name}/documents/delete",
     summary="Delete several documents",
-    description="In one commit, and answered once that is on the disk. Ids of which there is no document are passed "
-    "over. 409 while another process writes to the collection.",
+    description="Those of the `ids`, of which those that there are not are passed over; those that have a passage for "
+    "which `filter` holds; of both, where both are sent. All documents are deleted by the filter `TRUE` alone, none by "
+    "an empty one (400). In one commit, and answered once that is on the disk. 409 while another process writes to the "
+    "collection.",
     response_class=Response,
     responses={
         200: {"model": DeletedCount, **shows("How many there were.", {"deleted": 2})},
         **faults(400, 404, 409, 413, 415, 422, 500, 507),
     },
-    openapi_extra=takes(IdsRequest, {"two": {"ids": ["faq-1", "faq-2"]}}),
+    openapi_extra=takes(
+        DeleteRequest, {"two": {"ids": ["faq-1", "faq-2"]}, "old ones": {"filter": "metadata.year < 2020"}}
+    ),
 )
 async def delete_documents(name: Name, request: Request) -> Response:
     state = state_of(request)
-    body = await read_model(request, IdsRequest)
+    body = await read_model(request, DeleteRequest)
 
     def work(opened: Opened) -> Response:
-        return reply({"deleted": maintenance.delete_ids(opened.collection, body.ids)})
+        return reply({"deleted": editing.delete_many(opened.collection, body.ids, body.filter)})
 
     return await run(state.errands, lambda: state.collections.call(name, work))
+
+
+@router.post(
+    "/v1/collections/{name}/documents/metadata",
+    summary="Set metadata of documents",
+    description="A job that puts `metadata` over that of documents: their values of these keys are replaced, null "
+    "takes a key away, other keys stay. Nothing is encoded. Which documents: by `ids` and `filter` as for "
+    "`documents/delete`. Its `result` says how many were `changed`; one that has all of it already is not. A document "
+    "that is put in again has the metadata that it comes with then.",
+    status_code=202,
+    response_class=Response,
+    responses={**taken("metadata", {"changed": 2}), **faults(400, 404, 413, 415, 422, 500, 503, 507)},
+    openapi_extra=takes(
+        MetadataRequest,
+        {
+            "two": {"metadata": {"team": "support"}, "ids": ["faq-1", "faq-2"]},
+            "all of a year": {"metadata": {"archived": True, "team": None}, "filter": "metadata.year = 2020"},
+        },
+    ),
+)
+async def set_metadata(name: Name, request: Request) -> Response:
+    state = state_of(request)
+    body = await read_model(request, MetadataRequest)
+
+    def check(opened: Opened) -> None:
+        editing.chosen(opened.collection.store(), body.ids, body.filter)  # BadFilter now, not when its turn has come
+
+    def work(told: Progress) -> dict[str, Any]:
+        def change(opened: Opened) -> int:
+            return editing.set_metadata(opened.collection, editing.put_over(body.metadata), body.ids, body.filter, told)
+
+        return {"changed": state.collections.call(name, change)}
+
+    await run(state.errands, lambda: state.collections.call(name, check))
+    return await begin_job(state, name, "metadata", work)
 
 
 @router.delete(
@@ -430,7 +444,7 @@ async def delete_document(name: Name, id: Id, request: Request) -> Response:
     state = state_of(request)
 
     def work(opened: Opened) -> None:
-        maintenance.delete_document(opened.collection, id)
+        editing.delete_document(opened.collection, id)
 
     await run(state.errands, lambda: state.collections.call(name, work))
     return Response(status_code=204)

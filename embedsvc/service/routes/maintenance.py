@@ -13,7 +13,6 @@ from starlette.responses import Response, StreamingResponse
 
 from embedsvc import migrate
 from embedsvc.checks import check_collection
-from embedsvc.collection import collection_directory
 from embedsvc.errors import UsageError
 from embedsvc.maintenance import (
     compact,
@@ -27,12 +26,10 @@ from embedsvc.maintenance import (
 )
 from embedsvc.opened import Opened
 from embedsvc.service.body import read_model
-from embedsvc.service.jobs import Progress, Work
-from embedsvc.service.routes.common import Name, faults, reply, shows, takes
-from embedsvc.service.routes.documents import JOB
+from embedsvc.service.jobs import Progress
+from embedsvc.service.routes.common import Name, begin_job, faults, reply, shows, taken, takes
 from embedsvc.service.schemas import (
     DuplicatesRequest,
-    JobOut,
     MigrateRequest,
     RepairRequest,
     RestoreRequest,
@@ -40,7 +37,7 @@ from embedsvc.service.schemas import (
     SnapshotOut,
     SnapshotRequest,
 )
-from embedsvc.service.state import State, run, state_of
+from embedsvc.service.state import run, state_of
 from embedsvc.storage.store import writing
 
 _PART = 1 << 20
@@ -48,27 +45,6 @@ _PART = 1 << 20
 router = APIRouter(tags=["maintenance"])
 
 _SNAPSHOT = {"version": 12, "created": "2026-01-05T09:30:00.000Z", "passages": 1834, "labels": ["monday"]}
-
-
-def _taken(kind: str, result: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's description of a job's first state. ``result``: what it comes to."""
-    job = {**JOB, "kind": kind, "status": "done", "total": 0, "counts": {}, "failures": [], "result": result}
-    return {
-        202: {
-            "model": JobOut,
-            **shows("Taken; `Location` is the job's address, where it comes to something like this.", job),
-            "headers": {"Location": {"schema": {"type": "string"}, "description": "`/v1/jobs/{id}`"}},
-        }
-    }
-
-
-async def _job(state: State, name: str, kind: str, work: Work) -> Response:
-    def submit() -> Response:
-        collection_directory(name, state.settings)  # NotFound now, not when its turn has come
-        job = state.jobs.submit_work(name, kind, work)
-        return reply(job, 202, {"location": f"/v1/jobs/{job['job']}"})
-
-    return await run(state.errands, submit)
 
 
 @router.post(
@@ -79,7 +55,7 @@ async def _job(state: State, name: str, kind: str, work: Work) -> Response:
     status_code=202,
     response_class=Response,
     responses={
-        **_taken("verify", {"ok": True, "checks": [{"name": "handbook: spans", "ok": True, "detail": "1,834 fit …"}]}),
+        **taken("verify", {"ok": True, "checks": [{"name": "handbook: spans", "ok": True, "detail": "1,834 fit …"}]}),
         **faults(400, 404, 503, 507),
     },
 )
@@ -92,7 +68,7 @@ async def verify_collection(name: Name, request: Request) -> Response:
         )
         return {"ok": all(check.ok for check in found), "checks": [asdict(check) for check in found]}
 
-    return await _job(state, name, "verify", work)
+    return await begin_job(state, name, "verify", work)
 
 
 @router.post(
@@ -103,7 +79,7 @@ async def verify_collection(name: Name, request: Request) -> Response:
     status_code=202,
     response_class=Response,
     responses={
-        **_taken(
+        **taken(
             "compact",
             {"version": 14, "bytes_before": 5810021, "bytes_after": 4100200, "snapshots": [], "elsewhere": []},
         ),
@@ -116,7 +92,7 @@ async def compact_collection(name: Name, request: Request) -> Response:
     def work(told: Progress) -> dict[str, Any]:
         return compact(state.collections.open(name).collection).to_dict()
 
-    return await _job(state, name, "compact", work)
+    return await begin_job(state, name, "compact", work)
 
 
 @router.post(
@@ -129,7 +105,7 @@ async def compact_collection(name: Name, request: Request) -> Response:
     status_code=202,
     response_class=Response,
     responses={
-        **_taken("repair", {"version": 14, "done": ["built the text index anew: it misses a passage"], "lost": []}),
+        **taken("repair", {"version": 14, "done": ["built the text index anew: it misses a passage"], "lost": []}),
         **faults(400, 404, 413, 415, 422, 503, 507),
     },
     openapi_extra=takes(RepairRequest, {"what is wrong": {}, "go back": {"to_version": 12}}),
@@ -143,7 +119,7 @@ async def repair_collection(name: Name, request: Request) -> Response:
         state.collections.forget(name)  # it is opened again as it is now
         return {"version": done.version, "done": list(done.done), "lost": list(done.lost)}
 
-    return await _job(state, name, "repair", work)
+    return await begin_job(state, name, "repair", work)
 
 
 @router.post(
@@ -155,7 +131,7 @@ async def repair_collection(name: Name, request: Request) -> Response:
     status_code=202,
     response_class=Response,
     responses={
-        **_taken("duplicates", {"groups": [["faq-1", "faq-9"]], "dropped": 0}),
+        **taken("duplicates", {"groups": [["faq-1", "faq-9"]], "dropped": 0}),
         **faults(400, 404, 413, 415, 422, 503, 507),
     },
     openapi_extra=takes(DuplicatesRequest, {"find": {}, "delete": {"threshold": 0.9, "drop": True}}),
@@ -170,7 +146,7 @@ async def find_duplicates(name: Name, request: Request) -> Response:
         dropped = drop_duplicates(collection, groups) if body.drop else 0
         return {"groups": [[document.id for document in group] for group in groups], "dropped": dropped}
 
-    return await _job(state, name, "duplicates", work)
+    return await begin_job(state, name, "duplicates", work)
 
 
 @router.get(
@@ -287,7 +263,7 @@ async def delete_snapshot(
     status_code=202,
     response_class=Response,
     responses={
-        **_taken("restore", {"version": 14, "restored": 12, "before": 13, "changed": True}),
+        **taken("restore", {"version": 14, "restored": 12, "before": 13, "changed": True}),
         **faults(400, 404, 413, 415, 422, 500, 503, 507),
     },
     openapi_extra=takes(RestoreRequest, {"snapshot": {"label": "monday"}, "version": {"version": 12}}),
@@ -306,7 +282,7 @@ async def restore_collection(name: Name, request: Request) -> Response:
     def work(told: Progress) -> dict[str, Any]:
         return asdict(restore(state.collections.open(name).collection, body.version, body.label))
 
-    return await _job(state, name, "restore", work)
+    return await begin_job(state, name, "restore", work)
 
 
 @router.post(
@@ -320,7 +296,7 @@ async def restore_collection(name: Name, request: Request) -> Response:
     status_code=202,
     response_class=Response,
     responses={
-        **_taken("migrate", {"new_model": "bge-small-en", "documents": 120, "overlap": 0.71, "switched": True}),
+        **taken("migrate", {"new_model": "bge-small-en", "documents": 120, "overlap": 0.71, "switched": True}),
         **faults(400, 404, 413, 415, 422, 503, 507),
     },
     openapi_extra=takes(
@@ -352,4 +328,4 @@ async def migrate_collection(name: Name, request: Request) -> Response:
         )
         return asdict(done)
 
-    return await _job(state, name, "migrate", work)
+    return await begin_job(state, name, "migrate", work)
