@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from embedsvc.errors import UsageError
+from embedsvc.errors import StorageFailure, UsageError
 from embedsvc.records import ChunkContext, Language
 
 log = logging.getLogger(__name__)
@@ -266,11 +266,15 @@ def load_settings(flags: Mapping[str, object] | None = None, *, directory: Path 
     """Settings from ``flags``, the environment and ``directory/embedsvc.toml``; see :func:`settings_given`.
 
     Raises:
-        UsageError: as there; or the data directory is a file.
+        UsageError: as there; or the data directory is a file. StorageFailure: it cannot be looked at.
     """
     given = settings_given(flags, directory=directory)
     _warn_of_unknown(os.environ)
     settings = Settings(**{name: value for name, (value, _) in given.items()})
-    if settings.data_dir.exists() and not settings.data_dir.is_dir():
+    try:
+        is_file = settings.data_dir.exists() and not settings.data_dir.is_dir()
+    except OSError as error:
+        raise StorageFailure.of_reading(settings.data_dir, error) from error
+    if is_file:
         raise UsageError(f"The data directory {settings.data_dir} is a file, not a folder. Choose another place.")
     return settings

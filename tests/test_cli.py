@@ -24,7 +24,7 @@ from embedsvc.cli.stdlib import stdlib_documents
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
 from embedsvc.records import document_id
-from tests.conftest import write_tree
+from tests.conftest import normal_user, skip_unless_root, write_tree
 from tests.tiny_models import make_bert
 
 Run = Callable[..., "Done"]
@@ -407,6 +407,14 @@ def test_doctor(run: Run, library: Path) -> None:
     checks = {check["name"]: check for check in done.json["checks"]}
     assert {"encoder", "parity", "faiss", "library: store", "library: index recall@10"} <= checks.keys()
     assert all(check["ok"] and check["detail"] for check in checks.values())
+
+
+def test_a_place_that_may_not_be_looked_at_is_the_machines_fault(run: Run, tmp_path: Path) -> None:
+    skip_unless_root()
+    command = ("eval", tmp_path / "beir", "--data-dir", "/")
+    refused(run(*command), 2)  # and is imported
+    with normal_user():
+        refused(run(*command), 2, f"{tmp_path / 'beir'}: Permission denied")
 
 
 def test_doctor_where_nothing_is_exported(run: Run, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
