@@ -684,6 +684,9 @@ def test_the_last_refusal_is_raised() -> None:
     assert caught.value.retry_after == 1
     with pytest.raises(errors.NotReady):  # is told to take an hour, and is not waited for
         taken([Response(503, {"retry-after": "3600"}, b"<html>")])
+    with pytest.raises(errors.Overloaded, match="ask again later") as caught:  # a proxy's, which keeps no conventions
+        taken([Response(429, {"retry-after": "2"}, b"<html>")] * 3)
+    assert caught.value.retry_after == 2
 
 
 def test_pauses_grow_and_dates_are_understood() -> None:

@@ -266,6 +266,8 @@ class Remote:
             type, detail = None, f"{self._url} answers with status {response.status}."
             if response.status in (401, 403):
                 detail += " Check the api_key."
+            elif response.status == 429:
+                detail += " It, or what stands before it, takes no more for now: ask again later, or less at once."
         if response.status == 413:
             return _TooLarge(detail)
         error = error_of(response.status, type, detail)
