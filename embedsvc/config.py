@@ -164,6 +164,11 @@ class Settings:
         return self.index_memory_mb * 1_000_000 or memory_bytes() // 2
 
 
+def key_to_send() -> str | None:
+    """``EMBEDSVC_API_KEY``, which clients send where they were given no key; None where it is not set, or empty."""
+    return os.environ.get(f"{PREFIX}API_KEY") or None
+
+
 def listed(names: str) -> list[str]:
     """The parts of a setting that holds several, separated by commas."""
     return [name for name in map(str.strip, names.split(",")) if name]

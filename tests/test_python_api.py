@@ -798,6 +798,19 @@ def test_the_key_is_sent_and_a_wrong_one_told(guarded: str, ask: Callable[..., l
             ask(guarded, key)
 
 
+@pytest.mark.parametrize("ask", [names, names_async])
+def test_where_no_key_is_given_that_of_the_environment_is_sent(
+    guarded: str, ask: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDSVC_API_KEY", "right")
+    assert ask(guarded, None) == []
+    with pytest.raises(errors.AccessDenied):
+        ask(guarded, "wrong")
+    monkeypatch.setenv("EMBEDSVC_API_KEY", "")  # as not set: compose files do that
+    with pytest.raises(errors.AccessDenied):
+        ask(guarded, None)
+
+
 def test_a_key_is_any_text_that_can_be_sent(tmp_path: Path) -> None:
     with server(tmp_path, api_keys="schlüssel") as running:
         assert names(running.url, "schlüssel") == names_async(running.url, "schlüssel") == []
