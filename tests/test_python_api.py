@@ -281,6 +281,7 @@ def test_what_cannot_be_put_in_is_refused_before_anything_is(library: Any, docs:
         ({"title": "no text"}, r"documents\[1\] has no text"),
         ({"text": 5}, r"text of documents\[1\] is 5"),
         ({"text": "x", "url": "y"}, "field 'url'"),
+        ({"content": "x"}, "field 'content'; there are text, "),
         ({"text": "x", "metadata": {"when": {1, 2}}}, "metadata .* is not JSON"),
         ({"text": "x", "metadata": {"n": float("nan")}}, "metadata .* is not JSON"),
         ({"text": "x", "id": ""}, "empty"),
@@ -289,6 +290,9 @@ def test_what_cannot_be_put_in_is_refused_before_anything_is(library: Any, docs:
     ):
         with pytest.raises(errors.UsageError, match=told):
             docs.add([fine, wrong])
+    for single, called in ((fine, "dict"), ("fine", "str"), (5, "int")):
+        with pytest.raises(errors.UsageError, match=f"documents is a {called}; give a list of dicts"):
+            docs.add(single)
     with pytest.raises(errors.NotFound, match="nowhere"):
         docs.index(tmp_path / "nowhere")
     with pytest.raises(errors.UsageError, match="nothing to index"):
