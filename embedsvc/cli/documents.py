@@ -63,8 +63,9 @@ def _stored_as(store: Store, given: str) -> str:
 
 
 def _ending_in(store: Store, documents: list[str]) -> list[str]:
-    """Uris of the files that a few of these paths may be the ends of, where they are no names of documents."""
+    """Uris of a few files and uploads that end like these paths, of those that name no document."""
     unknown = [each for each in documents if not store.known_as([_stored_as(store, each)])]
     named = [each.removeprefix("./") for each in unknown]
     ends = tuple(f"/{each}" for each in (*named, *map(quote, named)))  # as uploads are cited, and files
-    return sorted({known.source for known in store.known_documents().values() if known.source.endswith(ends)})[:_NEAR]
+    sources = {known.source for known in store.known_documents().values()}
+    return sorted(source for source in sources if source is not None and source.endswith(ends))[:_NEAR]
