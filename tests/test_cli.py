@@ -441,6 +441,7 @@ def test_what_measures_is_told_where_it_is_missing(
 ) -> None:
     for name in [name for name in sys.modules if name.startswith(("embedsvc.evaluate", "embedsvc.cli.evaluating"))]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(embedsvc.cli, "evaluating", raising=False)
     monkeypatch.setitem(sys.modules, "ir_measures", None)
     for command in (("eval", "-c"), ("collections", "migrate", "--dtype", "fp32", "--qrels", tmp_path)):
         refused(run(*command, "library", "--data-dir", library), 2, "pip install ir-measures")
