@@ -56,9 +56,16 @@ def index_goal(settings: Settings) -> Goal:
 
 
 def collection_names(data_dir: Path) -> list[str]:
-    """Names of the collections in ``data_dir``, sorted; none where the folder is missing."""
-    entries = data_dir.iterdir() if data_dir.is_dir() else ()
-    return sorted(entry.name for entry in entries if NAME.fullmatch(entry.name) and (entry / TABLE).is_dir())
+    """Names of the collections in ``data_dir``, sorted; none where the folder is missing.
+
+    Raises:
+        StorageFailure: it cannot be read.
+    """
+    try:
+        entries = data_dir.iterdir() if data_dir.is_dir() else ()
+        return sorted(entry.name for entry in entries if NAME.fullmatch(entry.name) and (entry / TABLE).is_dir())
+    except OSError as error:
+        raise StorageFailure.of_reading(data_dir, error) from error
 
 
 def collection_directory(name: str, settings: Settings) -> Path:
@@ -67,9 +74,14 @@ def collection_directory(name: str, settings: Settings) -> Path:
     Raises:
         UsageError: no collection can be called that.
         NotFound: there is none; the message gives the nearest name.
+        StorageFailure: the data directory cannot be read.
     """
     directory = settings.data_dir / check_name(name)
-    if not (directory / TABLE).is_dir():
+    try:
+        is_there = (directory / TABLE).is_dir()
+    except OSError as error:
+        raise StorageFailure.of_reading(settings.data_dir, error) from error
+    if not is_there:
         names = collection_names(settings.data_dir)
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names) or 'none yet'}."

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from embedsvc.errors import UsageError
+from embedsvc.errors import StorageFailure, UsageError
 from embedsvc.records import ChunkContext, Language
 
 log = logging.getLogger(__name__)
@@ -164,6 +164,11 @@ class Settings:
         return self.index_memory_mb * 1_000_000 or memory_bytes() // 2
 
 
+def key_to_send() -> str | None:
+    """``EMBEDSVC_API_KEY``, which clients send where they were given no key; None where it is not set, or empty."""
+    return os.environ.get(f"{PREFIX}API_KEY") or None
+
+
 def listed(names: str) -> list[str]:
     """The parts of a setting that holds several, separated by commas."""
     return [name for name in map(str.strip, names.split(",")) if name]
@@ -266,11 +271,15 @@ def load_settings(flags: Mapping[str, object] | None = None, *, directory: Path 
     """Settings from ``flags``, the environment and ``directory/embedsvc.toml``; see :func:`settings_given`.
 
     Raises:
-        UsageError: as there; or the data directory is a file.
+        UsageError: as there; or the data directory is a file. StorageFailure: it cannot be looked at.
     """
     given = settings_given(flags, directory=directory)
     _warn_of_unknown(os.environ)
     settings = Settings(**{name: value for name, (value, _) in given.items()})
-    if settings.data_dir.exists() and not settings.data_dir.is_dir():
+    try:
+        is_file = settings.data_dir.exists() and not settings.data_dir.is_dir()
+    except OSError as error:
+        raise StorageFailure.of_reading(settings.data_dir, error) from error
+    if is_file:
         raise UsageError(f"The data directory {settings.data_dir} is a file, not a folder. Choose another place.")
     return settings

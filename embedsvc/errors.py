@@ -208,7 +208,14 @@ class DamagedCollection(EmbedsvcError):
 
 
 class StorageFailure(EmbedsvcError):
-    """The data directory cannot be written: full disk, read-only, no permission."""
+    """The data directory cannot be written, or not be read: full disk, read-only, no permission."""
+
+    @classmethod
+    def of_reading(cls, data_dir: object, error: OSError) -> Self:
+        return cls(
+            f"The data directory {data_dir} cannot be read ({error.strerror or error}). Check the permissions, or "
+            "choose another place with --data-dir."
+        )
 
 
 class MissingDependency(EmbedsvcError):

@@ -26,7 +26,7 @@ from embedsvc.errors import Conflict, ReadError, UsageError
 from embedsvc.filling import TELL_SECONDS, Batch, Committed, Filling, waited
 from embedsvc.likeness import Likeness
 from embedsvc.names import check_name
-from embedsvc.outcomes import CLASHES, INTO, Like, Outcome, Status
+from embedsvc.outcomes import CLASHES, INTO, Like, Outcome, Status, reason_of
 from embedsvc.readers import (
     ALL,
     FieldChoice,
@@ -465,7 +465,7 @@ class _Reader:
             # The file is there, only not readable now: what was stored of it stays, also with --exact.
             self.reading.seen.update(self.reading.by_source.get(uri, ()))
             self.reading.unreadable.append(f"{uri}/")  # it may be a folder
-            yield Outcome(uri, "quarantined", seconds=time.perf_counter() - started, reason=_reason(error))
+            yield Outcome(uri, "quarantined", seconds=time.perf_counter() - started, reason=reason_of(uri, error))
 
     def _unchanged(self, uri: str, hash: str, started: float) -> Iterator[Outcome] | None:
         """What there is to tell of an input that need not be read; None: it has to be."""
@@ -501,7 +501,7 @@ class _Reader:
         for document in documents:
             if isinstance(document, Rejected):
                 rejected.add(document.uri.rpartition("#")[0] if document.placed else document.uri)
-                told.append(Told(document.uri, "quarantined", _reason(document.error), ()))
+                told.append(Told(document.uri, "quarantined", reason_of(document.uri, document.error), ()))
                 lasts = lasts and document.error.reason in _LASTING
                 yield Outcome(document.uri, "quarantined", reason=told[-1].reason)
                 continue
@@ -566,16 +566,14 @@ class _Reader:
                     started = time.perf_counter()
             except ReadError as error:
                 seconds = time.perf_counter() - started
-                yield _Met(item.uri, 1.0, Outcome(item.uri, "quarantined", seconds=seconds, reason=_reason(error)))
+                yield _Met(
+                    item.uri, 1.0, Outcome(item.uri, "quarantined", seconds=seconds, reason=reason_of(item.uri, error))
+                )
 
 
 def _is_of(uri: str, rejected: Set[str]) -> bool:
     """Whether it is one of the ``rejected`` uris, or lies in one."""
     return uri in rejected or any(uri[: into.start()] in rejected for into in INTO.finditer(uri))
-
-
-def _reason(error: ReadError) -> str:
-    return f"{error.reason}: {error}"
 
 
 def _encode_and_commit(

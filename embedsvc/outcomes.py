@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from embedsvc.errors import ReadError
+
 Status = Literal["indexed", "unchanged", "replaced", "removed", "duplicate", "quarantined", "empty"]
 
 CLASHES = "duplicate: another input of this run has the document id {!r} too; only the first was taken."
@@ -21,6 +23,15 @@ INTO = re.compile("!/|#")
 def uri_of_upload(name: str) -> str:
     """What a file sent under ``name`` is cited by: ``#`` would set a record apart from its file, ``%`` escapes it."""
     return name.replace("%", "%25").replace("#", "%23")
+
+
+def reason_of(uri: str, error: ReadError) -> str:
+    """Why the input ``uri`` was quarantined: the error's code and what it says, without the uri that it begins with, or
+    that of the file around it, for ``uri`` is told beside it."""
+    told = str(error)
+    for end in (len(uri), *(into.start() for into in INTO.finditer(uri))):
+        told = told.removeprefix(f"{uri[:end]}: ").removeprefix(f"{uri[:end]}, ")
+    return f"{error.reason}: {told}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ _BY_STATUS: Mapping[int, type[errors.EmbedsvcError]] = {
     401: errors.AccessDenied,
     403: errors.AccessDenied,
     404: errors.NotFound,
+    429: errors.Overloaded,
     503: errors.NotReady,
 }
 """What problems of no type of ours are; other faults of a request are UsageErrors."""

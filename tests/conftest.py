@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,21 @@ def library(_library: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def library_files(_library: Path) -> Path:
     return _library / "files"
+
+
+def skip_unless_root() -> None:
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("only root becomes another user")
+
+
+@contextmanager
+def normal_user() -> Iterator[None]:
+    """Another user, who may not come to ``tmp_path``, nor perhaps to modules that are not imported yet."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def write_tree(folder: Path, files: dict[str, str]) -> Path:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import math
@@ -23,7 +24,7 @@ from embedsvc.cli.stdlib import stdlib_documents
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
 from embedsvc.records import document_id
-from tests.conftest import write_tree
+from tests.conftest import normal_user, skip_unless_root, write_tree
 from tests.tiny_models import make_bert
 
 Run = Callable[..., "Done"]
@@ -406,6 +407,44 @@ def test_doctor(run: Run, library: Path) -> None:
     checks = {check["name"]: check for check in done.json["checks"]}
     assert {"encoder", "parity", "faiss", "library: store", "library: index recall@10"} <= checks.keys()
     assert all(check["ok"] and check["detail"] for check in checks.values())
+
+
+def test_a_place_that_may_not_be_looked_at_is_the_machines_fault(run: Run, tmp_path: Path) -> None:
+    skip_unless_root()
+    command = ("eval", tmp_path / "beir", "--data-dir", "/")
+    refused(run(*command), 2)  # and is imported
+    with normal_user():
+        refused(run(*command), 2, f"{tmp_path / 'beir'}: Permission denied")
+
+
+def test_doctor_where_nothing_is_exported(run: Run, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the container's image, which has neither torch nor sentence-transformers."""
+    found = importlib.metadata.distribution
+
+    def distribution(name: str) -> importlib.metadata.Distribution:
+        if name in ("torch", "sentence-transformers"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    done = run("doctor", "--json", "--data-dir", library)
+    assert done.code == 0, done
+    details = {check["name"]: check["detail"] for check in done.json["checks"]}
+    assert "torch not installed, sentence-transformers not installed, onnxruntime" in details["packages"]
+    assert details["parity"].startswith("not looked at here")
+    assert "pip install sentence-transformers" in details["parity"]
+
+
+def test_what_measures_is_told_where_it_is_missing(
+    run: Run, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("embedsvc.evaluate", "embedsvc.cli.evaluating"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(embedsvc.cli, "evaluating", raising=False)
+    monkeypatch.setitem(sys.modules, "ir_measures", None)
+    for command in (("eval", "-c"), ("collections", "migrate", "--dtype", "fp32", "--qrels", tmp_path)):
+        refused(run(*command, "library", "--data-dir", library), 2, "pip install ir-measures")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from embedsvc.config import PREFIX, Settings
 from embedsvc.encoding import Encoder
@@ -201,11 +204,23 @@ def test_what_is_installed_leaves_out_torch_and_all_that_comes_with_it(requireme
     assert not {"torch", "transformers", "sentence-transformers", "scipy", "onnx", "sympy", "pytest"} & names
 
 
+def test_all_that_it_needs_by_its_metadata_is_installed(requirements: ModuleType) -> None:
+    names = requirements.closure().keys()
+    assert "cryptography" in names, "mcp needs pyjwt[crypto]"
+    asked = [("embedsvc", "cpu"), ("embedsvc", "mcp"), *((name, "") for name in ("embedsvc", *names))]
+    for name, extra in asked:  # which grows by the extras that are met
+        for each in map(Requirement, distribution(name).requires or ()):
+            if each.marker is None or each.marker.evaluate({"extra": extra}):
+                needed = canonicalize_name(each.name)
+                assert needed in names | requirements.LEFT_OUT, f"{name}[{extra}] needs {needed}"
+                asked += ((needed, more) for more in each.extras if (needed, more) not in asked)
+
+
 SERVING = """
 import sys
 for name in {missing}:
     sys.modules[name] = None
-import embedsvc.service.app, embedsvc.cli.commands
+import embedsvc.service.app, embedsvc.cli.commands, embedsvc.agents.server
 import embedsvc
 docs = embedsvc.open("c", data_dir="data", cache_dir="cache", runtime="onnx")
 docs.add([{{"title": "Bones", "text": "Vitamin D deficiency weakens bones."}}])
@@ -216,8 +231,11 @@ print(docs.search("vitamins", mode="hybrid").hits[0].title)
 def test_nothing_that_is_left_out_is_missed(encoder: Encoder, requirements: ModuleType, tmp_path: Path) -> None:
     pack(encoder.model, Settings().cache, tmp_path / "model.pack", weights=False)
     unpack(tmp_path / "model.pack", tmp_path / "cache")
-    left_out = requirements.ONLY_FOR_EXPORTS | requirements.ONLY_FOR_EVALUATION | requirements.NEVER_LOADED
-    missing = sorted({name.replace("-", "_") for name in left_out} | {"transformers", "scipy", "sklearn", "hf_xet"})
+    there = {*requirements.closure(), "embedsvc"}
+    missing = sorted(
+        module for module, whose in packages_distributions().items() if not there & set(map(canonicalize_name, whose))
+    )
+    assert {"torch", "transformers", "sentence_transformers", "onnx", "pytest"} <= set(missing)
     done = subprocess.run(
         [sys.executable, "-c", SERVING.format(missing=missing)],
         cwd=tmp_path,

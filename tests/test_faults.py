@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,14 @@ import numpy as np
 import pytest
 from lance.dataset import MergeInsertBuilder
 
-from embedsvc.collection import Collection
-from embedsvc.config import Settings
+from embedsvc.collection import Collection, collection_names
+from embedsvc.config import Settings, load_settings
 from embedsvc.errors import StorageFailure
 from embedsvc.ingest import Outcome, ingest_items
-from embedsvc.readers import FieldChoice
+from embedsvc.readers import FieldChoice, discover
+from embedsvc.readers.items import Rejected
 from embedsvc.records import Chunking, make_document
-from tests.conftest import write_tree
+from tests.conftest import normal_user, skip_unless_root, write_tree
 from tests.fakes import FakeEncoder
 from tests.test_storage import contents, small_disk
 
@@ -152,23 +152,33 @@ def test_a_disk_that_is_really_full(small_disk: Path, fake: FakeEncoder, tmp_pat
     assert {uri.rpartition("/")[2]: text for uri, text in texts(reopened).items()} == BEFORE | AFTER
 
 
-@contextmanager
-def normal_user() -> Iterator[None]:
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 @pytest.fixture
 def public() -> Iterator[Path]:
     """A folder that a normal user comes to, too."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        pytest.skip("only root becomes another user")
+    skip_unless_root()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
+
+
+def test_a_data_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    skip_unless_root()
+    settings = Settings(data_dir=tmp_path)
+    for look in (
+        lambda: load_settings({"data_dir": tmp_path}),
+        lambda: collection_names(tmp_path),
+        lambda: Collection.open("c", settings),
+    ):
+        with normal_user(), pytest.raises(StorageFailure, match="cannot be read \\(Permission denied\\)"):
+            look()
+
+
+def test_a_named_file_that_may_not_be_looked_at_is_put_aside(tmp_path: Path) -> None:
+    skip_unless_root()
+    with normal_user():
+        (found,) = discover([tmp_path / "x.md"], max_file_bytes=1)
+    assert isinstance(found, Rejected)
+    assert "cannot be read: Permission denied" in str(found.error)
 
 
 def test_a_folder_that_may_only_be_read_is_read_and_not_written(

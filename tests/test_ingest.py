@@ -661,6 +661,9 @@ def test_bad_files_are_quarantined_and_the_rest_goes_on(here: Settings, fake: Fa
     outcomes = run(collection, fake, tree)
     bad = {name: (outcome.reason or "").partition(":")[0] for name, outcome in outcomes.items()
            if outcome.status == "quarantined"}  # fmt: skip
+    for outcome in outcomes.values():  # the uri is told beside it
+        assert tree.as_uri() not in (outcome.reason or "")
+    assert (outcomes["half.jsonl#line-2"].reason or "").startswith("damaged: line 2: ")
     assert bad.pop("half.jsonl#line-2") == "damaged"
     assert bad.pop("half.jsonl#no%20text") == "missing_field"
     assert bad == {

@@ -617,6 +617,9 @@ def test_documents_are_deleted_by_id_by_uri_or_with_their_file(library: Path, ru
     refused = run(*command, garden.id, "none", "nor this", "none", *common)
     assert refused.code == 2
     assert "'none', 'nor this', so none was deleted" in refused.err
+    assert "Did you mean" not in refused.err
+    refused = run(*command, garden.id, "./power.md", *common)
+    assert refused.err.rstrip().endswith(f"Did you mean {output.shown_uri(power.uri)}?")
     refused = run(*command, *(f"no-{number}" for number in range(30)), *common)
     assert "'no-19' (and 10 more), so none" in refused.err
     assert run(*command, garden.id, power.uri, file, *common).json == {

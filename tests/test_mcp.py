@@ -20,8 +20,10 @@ from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
+import embedsvc.cli.mcp
+from embedsvc.agents.shelves import OfLibrary
 from embedsvc.agents.tools import TOOLS
-from embedsvc.config import load_settings
+from embedsvc.config import Settings, load_settings
 from embedsvc.errors import NotFound, Overloaded
 from embedsvc.records import PassageSpan, WholeText
 from embedsvc.search.hits import Answer
@@ -280,6 +282,30 @@ def test_what_browsers_may_be_made_to_send_is_refused(
 ) -> None:
     answer = running.http.request(method, "/mcp", headers={"content-type": "application/json"} | headers, content=b"{}")
     assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["handbok"], "There is no collection 'handbok' in {data}. Did you mean 'handbook'?"),
+        ([], "There are no collections in {data} yet"),
+        (["handbook"], ""),
+    ],
+)
+def test_what_is_not_there_is_said_at_the_start_and_served_when_it_comes(
+    names: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if names:
+        (tmp_path / "handbook" / "passages.lance").mkdir(parents=True)
+    served: list[OfLibrary] = []
+    monkeypatch.setattr("embedsvc.agents.server.serve_stdio", lambda shelf, url: served.append(shelf))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    embedsvc.cli.mcp.serve(Settings(data_dir=tmp_path), names, None, None)
+    assert list(served[0].only) == names
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert says.format(data=tmp_path) in told.err
+    assert bool(told.err) == bool(says)
 
 
 def test_without_the_sdk_it_says_what_to_install(tmp_path: Path) -> None:

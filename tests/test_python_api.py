@@ -281,6 +281,7 @@ def test_what_cannot_be_put_in_is_refused_before_anything_is(library: Any, docs:
         ({"title": "no text"}, r"documents\[1\] has no text"),
         ({"text": 5}, r"text of documents\[1\] is 5"),
         ({"text": "x", "url": "y"}, "field 'url'"),
+        ({"content": "x"}, "field 'content'; there are text, "),
         ({"text": "x", "metadata": {"when": {1, 2}}}, "metadata .* is not JSON"),
         ({"text": "x", "metadata": {"n": float("nan")}}, "metadata .* is not JSON"),
         ({"text": "x", "id": ""}, "empty"),
@@ -289,6 +290,9 @@ def test_what_cannot_be_put_in_is_refused_before_anything_is(library: Any, docs:
     ):
         with pytest.raises(errors.UsageError, match=told):
             docs.add([fine, wrong])
+    for single, called in ((fine, "dict"), ("fine", "str"), (5, "int")):
+        with pytest.raises(errors.UsageError, match=f"documents is a {called}; give a list of dicts"):
+            docs.add(single)
     with pytest.raises(errors.NotFound, match="nowhere"):
         docs.index(tmp_path / "nowhere")
     with pytest.raises(errors.UsageError, match="nothing to index"):
@@ -684,6 +688,9 @@ def test_the_last_refusal_is_raised() -> None:
     assert caught.value.retry_after == 1
     with pytest.raises(errors.NotReady):  # is told to take an hour, and is not waited for
         taken([Response(503, {"retry-after": "3600"}, b"<html>")])
+    with pytest.raises(errors.Overloaded, match="ask again later") as caught:  # a proxy's, which keeps no conventions
+        taken([Response(429, {"retry-after": "2"}, b"<html>")] * 3)
+    assert caught.value.retry_after == 2
 
 
 def test_pauses_grow_and_dates_are_understood() -> None:
@@ -793,6 +800,19 @@ def test_the_key_is_sent_and_a_wrong_one_told(guarded: str, ask: Callable[..., l
     for key in ("wrong", None):
         with pytest.raises(errors.AccessDenied, match="api_key"):
             ask(guarded, key)
+
+
+@pytest.mark.parametrize("ask", [names, names_async])
+def test_where_no_key_is_given_that_of_the_environment_is_sent(
+    guarded: str, ask: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDSVC_API_KEY", "right")
+    assert ask(guarded, None) == []
+    with pytest.raises(errors.AccessDenied):
+        ask(guarded, "wrong")
+    monkeypatch.setenv("EMBEDSVC_API_KEY", "")  # as not set: compose files do that
+    with pytest.raises(errors.AccessDenied):
+        ask(guarded, None)
 
 
 def test_a_key_is_any_text_that_can_be_sent(tmp_path: Path) -> None:

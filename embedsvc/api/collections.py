@@ -106,7 +106,7 @@ class Collection:
         the first is taken.
 
         Raises:
-            UsageError: one has no text, an unknown field, or a value of another type; none was taken.
+            UsageError: it is no list; one has no text, an unknown field, or a value of another type; none was taken.
             Locked, StorageFailure: as :meth:`index`.
         """
         return self._run(self._place.add(self.name, documents))

@@ -154,11 +154,12 @@ def open_async(name: str, **settings: Any) -> AsyncCollection:
 def connect(url: str, *, api_key: str | None = None, timeout: float = 30.0, retries: int = 3) -> Library:
     """The collections of the service at ``url``. Nothing is sent yet.
 
-    ``timeout``: seconds that one answer may take. ``retries``: how often a request is sent again that the service had
-    no room for (429, 503), after as long as it says, else after half a second, twice as long each time.
+    ``api_key``; None: that of the environment, ``EMBEDSVC_API_KEY``, if any. ``timeout``: seconds that one answer may
+    take. ``retries``: how often a request is sent again that the service had no room for (429, 503), after as long as
+    it says, else after half a second, twice as long each time.
 
     Raises:
-        UsageError: ``url`` is none.
+        UsageError: ``url`` is none, or the key cannot be sent.
     """
     from embedsvc.api.remote import Remote
     from embedsvc.api.transport import Transport, checked_url

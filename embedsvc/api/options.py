@@ -251,8 +251,12 @@ def checked(documents: Iterable[NewDocument]) -> tuple[list[Document], list[NewD
     out because one before them has their id.
 
     Raises:
-        UsageError: one has no text, a field that there is not, or a value of another type.
+        UsageError: it is no list; one has no text, a field that there is not, or a value of another type.
     """
+    if isinstance(documents, Mapping | str | bytes) or not isinstance(documents, Iterable):
+        raise UsageError(
+            f'documents is a {type(documents).__name__}; give a list of dicts, also of a single one: [{{"text": "…"}}].'
+        )
     found: dict[str, tuple[Document, NewDocument]] = {}
     clashing = []
     for place, given in enumerate(documents):
@@ -268,11 +272,11 @@ def checked(documents: Iterable[NewDocument]) -> tuple[list[Document], list[NewD
 def _check(place: int, given: NewDocument) -> None:
     if not isinstance(given, Mapping):
         raise UsageError(f"documents[{place}] is a {type(given).__name__}; give a dict with a text.")
+    if unknown := [name for name in given if name not in _KINDS]:
+        raise UsageError(f"documents[{place}] has a field {unknown[0]!r}; there are {', '.join(_KINDS)}.")
     if "text" not in given:
         raise UsageError(f"documents[{place}] has no text.")
     for name, value in given.items():
-        if name not in _KINDS:
-            raise UsageError(f"documents[{place}] has a field {name!r}; there are {', '.join(_KINDS)}.")
         if not isinstance(value, _KINDS[name]):
             raise UsageError(f"{name} of documents[{place}] is {value!r:.80}; it must be a {_KINDS[name].__name__}.")
         if name in _MOST and len(str(value)) > _MOST[name]:

@@ -22,7 +22,7 @@ from embedsvc.api.paths import named_paths
 from embedsvc.api.steps import Pause, Request, Response, Steps, Work
 from embedsvc.config import OnOverflow
 from embedsvc.errors import JobFailed, Overloaded, ReadError, Unreachable, UsageError, VersionMismatch
-from embedsvc.outcomes import ACTIVE, Outcome, Report, outcome_of, uri_of_upload
+from embedsvc.outcomes import ACTIVE, Outcome, Report, outcome_of, reason_of, uri_of_upload
 from embedsvc.readers.discovery import FoundFile, absolute, discover, is_url
 from embedsvc.readers.ignoring import PathPatterns, check_patterns
 from embedsvc.records import Metadata, PassageSpan, StoredDocument, WholeText
@@ -266,6 +266,8 @@ class Remote:
             type, detail = None, f"{self._url} answers with status {response.status}."
             if response.status in (401, 403):
                 detail += " Check the api_key."
+            elif response.status == 429:
+                detail += " It, or what stands before it, takes no more for now: ask again later, or less at once."
         if response.status == 413:
             return _TooLarge(detail)
         error = error_of(response.status, type, detail)
@@ -362,7 +364,7 @@ def _batches(
                 raise found.error
             data = found.load().data
         except ReadError as error:
-            rejected.append(Outcome(found.uri, "quarantined", reason=f"{error.reason}: {error}"))
+            rejected.append(Outcome(found.uri, "quarantined", reason=reason_of(found.uri, error)))
             continue
         if files and (size + len(data) > _BATCH_BYTES or len(files) == _BATCH_FILES):
             yield files, rejected

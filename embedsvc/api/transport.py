@@ -10,6 +10,7 @@ import httpx
 from embedsvc import __version__
 from embedsvc.api.options import NUMBER, check_type
 from embedsvc.api.steps import Request, Response
+from embedsvc.config import key_to_send
 from embedsvc.errors import Closed, Unreachable, UsageError
 
 _AGENT = f"embedsvc/{__version__}"
@@ -19,7 +20,8 @@ def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
     check_type("timeout", timeout, NUMBER)
     if not 0 < timeout < math.inf:
         raise UsageError(f"timeout is {timeout}; give a number of seconds above 0.")
-    headers = {"user-agent": _AGENT} | ({} if api_key is None else {"authorization": f"Bearer {_checked(api_key)}"})
+    key = key_to_send() if api_key is None else api_key
+    headers = {"user-agent": _AGENT} | ({} if key is None else {"authorization": f"Bearer {_checked(key)}"})
     return {"base_url": url, "headers": httpx.Headers(headers, encoding="utf-8"), "timeout": timeout}
 
 

@@ -46,6 +46,10 @@ def _run() -> NoReturn:
         # The reader of our output (head, less) has left: nothing to say, and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(_SOME_FAILED) from None
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        _leave(_USAGE, f"{error.filename}: {error.strerror}. Check its permissions and those of the folders above it.")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
             raise

@@ -12,6 +12,8 @@ from embedsvc.cli.options import DataDir, Json, Which, settings_of
 if TYPE_CHECKING:
     from embedsvc.storage import Store
 
+_NEAR = 3
+
 app = typer.Typer(help="Delete single documents of a collection.", no_args_is_help=True)
 
 
@@ -34,10 +36,15 @@ def delete(
     from embedsvc.cli import output
     from embedsvc.collection import Collection
     from embedsvc.editing import delete_documents
+    from embedsvc.errors import NotFound
 
     collection = Collection.open(name, settings_of(data_dir=data_dir))
     store = collection.store()
-    gone = delete_documents(collection, [_stored_as(store, each) for each in documents])
+    try:
+        gone = delete_documents(collection, [_stored_as(store, each) for each in documents])
+    except NotFound as error:
+        near = [output.shown_uri(uri) for uri in _ending_in(store, documents)]
+        raise NotFound(f"{error} Did you mean {' or '.join(near)}?" if near else str(error)) from None
     lines = [*(f"Deleted {output.shown_uri(uri)}" for uri in gone)]
     output.message("\n".join(lines), {"name": name, "deleted": gone}, json)
 
@@ -53,3 +60,12 @@ def _stored_as(store: Store, given: str) -> str:
     if sign:
         uris += [f"{absolute(path).as_uri()}#{written}" for written in (quote(fragment, safe=""), fragment)]
     return next((uri for uri in uris if store.known_as([uri])), given)
+
+
+def _ending_in(store: Store, documents: list[str]) -> list[str]:
+    """Uris of a few files and uploads that end like these paths, of those that name no document."""
+    unknown = [each for each in documents if not store.known_as([_stored_as(store, each)])]
+    named = [each.removeprefix("./") for each in unknown]
+    ends = tuple(f"/{each}" for each in (*named, *map(quote, named)))  # as uploads are cited, and files
+    sources = {known.source for known in store.known_documents().values()}
+    return sorted(source for source in sources if source is not None and source.endswith(ends))[:_NEAR]

@@ -222,7 +222,7 @@ def show_report(
     console = Console(soft_wrap=True)
     for outcome in mentioned:
         style = {"quarantined": "red", "empty": "yellow"}.get(outcome.status, "dim")
-        why = (outcome.reason or "; ".join(outcome.notes)).replace(f"{outcome.uri}: ", "")
+        why = outcome.reason or "; ".join(outcome.notes)
         console.print(f"{outcome.status:<12}", style=style, end="")
         console.print(f"{shown_uri(outcome.uri)}  {printable(why)}", markup=False, highlight=False)
     for outcome in alike:

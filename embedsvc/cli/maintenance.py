@@ -305,10 +305,10 @@ def migrate(
     if model is None:
         settings = replace(settings, model=Collection.open(name, settings).contract.model)
     judged: dict[str, float] = {}
+    if qrels is not None:
+        from embedsvc.evaluate import judge  # what it needs may be missing: told before hours of encoding
 
     def compare(both: Measured) -> None:
-        from embedsvc.evaluate import judge
-
         if qrels is not None:
             judged["ndcg@10_old"] = judge(both.old.snapshot(), both.old_encoder, qrels, split, "hybrid")
             judged["ndcg@10_new"] = judge(both.new.snapshot(), both.new_encoder, qrels, split, "hybrid")

@@ -123,6 +123,7 @@ def reference_vectors(model: Model) -> Vectors:
     """What sentence-transformers itself makes of the canary texts, in fp32, in a subprocess (seconds).
 
     Raises:
+        MissingDependency: sentence-transformers is not installed.
         ModelError: sentence-transformers could not encode them.
     """
     output = run_module(
@@ -137,7 +138,7 @@ def parity(encoder: Encoder, reference: Vectors | None = None) -> Parity:
     """Compare with ``reference``, by default :func:`reference_vectors` of the encoder's model (seconds).
 
     Raises:
-        ModelError: as there.
+        MissingDependency, ModelError: as there.
     """
     if reference is None:
         reference = reference_vectors(encoder.model)

@@ -1,5 +1,15 @@
 """How well a collection answers: by a BEIR folder, by one's own questions, or by sentences of its own passages."""
 
+from embedsvc.errors import MissingDependency
+
+try:
+    import ir_measures  # noqa: F401
+except ImportError as error:
+    raise MissingDependency(
+        f"Measuring answers needs the package ir-measures ({error}): pip install ir-measures. The container's image "
+        "does without: measure where embedsvc was installed by pip."
+    ) from None
+
 from embedsvc.evaluate.beir import Evaluation, Folder, check_cutoffs, corpus_id, evaluate, judge, measure, read_folder
 from embedsvc.evaluate.calibrating import calibrate
 from embedsvc.evaluate.comparing import Comparison, Saved, check_gates, compare, failed_gates, read_saved, write_saved

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import ir_measures
+
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
 from embedsvc.encoding import Encoder, load_encoder
@@ -246,8 +248,6 @@ def measure(qrels: Qrels, run: Run, ks: Sequence[int]) -> dict[str, float]:
 
     A judged query that ``run`` lacks counts as 0. Scores of a query must be distinct: libraries differ on ties.
     """
-    import ir_measures
-
     wanted = {"ndcg@10": ir_measures.nDCG @ 10}
     wanted |= {f"recall@{k}": ir_measures.R @ k for k in sorted(set(ks))}
     wanted["mrr@10"] = ir_measures.RR @ 10
@@ -257,8 +257,6 @@ def measure(qrels: Qrels, run: Run, ks: Sequence[int]) -> dict[str, float]:
 
 def measure_each(qrels: Qrels, run: Run) -> dict[str, float]:
     """nDCG@10 of every judged query, by its id."""
-    import ir_measures
-
     found = {each.query_id: each.value for each in ir_measures.iter_calc([ir_measures.nDCG @ 10], qrels, run)}
     return {id: round(float(found.get(id, 0.0)), 5) for id in qrels}
 

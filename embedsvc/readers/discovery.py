@@ -199,7 +199,7 @@ def _is_never(path: Path, selection: PathPatterns) -> bool:
 
 def _scope_of(top: Path, selection: PathPatterns) -> _Scope:
     # Of a file that is named itself the patterns look at the name.
-    base = top if top.is_dir() else top.parent
+    base = top if os.path.isdir(top) else top.parent  # noqa: PTH112 (Path.is_dir raises where it may not be looked at)
     return _Scope(base, rules_of(selection.exclude), rules_of(selection.include), never=selection.never)
 
 

@@ -30,7 +30,7 @@ def make_data_folder(folder: Path) -> None:
     """Makes the data folder, where it is not there, and in it what it is known by. Warns where it cannot be written.
 
     Raises:
-        StorageFailure: it cannot be made.
+        StorageFailure: it cannot be made, or not be read.
     """
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -40,6 +40,11 @@ def make_data_folder(folder: Path) -> None:
                 f"The data folder {folder} cannot be made: {error.strerror or error}. Make it, or choose another "
                 "place with EMBEDSVC_DATA_DIR."
             ) from error
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise StorageFailure(
+            f"The data folder {folder} cannot be read. Check its permissions, or choose another place with "
+            "EMBEDSVC_DATA_DIR."
+        )
     if is_read_only(folder):
         log.warning(
             "the data folder %s cannot be written: searches only; where that is not meant, mend its permissions", folder

@@ -38,7 +38,7 @@ JOB = {
     "status": "running",
     "total": 3,
     "counts": {"indexed": 1, "quarantined": 1},
-    "failures": [{"uri": "scan.pdf", "reason": "locked: scan.pdf needs a password."}],
+    "failures": [{"uri": "scan.pdf", "reason": "locked: this PDF opens only with a password."}],
     "failures_left_out": 0,
     "notes": [],
     "notes_left_out": 0,

@@ -52,7 +52,7 @@ _DOCUMENT = {
 }
 _REPORT_LINE = (
     '{"uri": "scan.pdf", "status": "quarantined", "passages": 0, "tokens": 0, "encoded_tokens": 0, "seconds": 0.01, '
-    '"reason": "locked: scan.pdf needs a password.", "notes": [], "like": null}\n'
+    '"reason": "locked: this PDF opens only with a password.", "notes": [], "like": null}\n'
 )
 
 
