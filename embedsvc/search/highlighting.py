@@ -94,7 +94,10 @@ def _headings(hit: Hit, turns: Sequence[Turn], spans: Sequence[Span]) -> Iterato
     paths = (hit.title, hit.heading, *(turn.heading for turn in turns))
     titles = {tuple(words_of(title)) for path in paths if path for title in path.split(HEADING_PARTED_BY)} - {()}
     lengths, marked = {len(title) for title in titles}, set(heading_spans(hit.text))
+    longest = 2 * max((len(" ".join(title)) for title in titles), default=0)  # with all its signs, about
     for start, end in spans:
+        if end - start > longest and (start, end) not in marked:
+            continue
         words = tuple(words_of(hit.text[start:end]))
         if words in titles or ((start, end) in marked and any(words[:length] in titles for length in lengths)):
             yield start, end
