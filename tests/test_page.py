@@ -251,6 +251,20 @@ def test_the_best_sentence_is_within_the_lines_that_are_shown(opened: Callable[.
         page.wait_for_function(f"() => ({shown})().every(Boolean)")
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "lexical"])
+def test_a_hit_tells_the_heading_of_its_best_sentence_and_cites_where_it_begins(
+    opened: Callable[..., Page], running: Server, mode: str
+) -> None:
+    text = b"# Chapter\n\nGeese are fed at noon.\n\n# Zeppelin\n\nIt is moored on the roof."
+    file = {"files": ("airship.md", text, "text/markdown")}
+    finished(running.http, running.http.post("/v1/collections/airships/documents", files=file).json())
+    page = opened(f"?c=airships&q=where+is+the+zeppelin+moored&mode={mode}")
+    expect(page.locator(".hit mark")).to_have_text("It is moored on the roof.")
+    expect(page.locator(".hit .place")).to_have_text("Zeppelin")
+    (hit,) = running.http.post("/v1/collections/airships/search", json={"query": "zeppelin"}).json()["hits"]
+    assert (hit["heading"], hit["start"], hit["end"]) == ("Chapter", 0, len(text))
+
+
 def test_warnings_and_the_verdict_are_told(opened: Callable[..., Page]) -> None:
     page = opened("?c=handbook&q=the+of+and&mode=lexical")
     expect(page.locator(".notice, .nothing").first).to_be_visible()

@@ -34,7 +34,9 @@ export async function mark(answer, view, state, signal) {
   if (version !== answer.version || hits.length !== answer.hits.length) return; // somebody wrote in between
   answer.hits.forEach((hit, at) => {
     hit.highlight = hits[at].highlight;
-    show(view.querySelector(`[data-at="${at}"] .excerpt`), hit);
+    const box = view.querySelector(`[data-at="${at}"]`);
+    showExcerpt(box.querySelector(".excerpt"), hit);
+    box.querySelector(".place")?.replaceChildren(placeOf(hit.highlight));
   });
 }
 
@@ -80,7 +82,7 @@ export function answerView(answer, state) {
   const widths = new ResizeObserver((boxes) =>
     requestAnimationFrame(() => {
       for (const { target } of boxes)
-        if (target.querySelector("mark")) show(target, answer.hits[target.closest(".hit").dataset.at]);
+        if (target.querySelector("mark")) showExcerpt(target, answer.hits[target.closest(".hit").dataset.at]);
     }),
   );
   for (const box of view.querySelectorAll(".excerpt")) widths.observe(box);
@@ -151,7 +153,7 @@ function hitView(hit, at, state) {
     toggle.setAttribute("aria-expanded", String(!scores.hidden));
     if (!scores.hidden && !scores.childNodes.length) explain(scores, hit, state);
   }
-  const place = placeOf(hit);
+  const place = placeOf(hit.highlight ?? hit); // of what is shown; the citation has that of where the hit begins
   const sure = hit.confidence;
   return el(
     "li",
@@ -194,7 +196,7 @@ function hitView(hit, at, state) {
 }
 
 /** Fills `box`, of which only the first lines are shown, so that the best sentence is in them; of a long one the beginning. */
-function show(box, hit) {
+function showExcerpt(box, hit) {
   for (let later = 0; later <= LEAST; later += LATER) {
     box.replaceChildren(...excerpt(hit, later));
     const best = box.querySelector("mark");
