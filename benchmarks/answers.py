@@ -5,8 +5,9 @@
 ``--data``, ``--xquad``: BEIR folders (default ../shared/data/scifact, …/xquad/en), as by ``embedsvc eval FOLDER``.
 ``--chunking``: ``corpora/*.md`` and ``questions_df.csv`` (default ../shared/data/chunking): long texts, questions, and
 the spans that answer them. All corpora are one collection, of 512-token passages; recall and IoU of answer characters
-as by ``embedsvc eval QUESTIONS.csv``, of whole passages and of hits narrowed to their best parts. Cost: the median over
-questions of a hybrid query's time over a dense one's, asked in turn; so is what narrowing adds.
+as by ``embedsvc eval QUESTIONS.csv``, of whole passages and of hits narrowed to their best parts; and of the first five
+hits that hold an answer whole, how many have their best sentence in it, or have it in that (by half of the shorter).
+Cost: the median over questions of a hybrid query's time over a dense one's, asked in turn; so is what narrowing adds.
 ``--sts``: as benchmarks/quality.py has it; unanswerable questions, of XQuAD, as benchmarks/abstention.py.
 """
 
@@ -35,7 +36,7 @@ from embedsvc.evaluate import Expected, Question, answer_spans, evaluate
 from embedsvc.ingest import chunking_for, ingest_items
 from embedsvc.readers import FieldChoice
 from embedsvc.records import Document, make_document
-from embedsvc.search import Mode, Query, search
+from embedsvc.search import Evidence, Mode, Query, search
 from embedsvc.upkeep import Snapshot
 
 XQUAD, CHUNKING = "../shared/data/xquad/en", "../shared/data/chunking"
@@ -86,6 +87,7 @@ def spans(snapshot: Snapshot, encoder: Encoder, asked: Sequence[Question]) -> It
             title = f"{name}, {mode}{', narrowed' if narrow else ''}"
             yield at_least(title, value, asks[name]) if name in asks else Figure(title, value, "")
 
+    yield Figure("best sentences in an answer, hybrid", _pointed_out(snapshot, encoder, asked), "")
     times: dict[str, list[float]] = {"dense": [], "hybrid": [], "hybrid, narrowed": []}
     for each in asked:
         # One word more for each, so that no vector is known from before.
@@ -103,6 +105,20 @@ def spans(snapshot: Snapshot, encoder: Encoder, asked: Sequence[Question]) -> It
     for name, seconds in times.items():
         yield Figure(f"a query, {name}: p50", 1000 * statistics.median(seconds), "ms")
     yield at_most("all default stages over dense search", ratio(times["hybrid"], times["dense"]), 2, "x")
+
+
+def _pointed_out(snapshot: Snapshot, encoder: Encoder, asked: Sequence[Question]) -> float:
+    right = []
+    for each in asked:
+        for hit in search(snapshot, encoder, Query(each.text, k=5, evidence=Evidence(highlight=True))).hits:
+            answers = [one.span for one in each.expected if one.span and one.document_id == hit.document_id]
+            held = [(start, end) for start, end in answers if hit.start <= start and end <= hit.end]
+            if held and hit.highlight:
+                low, high = hit.highlight.sentence
+                shared = [min(end, high) - max(start, low) for start, end in held]
+                shorter = [min(end - start, high - low) for start, end in held]
+                right.append(any(2 * one >= other for one, other in zip(shared, shorter, strict=True)))
+    return statistics.fmean(right)
 
 
 def corpora(folder: Path) -> Iterable[Document]:

@@ -142,13 +142,14 @@ def make_document(
 
     ``hash`` defaults to the sha256 of all that is stored of it; a file's reader passes that of the file's bytes.
     """
-    text, replaced = _LONE_SURROGATE.subn("\ufffd", text)
-    title = without_surrogates(title)
-    uri = without_surrogates(uri)
-    metadata = clean_metadata(metadata or {})
+    told = json.dumps(dict(metadata or {}), ensure_ascii=False)
+    (text, title, uri, told), counts = zip(
+        *(_LONE_SURROGATE.subn("\ufffd", part) for part in (text, title, uri, told)), strict=True
+    )
+    metadata = json.loads(told)
     headings = tuple(Heading(heading.start, heading.level, without_surrogates(heading.title)) for heading in headings)
-    if replaced:
-        notes = (*notes, f"{replaced} lone surrogate(s) replaced by U+FFFD")
+    if any(counts):
+        notes = (*notes, f"{sum(counts)} lone surrogate(s) replaced by U+FFFD")
     if hash is None:
         places = [page_starts, [astuple(heading) for heading in headings]]
         content = json.dumps([uri, title, text, metadata, places], ensure_ascii=False, sort_keys=True)

@@ -16,8 +16,8 @@ from embedsvc.config import Settings
 from embedsvc.encoding import Encoder
 from embedsvc.errors import UsageError
 from embedsvc.ingest import ingest_items
-from embedsvc.readers import FieldChoice
-from embedsvc.records import Calibration, Chunking, Document, Heading, Tuned, make_document
+from embedsvc.readers import FieldChoice, read
+from embedsvc.records import Calibration, Chunking, Document, Heading, Source, Tuned, make_document
 from embedsvc.search import Answer, Evidence, Query, search
 from embedsvc.search.confidence import auroc, confidences, fit, signals
 from embedsvc.search.terms import query_terms, sentence_spans, term_spans
@@ -254,6 +254,56 @@ def test_the_best_sentence_is_told_by_meaning_and_by_words(tmp_path: Path, fake:
         assert hit.highlight.by == by
 
 
+_WEEK, _ROOF = "Refunds take a week. Ask within 30 days.", "It is moored on the roof."
+REFUNDS = {
+    "md": f"# Refunds\n\n## Customers\n{_WEEK}\n\n# Zeppelin {{ #z }}\n{_ROOF}",
+    "rst": f"Refunds\n=======\n\nCustomers\n---------\n{_WEEK}\n\nZeppelin\n========\n{_ROOF}",
+    "html": f"<h1>Refunds</h1><h2>Customers</h2><p>{_WEEK}</p><h1>Zeppelin</h1><p>{_ROOF}</p>",
+}
+
+
+@pytest.mark.parametrize("format", REFUNDS)
+@pytest.mark.parametrize("mode", ["hybrid", "lexical"])
+@pytest.mark.parametrize(
+    ("question", "sentence", "heading"),
+    [
+        ("how do refunds work?", "Refunds take a week.", "Refunds > Customers"),
+        ("how long do refunds take for customers?", "Refunds take a week.", "Refunds > Customers"),
+        ("refunds within how many days?", "Ask within 30 days.", "Refunds > Customers"),
+        ("where is the zeppelin?", "It is moored on the roof.", "Zeppelin"),
+    ],
+)
+def test_what_stands_under_a_heading_is_marked_and_not_the_heading(
+    tmp_path: Path, format: str, mode: str, question: str, sentence: str, heading: str
+) -> None:
+    fake = FakeEncoder(max_length=256)
+    settings = Settings(data_dir=tmp_path, durability="os")
+    collection = Collection.create("c", fake.contract, Chunking(128, 0), settings)
+    source = Source(f"t:refunds.{format}", f"refunds.{format}", REFUNDS[format].encode())
+    documents = list(read(source, FieldChoice()))
+    for _ in ingest_items(collection, fake, documents, FieldChoice()):  # type: ignore[arg-type]
+        pass
+    (hit,) = asked(collection, fake, question, mode=mode, highlight=True).hits
+    assert hit.highlight is not None
+    start, end = hit.highlight.sentence
+    assert (hit.text[start - hit.start : end - hit.start], hit.highlight.heading) == (sentence, heading)
+    assert hit.heading == "Refunds", "that the hit begins under"
+
+
+def test_a_heading_is_marked_where_there_is_nothing_else(tmp_path: Path, fake: FakeEncoder) -> None:
+    document = make_document("t:x", "# Red", title="Red", headings=(Heading(0, 1, "Red"),))
+    (hit,) = asked(collection_of(tmp_path, fake, document), fake, "red", highlight=True).hits
+    assert hit.highlight is not None
+    assert hit.highlight.sentence == (0, 5)
+
+
+def test_a_comment_in_code_is_no_heading(tmp_path: Path, fake: FakeEncoder) -> None:
+    text = "# red green\nx = 1\n\ny = 2"
+    (hit,) = asked(collection_of(tmp_path, fake, make_document("t:x.py", text)), fake, "red", highlight=True).hits
+    assert hit.highlight is not None
+    assert text[slice(*hit.highlight.sentence)] == "# red green"
+
+
 def test_sentences_that_cost_too_much_are_chosen_by_words(
     rainbow: Collection, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +342,20 @@ def test_sentences_end_where_they_end() -> None:
         "第一句。",
         "第二句。",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("# A\n\n## B\nOne. Two.\r\n# C\r\nThree.", ["# A", "## B", "One.", "Two.", "# C", "Three."]),
+        ("A\n=====\n\n----\nB c.\n----\nOne\nline.", ["A\n=====", "----\nB c.\n----", "One\nline."]),
+        ("#one A\n\n- item\n---", ["#one A", "- item", "---"]),
+        ("A is:\n| a | b |\n|---|---|\n| 1 | 2 |", ["A is:", "| a | b |", "|---|---|", "| 1 | 2 |"]),
+        ("Kind\tPrice\nbadge\t5 euros", ["Kind\tPrice", "badge\t5 euros"]),
+    ],
+)
+def test_headings_and_rows_are_pieces_of_their_own(text: str, sentences: list[str]) -> None:
+    assert [text[start:end] for start, end in sentence_spans(text)] == sentences
 
 
 @given(st.text())

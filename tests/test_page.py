@@ -232,6 +232,39 @@ def test_what_the_service_refuses_is_told_in_its_words(opened: Callable[..., Pag
     expect(page.locator(".problem")).to_contain_text("Did you mean 'handbook'?")
 
 
+def test_a_question_that_is_too_long_is_told_of_without_what_programs_may_ask_for(opened: Callable[..., Page]) -> None:
+    page = opened("?c=handbook&q=" + "power+failure+" * 300)
+    expect(page.locator(".problem .detail")).to_have_text(re.compile(r"The query has 600 tokens; .* Shorten it\.$"))
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_best_sentence_is_within_the_lines_that_are_shown(opened: Callable[..., Page], width: int) -> None:
+    page = opened("?c=handbook&q=the+village+of+49+geese", viewport={"width": width, "height": 900})
+    mark = page.locator(".hit mark").first
+    mark.wait_for()
+    shown = """() => [...document.querySelectorAll(".excerpt")].filter((box) => box.querySelector("mark")).map((box) =>
+      box.querySelector("mark").getBoundingClientRect().bottom - box.getBoundingClientRect().bottom < 2)"""
+    assert set(page.evaluate(shown)) == {True}
+    page.locator(".hit .open").first.click()
+    expect(page.locator("#reader .passage")).to_be_visible()
+    if width > 1000:  # else the document covers the hits
+        page.wait_for_function(f"() => ({shown})().every(Boolean)")
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "lexical"])
+def test_a_hit_tells_the_heading_of_its_best_sentence_and_cites_where_it_begins(
+    opened: Callable[..., Page], running: Server, mode: str
+) -> None:
+    text = b"# Chapter\n\nGeese are fed at noon.\n\n# Zeppelin\n\nIt is moored on the roof."
+    file = {"files": ("airship.md", text, "text/markdown")}
+    finished(running.http, running.http.post("/v1/collections/airships/documents", files=file).json())
+    page = opened(f"?c=airships&q=where+is+the+zeppelin+moored&mode={mode}")
+    expect(page.locator(".hit mark")).to_have_text("It is moored on the roof.")
+    expect(page.locator(".hit .place")).to_have_text("Zeppelin")
+    (hit,) = running.http.post("/v1/collections/airships/search", json={"query": "zeppelin"}).json()["hits"]
+    assert (hit["heading"], hit["start"], hit["end"]) == ("Chapter", 0, len(text))
+
+
 def test_warnings_and_the_verdict_are_told(opened: Callable[..., Page]) -> None:
     page = opened("?c=handbook&q=the+of+and&mode=lexical")
     expect(page.locator(".notice, .nothing").first).to_be_visible()
@@ -341,7 +374,27 @@ def test_the_keyboard_is_enough(opened: Callable[..., Page]) -> None:
     assert page.get_by_label("Question").input_value() == "j?k"
 
 
+def test_the_key_to_the_search_box_is_not_typed_where_that_has_the_focus_from_the_start(
+    opened: Callable[..., Page],
+) -> None:
+    page = opened()
+    question = page.get_by_label("Question")
+    expect(question).to_be_focused()
+    page.keyboard.press("/")
+    page.keyboard.type("/etc")
+    expect(question).to_have_value("/etc")
+
+
 # -- putting in --------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_no_collection_can_have_is_told_of(opened: Callable[..., Page]) -> None:
+    page = opened("?view=add")
+    name = page.get_by_label("Collection", exact=True).and_(page.locator("#into"))
+    name.fill("my notes")
+    assert "1 to 64 letters, digits, dots" in name.evaluate("(input) => input.validationMessage")
+    name.fill("my-notes")
+    assert name.evaluate("(input) => input.validationMessage") == ""
 
 
 def test_files_are_put_in_and_told_of(opened: Callable[..., Page]) -> None:

@@ -150,7 +150,7 @@ def test_documents_are_added_read_listed_and_deleted(docs: Any) -> None:
             {"id": "b", "uri": "urn:own:b", "text": "Bread needs flour."},
             {"id": "b", "text": "Another with the same id."},
             {"id": "c", "text": " \n"},
-            {"id": "d", "text": "A lone surrogate: \ud800."},
+            {"id": "d", "text": "A lone surrogate: \ud800.", "title": "\ud800", "metadata": {"by": "\udfff"}},
         ]
     )
     assert {outcome.uri: outcome.status for outcome in report.outcomes if outcome.uri != "urn:own:b"} == {
@@ -166,6 +166,8 @@ def test_documents_are_added_read_listed_and_deleted(docs: Any) -> None:
     assert (read.text, read.title, read.uri) == ("Jupiter is a planet.", "Sky", "urn:embedsvc:a/1")
     assert read.metadata == {"year": 2020}
     assert [(span.start, span.end) for span in read.passages] == [(0, 20)]
+    (note,) = next(outcome.notes for outcome in report.outcomes if outcome.uri == "urn:embedsvc:d")
+    assert note == "3 lone surrogate(s) replaced by U+FFFD"
     assert docs.get("d").text == "A lone surrogate: \ufffd."
     assert [document.id for document in docs.documents()] == ["a/1", "d", "b"]
     assert [document.id for document in docs.documents(limit=1, offset=1)] == ["d"]

@@ -13,6 +13,7 @@ from embedsvc.search.expanding import expand, stretches_of
 from embedsvc.search.highlighting import Floats, highlight
 from embedsvc.search.packing import CountTokens, pack
 from embedsvc.search.run import Run
+from embedsvc.storage import Turn
 from embedsvc.storage.words import says_something
 
 _MOST_TOKENS = 100_000
@@ -60,8 +61,18 @@ def point_out(run: Run) -> Run:
     def encode(sentences: Sequence[str]) -> Floats:
         return run.encoder.encode_texts(sentences, kind="passage", on_overflow="truncate").vectors
 
-    found = highlight(run.hits, run.query.text, run.vector, encode, _MOST_ENCODED)
+    found = highlight(run.hits, _turns(run), run.query.text, run.vector, encode, _MOST_ENCODED)
     return replace(run, hits=tuple(replace(hit, highlight=each) for hit, each in zip(run.hits, found, strict=True)))
+
+
+def _turns(run: Run) -> list[list[Turn]]:
+    """For each hit, where page and heading change in its passages, as far as that is stored, in order."""
+    rows = [row for span in run.spans for row in span.rows]
+    known = dict(zip(rows, run.snapshot.store.turns(rows), strict=True)) if rows else {}
+    return [
+        sorted({turn for row in span.rows for turn in known[row] or ()}, key=lambda turn: turn.start)
+        for span in run.spans
+    ]
 
 
 def gather(run: Run) -> Run:

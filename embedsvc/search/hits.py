@@ -56,11 +56,14 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Highlight:
     """In characters of the document: the hit's best ``sentence``, and every word of the query in the hit (``terms``).
-    ``by``: how the sentence was chosen, by its meaning (``vector``) or by the query's words in it (``terms``)."""
+    ``by``: how the sentence was chosen, by its meaning and the query's words in it (``vector``) or by these alone
+    (``terms``). ``page`` and ``heading``: those that it stands under, which may come later than those of the hit."""
 
     sentence: Span
     terms: tuple[Span, ...]
     by: Literal["vector", "terms"]
+    page: int | None
+    heading: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def _trimmed(rank: int, passage: StoredPassage, start: int, end: int) -> Span:
     text = passage.text[start - passage.start : end - passage.start]
     start += len(text) - len(text.lstrip())
     text = text.strip()
-    return Span(rank, passage, start, start + len(text), text)
+    return Span(rank, passage, start, start + len(text), text, rows=(passage.row_id,))
 
 
 def _join(passage: StoredPassage, start: int, end: int, copies: tuple[int, ...], spans: list[Span]) -> bool:
@@ -53,7 +53,7 @@ def _join(passage: StoredPassage, start: int, end: int, copies: tuple[int, ...],
             wider = replace(span, end=end, text=span.text + text)
         else:
             continue
-        spans[at] = replace(wider, copies=span.copies + copies)
+        spans[at] = replace(wider, rows=(*span.rows, passage.row_id), copies=span.copies + copies)
         return True
     return False
 

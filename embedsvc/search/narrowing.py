@@ -211,5 +211,5 @@ def _spans(run: Run, stretches: Sequence[_Stretch], windows: Sequence[_Window]) 
         best = next(each for number, each in stretch.passages if number == rank)
         part = Part(-loss, place.page, place.heading)
         span = Span(rank, best, start, stretch.start + high, stretch.text[low:high], part)
-        had = (each for _, each in sorted(stretch.passages, key=lambda each: each[0]) if overlap(each, span))
-        yield replace(span, copies=tuple(row for each in had for row in run.copies.get(each.row_id, ())))
+        had = [each.row_id for _, each in sorted(stretch.passages, key=lambda each: each[0]) if overlap(each, span)]
+        yield replace(span, rows=tuple(had), copies=tuple(copy for row in had for copy in run.copies.get(row, ())))

@@ -103,8 +103,8 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Span:
     """A hit in the making: ``best``, the candidate at ``rank`` (from 0), with what was joined to it; or a ``part``.
-    ``first``: the passage that it begins in, where that is another. ``copies``: row ids of other passages that say the
-    same as one that the span has some of."""
+    ``first``: the passage that it begins in, where that is another. ``rows``: row ids of all passages that it has some
+    of; ``copies``: of others that say the same as one of these."""
 
     rank: int
     best: StoredPassage
@@ -112,6 +112,7 @@ class Span:
     end: int
     text: str
     part: Part | None = None
+    rows: tuple[int, ...] = ()
     copies: tuple[int, ...] = ()
     first: StoredPassage | None = None
 

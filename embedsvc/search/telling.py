@@ -120,7 +120,8 @@ _PLAIN = tuple(name for name in Hit.__slots__ if name not in ("scores", "highlig
 
 def _highlight_of(value: Mapping[str, Any]) -> Highlight:
     start, end = value["sentence"]
-    return Highlight((start, end), tuple((start, end) for start, end in value["terms"]), value["by"])
+    terms = tuple((start, end) for start, end in value["terms"])
+    return Highlight((start, end), terms, value["by"], value.get("page"), value.get("heading"))
 
 
 def _context_of(value: Mapping[str, Any]) -> Context:

@@ -32,9 +32,19 @@ _SENTENCE_END = re.compile(
     r"""(?<=[.!?…]) ["'”’)\]]* \s+ (?=[^\sa-z])   # a full stop, and then nothing in lower case
     | (?<=[。！？])
     | \n\s*\n
-    | \n(?=\s*(?:[-*•|\#]|\d+[.)]\s))             # a list, a table, a heading""",
+    | \n(?=\s*(?:[-*•|\#]|\d+[.)]\s))             # a list, a table, comments
+    | \n(?=[^\n\t]*\S\t)                           # a table of a page or an office file""",
     re.VERBOSE,
 )
+_ADORNMENT = r"([!-/:-@\[-`{-~])\%d{2,}[ \t]*(?=\r?$)"
+_HEADING = re.compile(
+    rf"""\n(?: [ ]{{0,3}}\#{{1,6}}[ \t][^\r\n]*             # Markdown
+    | (?: (?<=\n\n) | (?<=\n\r\n))                        # reStructuredText, after an empty line
+      (?: {_ADORNMENT % 1} \r?\n)?
+      (?![-*•|+\#>] | \d+[.)])[^\s][^\r\n]*\r?\n {_ADORNMENT % 2})""",
+    re.VERBOSE | re.MULTILINE,
+)
+"""With the end of the line before: what begins with one character is found six times as fast."""
 _LONG = 400
 """Characters of a sentence from which on lesser ends count: of text in lower case, of lines."""
 _LESSER_ENDS = (re.compile(r"(?<=[.!?…])\s+"), re.compile(r"(?<=;)\s+|\n"))
@@ -112,13 +122,27 @@ def sentence_spans(text: str) -> list[Span]:
     where that is not enough at semicolons and lines."""
     spans: list[Span] = []
     start = 0
-    for end in _SENTENCE_END.finditer(text):
+    for heading in heading_spans(text):
+        spans += (*_sentences(text, start, heading[0]), heading)
+        start = heading[1]
+    return [*spans, *_sentences(text, start, len(text))]
+
+
+def heading_spans(text: str) -> list[Span]:
+    """The headings of ``text`` that Markdown or reStructuredText marks as such, with those marks."""
+    return [_trimmed(text, (found.start() - 1, found.end() - 2)) for found in _HEADING.finditer(f"\n\n{text}")]
+
+
+def _sentences(text: str, start: int, last: int) -> list[Span]:
+    """Those between two headings."""
+    spans: list[Span] = []
+    for end in _SENTENCE_END.finditer(text, start, last):
         # A list number or an initial at the end of the match's text is no end of a sentence.
         if "\n" not in end[0] and _ABBREVIATION.search(text, max(start, end.start() - 8), end.start()):
             continue
         spans.append((start, end.end()))
         start = end.end()
-    spans.append((start, len(text)))
+    spans.append((start, last))
     for ends in _LESSER_ENDS:
         spans = [part for span in spans for part in _parted(text, span, ends)]
     return [trimmed for span in spans if (trimmed := _trimmed(text, span))[0] < trimmed[1]]
@@ -137,6 +161,11 @@ def _trimmed(text: str, span: Span) -> Span:
     piece = text[span[0] : span[1]]
     start = span[0] + len(piece) - len(piece.lstrip())
     return start, start + len(piece.strip())
+
+
+def words_of(text: str) -> list[str]:
+    """All words of ``text`` in lower case, in its order."""
+    return list(_words(text))
 
 
 def _words(text: str) -> Iterator[str]:

@@ -469,7 +469,11 @@ class HighlightOut(BaseModel):
 
     sentence: tuple[int, int] = Field(description="The best sentence.")
     terms: list[tuple[int, int]] = Field(description="The words of the query.")
-    by: Literal["vector", "terms"] = Field(description="How the sentence was chosen: by its meaning or its words.")
+    by: Literal["vector", "terms"] = Field(
+        description="How the sentence was chosen: by its meaning and its words, or by its words alone."
+    )
+    page: int | None = Field(description="The page that it stands on.")
+    heading: str | None = Field(description="The heading that it stands under; the hit's is where that begins.")
 
 
 class CitationOut(BaseModel):

@@ -39,7 +39,9 @@ export function problemOf(status, body, requestId) {
   } catch {
     // From something between here and the service; its HTML is of no use to a reader.
   }
-  const detail = typeof told.detail === "string" && status !== 401 ? told.detail : "";
+  // Of a question that is too long, the service tells programs a way that this page does not have.
+  const detail =
+    typeof told.detail === "string" && status !== 401 ? told.detail.replace(/, or ask for on_overflow=[^.]*/, "") : "";
   return new Problem(
     status,
     (status === 401 ? keyHeading() : heading[status]) ?? told.title ?? `The service answered ${status}`,

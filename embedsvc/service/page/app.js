@@ -287,7 +287,11 @@ function closeDocument() {
     .focus();
 }
 
+let given = false; // whether the search box has the focus without being asked, and no key was pressed since
+
 addEventListener("keydown", (event) => {
+  const first = given;
+  given = false;
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   const typing = event.target.closest("input:not([type=radio]), textarea, select");
   if (event.key === "Escape") {
@@ -296,6 +300,7 @@ addEventListener("keydown", (event) => {
     return;
   }
   if (typing) {
+    if (first && event.key === "/" && !$("q").value) act(() => {}); // it is where that key leads to
     if (event.key === "ArrowDown" && event.target === $("q") && hits().length) act(() => step(1));
     return;
   }
@@ -403,5 +408,7 @@ addEventListener("collections-changed", async () => choices(await known(true), a
 let rendering = render(address.read());
 address.onChange((state) => (rendering = render(state)));
 rendering.then(() => {
-  if (!address.read().q && matchMedia("(hover: hover)").matches && address.read().view === "search") $("q").focus();
+  if (address.read().q || !matchMedia("(hover: hover)").matches || address.read().view !== "search") return;
+  $("q").focus();
+  given = true;
 });

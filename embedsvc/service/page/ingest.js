@@ -10,6 +10,7 @@ const POLL_MS = [150, 250, 400, 700, 1000];
 const MOST_LINES = 500;
 // Bytes and files of one request, milliseconds between looks at a job, lines of the report that are shown.
 const NAME = "[A-Za-z0-9][A-Za-z0-9._\\-]{0,63}";
+const NAMES = "Use 1 to 64 letters, digits, dots, underscores or dashes, the first one a letter or digit.";
 const WORDS = {
   indexed: "indexed",
   replaced: "replaced",
@@ -28,10 +29,15 @@ export function ingestView(state, collections, isFirst) {
     "aria-label": "Collection",
     pattern: NAME,
     required: true,
+    on: { input: checkName },
     spellcheck: "false",
     autocapitalize: "off",
     maxlength: 64,
   });
+  function checkName() {
+    name.setCustomValidity(name.validity.patternMismatch ? NAMES : "");
+  }
+  checkName();
   const files = el("input", {
     type: "file",
     multiple: true,

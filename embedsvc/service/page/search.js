@@ -8,7 +8,9 @@ import { length, marked, slice } from "./text.js";
 const BEFORE = 80;
 const LEAST = 400;
 const MOST = 520;
-// Characters of an excerpt: before the best sentence, and altogether, where the passage has as many.
+const LATER = 50;
+// Characters of an excerpt: before the best sentence, and altogether, where the passage has as many; by how much later
+// it begins as long as that sentence is not within the lines that are shown.
 
 /** What the service is asked for. */
 export function requestOf(state, highlight) {
@@ -32,7 +34,9 @@ export async function mark(answer, view, state, signal) {
   if (version !== answer.version || hits.length !== answer.hits.length) return; // somebody wrote in between
   answer.hits.forEach((hit, at) => {
     hit.highlight = hits[at].highlight;
-    view.querySelector(`[data-at="${at}"] .excerpt`).replaceChildren(...excerpt(hit));
+    const box = view.querySelector(`[data-at="${at}"]`);
+    showExcerpt(box.querySelector(".excerpt"), hit);
+    box.querySelector(".place")?.replaceChildren(placeOf(hit.highlight));
   });
 }
 
@@ -74,6 +78,14 @@ export function answerView(answer, state) {
         answer.hits.map((hit, at) => hitView(hit, at, state)),
       ),
     );
+  // In narrower lines, as beside a document, less is shown.
+  const widths = new ResizeObserver((boxes) =>
+    requestAnimationFrame(() => {
+      for (const { target } of boxes)
+        if (target.querySelector("mark")) showExcerpt(target, answer.hits[target.closest(".hit").dataset.at]);
+    }),
+  );
+  for (const box of view.querySelectorAll(".excerpt")) widths.observe(box);
   return view;
 }
 
@@ -141,7 +153,7 @@ function hitView(hit, at, state) {
     toggle.setAttribute("aria-expanded", String(!scores.hidden));
     if (!scores.hidden && !scores.childNodes.length) explain(scores, hit, state);
   }
-  const place = placeOf(hit);
+  const place = placeOf(hit.highlight ?? hit); // of what is shown; the citation has that of where the hit begins
   const sure = hit.confidence;
   return el(
     "li",
@@ -183,13 +195,22 @@ function hitView(hit, at, state) {
   );
 }
 
-/** The hit's text around its best sentence, whole words, marked. */
-function excerpt(hit) {
+/** Fills `box`, of which only the first lines are shown, so that the best sentence is in them; of a long one the beginning. */
+function showExcerpt(box, hit) {
+  for (let later = 0; later <= LEAST; later += LATER) {
+    box.replaceChildren(...excerpt(hit, later));
+    const best = box.querySelector("mark");
+    if (!best || best.getBoundingClientRect().bottom <= box.getBoundingClientRect().bottom + 1) return;
+  }
+}
+
+/** The hit's text around its best sentence, whole words, marked; begun `later`, but not after that sentence does. */
+function excerpt(hit, later = 0) {
   const size = length(hit.text);
   const best = hit.highlight ? hit.highlight.sentence[0] - hit.start : 0;
-  let from = Math.max(0, Math.min(best - BEFORE, size - LEAST));
+  let from = Math.min(best, later + Math.max(0, Math.min(best - BEFORE, size - LEAST)));
   let to = Math.min(size, from + MOST);
-  if (from) from += slice(hit.text, from, from + 40).search(/\s|$/) + 1;
+  if (from && from < best) from += slice(hit.text, from, from + 40).search(/\s|$/) + 1;
   if (to < size)
     to -=
       slice(hit.text, to - 40, to)

@@ -116,12 +116,9 @@ def _documents(raw: Any) -> tuple[list[Item], OnDuplicate | None]:
     checked = DocumentsRequest.model_validate(clean(raw))
     items: list[Item] = []
     for document, own in zip(checked.documents, raw["documents"], strict=True):
-        # The text as it was sent: what has to be replaced in it is replaced, and noted, there.
-        items.append(
-            ready_document(
-                own["text"], id=document.id, uri=document.uri, title=document.title, metadata=document.metadata
-            )
-        )
+        # What is told of it as it was sent: what has to be replaced in it is replaced, and noted, there.
+        title, metadata = own.get("title", ""), own.get("metadata")
+        items.append(ready_document(own["text"], id=document.id, uri=document.uri, title=title, metadata=metadata))
     return items, checked.duplicates
 
 
