@@ -728,8 +728,8 @@ class Store:
                     self._build_text_index(dataset)
                 dataset.optimize.compact_files()
             if _has_new_replaced(dataset):
-                # Not by joining all segments, which takes a third of the time: of 60,000 texts with the same words, 100 of
-                # them replaced, Lance asked for 42 GB then and aborted the process.
+                # Not by joining all segments, which takes a third of the time: of 60,000 texts with the same words, 100
+                # of them replaced, Lance asked for 42 GB then and aborted the process.
                 self._build_text_index(dataset)
             else:
                 _extend_text_index(dataset)
