@@ -113,6 +113,7 @@ class Collections:
                 if self._closed:  # meanwhile: close() may not have seen this one
                     self.forget(name)
                     self._check_not_closed()
+                self._make_room(name)
             if not in_passing:
                 self._used[name] = time.monotonic()
             return opened
@@ -122,18 +123,20 @@ class Collections:
             raise Closed(self._settings.data_dir)
 
     def load(self, name: str, *, in_passing: bool = False) -> None:
-        """Opens the collection with its vector index. Where all together take more memory than ``index_memory_mb``, an
-        index and ``OPEN_BYTES`` each, or are more than ``MOST_OPEN``, those that were opened in passing are closed,
-        then those unused for longest; they are opened again when next asked for."""
+        """Opens the collection with its vector index."""
         self.call(name, lambda opened: opened.collection.upkeep.look_after(), in_passing=in_passing)
         self.call(name, lambda opened: opened.collection.snapshot(), in_passing=in_passing)
+        self._make_room(name)
+
+    def _make_room(self, name: str) -> None:
+        """Where all that are open take more memory than ``index_memory_mb``, an index and ``OPEN_BYTES`` each, or are
+        more than ``MOST_OPEN``, closes those that were opened in passing, then those unused for longest, but for
+        ``name``; they are opened again when next asked for."""
         budget = index_goal(self._settings).memory
         with self._unloading:
-            upkeeps = {name: opened.collection.upkeep for name, opened in list(self._opened.items())}
             held = {
-                name: OPEN_BYTES + upkeep.bytes_resident
-                for name, upkeep in upkeeps.items()
-                if upkeep.loaded is not None
+                name: OPEN_BYTES + opened.collection.upkeep.bytes_resident
+                for name, opened in list(self._opened.items())
             }
             # Of those in passing the one that was opened first, as others may still be asked.
             for oldest in sorted((each for each in held if each != name), key=lambda each: self._used.get(each, 0.0)):

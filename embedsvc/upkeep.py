@@ -588,7 +588,6 @@ class Upkeep:
     def _try(self, work: Callable[[], None]) -> None:
         try:
             work()
-            self._retry_after = _RETRY
         except _Stopped:
             log.info("%s: the vector index was not folded: it is not wanted any more", self.name)
         except Exception as error:
@@ -671,6 +670,7 @@ class Upkeep:
     def _fold_if_free(self) -> None:
         try:
             self._fold(0, self._go_on)
+            self._retry_after = _RETRY
         except Conflict:  # whoever has the lock is folding: what comes of that is taken over then
             self._retry_later()
 

@@ -143,6 +143,8 @@ def keyless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         {"origin": "https://evil.example", "sec-fetch-site": "cross-site"},
         {"origin": "null", "sec-fetch-site": "cross-site"},  # a page in a sandboxed frame
         {"origin": "null"},
+        {"host": "localhost:8080", "origin": "http://localhost:3000", "sec-fetch-site": "same-site"},
+        {"host": "localhost:8080", "origin": "http://localhost:3000"},
         {"host": "evil.example"},  # a name that was made to point here
         {"host": "evil.example", "origin": "http://evil.example", "sec-fetch-site": "same-origin"},
     ],
@@ -171,6 +173,7 @@ def test_without_keys_no_page_of_another_site_learns_or_changes_anything(
         ({"host": "[::1]:8080", "origin": "http://[::1]:8080"}, {}),
         ({"host": "localhost:8080", "origin": "http://localhost:8080", "sec-fetch-site": "same-origin"}, {}),
         ({"host": "docs.example:80", "origin": "http://docs.example"}, {"host": "0.0.0.0"}),
+        ({"host": "docs.example", "origin": "https://docs.example"}, {"host": "0.0.0.0"}),  # TLS ends before us
         ({"host": "docs.example", "origin": "https://docs.example"}, {"public_url": "https://docs.example/kb"}),
         ({"host": "localhost:8080", "origin": "https://docs.example"}, {"public_url": "https://docs.example"}),
         ({"host": "localhost:8080", "origin": "https://docs.example", "sec-fetch-site": "same-origin"}, {}),

@@ -320,8 +320,8 @@ def test_a_service_that_is_down_or_lets_nobody_in_is_told(place: dict[str, Any])
 def test_the_first_write_makes_the_collection(place: dict[str, Any]) -> None:
     store = EmbedsvcDocumentStore("made", **place)
     by_meta = {"field": "meta.n", "operator": "==", "value": 1}
+    assert store.count_documents() == 0  # what tutorials ask before they index
     for ask in (
-        store.count_documents,
         store.filter_documents,
         store.delete_all_documents,
         partial(store.count_documents_by_filter, by_meta),

@@ -893,6 +893,21 @@ def test_closing_lets_go_of_what_nobody_else_uses(tmp_path: Path) -> None:
     assert [each for each in kept() if id(each) not in before] == []
 
 
+def test_collections_that_nobody_searches_are_closed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedsvc.opened.MOST_OPEN", 2)
+
+    def kept() -> int:
+        gc.collect()
+        return sum(issubclass(type(each), Upkeep) for each in gc.get_objects())
+
+    before = kept()
+    with embedsvc.library(data_dir=tmp_path, runtime="onnx", dtype="int8") as library:
+        for number in range(5):
+            library.open(f"c{number}").add([{"text": f"Planet number {number}."}])
+        assert kept() - before <= 2
+        assert [len(library.open(f"c{number}").documents()) for number in range(5)] == [1] * 5
+
+
 def test_more_collections_than_stay_open_are_all_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedsvc.opened.MOST_OPEN", 2)
 

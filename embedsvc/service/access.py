@@ -50,12 +50,14 @@ def stranger(scope: Scope, settings: Settings) -> str | None:
     own, asked = _host(settings.public_url), _host(f"//{headers.get('host', '')}")
     if is_this_machine(settings.host) and asked not in (own, None) and not is_this_machine(asked):
         return asked
-    origin = headers.get("origin")
-    # Browsers say themselves whether a page asks its own site, also where a proxy has put another name into Host.
-    if origin is None or headers.get("sec-fetch-site") == "same-origin":
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    # Browsers say themselves whether a page asks its own site, also where a proxy has put another name into Host, but
+    # not over HTTP from afar. Another port of the same host is another site: anybody's program may serve pages there.
+    if origin is None or site == "same-origin":
         return None
-    theirs = _host(origin)  # of a page whose site is not told ("null"): none
-    return None if theirs is not None and theirs in (asked, own) else origin
+    theirs = _place(origin, "")  # of a page whose site is not told ("null"): none
+    ours = {_place(url, origin) for url in (f"//{headers.get('host', '')}", settings.public_url)}
+    return None if site is None and theirs is not None and theirs in ours else origin
 
 
 def is_this_machine(host: str) -> bool:
@@ -66,6 +68,19 @@ def is_this_machine(host: str) -> bool:
         return ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
         return False
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def _place(url: str, other: str) -> tuple[str, int | None] | None:
+    """Host and port of ``url``; where it tells neither port nor scheme, the port that goes with ``other``'s scheme."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme or urlsplit(other).scheme)
+        return None if parts.hostname is None else (parts.hostname, port)
+    except ValueError:
+        return None
 
 
 def _host(url: str) -> str | None:

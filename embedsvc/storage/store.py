@@ -710,8 +710,9 @@ class Store:
         return self._committed(work)
 
     def maintain(self, *, in_passing: bool = False) -> Store:
-        """Folds new rows into the text index, and small fragments together. ``in_passing``: fragments are left as they
-        are where rows were deleted, for then the whole text index would have to be built anew."""
+        """Folds new rows into the text index, built anew where rows were replaced, and small fragments together.
+        ``in_passing``: fragments are left as they are where rows were deleted, for that takes a text index built anew
+        besides."""
 
         def work(dataset: lance.LanceDataset) -> None:
             rows = {fragment.fragment_id: fragment.count_rows() for fragment in dataset.get_fragments()}

@@ -46,15 +46,8 @@ class Background:
     def _run(self) -> None:
         with gently():
             while (next_one := self._waiting.get()) is not None:
-                future, work = next_one
-                if ending() or not future.set_running_or_notify_cancel():
-                    continue
-                try:
-                    work()
-                except BaseException as error:  # for whoever waits
-                    future.set_exception(error)
-                else:
-                    future.set_result(None)
+                _do(*next_one)
+                del next_one  # it would be kept, with all that it works on, until there is another
 
     def end(self, seconds: float) -> bool:
         """Waits so long for the thread to end; whether it did."""
@@ -63,6 +56,17 @@ class Background:
             return True
         self._thread.join(seconds)
         return not self._thread.is_alive()
+
+
+def _do(future: Future[None], work: Callable[[], None]) -> None:
+    if ending() or not future.set_running_or_notify_cancel():
+        return
+    try:
+        work()
+    except BaseException as error:  # for whoever waits
+        future.set_exception(error)
+    else:
+        future.set_result(None)
 
 
 _started: list[Background] = []

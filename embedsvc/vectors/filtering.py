@@ -136,7 +136,7 @@ class Filters:
         if not each.lock.acquire(blocking=False):  # another query has it evaluated: the next one will see
             return
         try:
-            if not any(_unknown(each)):
+            if not any(_unknown(each, each.index, each.among)):
                 return
         finally:
             each.lock.release()
@@ -193,7 +193,8 @@ class Filters:
     def _fit(self, condition: str, each: _Filter) -> None:
         try:
             with each.lock:
-                index, among, unknown = each.index, each.among, _unknown(each)
+                index, among = each.index, each.among
+                unknown = _unknown(each, index, among)
             if index is None or among is None:
                 return
             for part, allowed, is_unknown in zip(index.parts, among.parts, unknown, strict=True):
@@ -203,8 +204,9 @@ class Filters:
                     with each.lock:
                         each.fitted = {**each.fitted, part.segment.name: found}  # others may be looking at it
             with each.lock:
-                if each.index is not None and each.among is not None:  # of a later index, perhaps, by now
-                    each.among = _with_efforts(each, each.index, each.among)
+                index, among = each.index, each.among  # of a later index, perhaps, by now
+                if index is not None and among is not None:
+                    each.among = _with_efforts(each, index, among)
         except Exception:  # the rows are all scored, as before
             log.exception("a filter could not be measured: %s", condition)
         finally:
@@ -225,22 +227,23 @@ def _known(each: _Filter, segment: Segment, allowed: Allowed) -> Allowed | None:
     copied = found.copied
     if copied is not None:
         there = allowed.mask[copied.positions]
-        if np.count_nonzero(there) < allowed.count:  # a condition that asks for the time, say
+        if np.count_nonzero(there) < allowed.count:  # others pass by now: rows were replaced
             return None
         copied = replace(copied, bitmap=None if there.all() else np.packbits(there, bitorder="little"))
     return replace(allowed, effort=found.effort, copied=copied)
 
 
-def _unknown(each: _Filter) -> list[bool]:
-    """Of each segment, whether it has to be measured."""
-    if each.index is None or each.among is None:
+def _unknown(each: _Filter, index: VectorIndex | None, among: Among | None) -> list[bool]:
+    """Of each segment, whether it has to be measured. ``index`` and ``among`` are those of ``each``, read once: whoever
+    puts another index in its place lets go of them at any moment."""
+    if index is None or among is None:
         return []
     return [
         allowed.effort is None
         and allowed.positions is None
         and part.segment.codes is not None
         and _known(each, part.segment, allowed) is None
-        for part, allowed in zip(each.index.parts, each.among.parts, strict=True)
+        for part, allowed in zip(index.parts, among.parts, strict=True)
     ]
 
 

@@ -14,7 +14,7 @@ from haystack.utils import Secret
 
 from embedsvc import conditions
 from embedsvc.api.collections import Collection
-from embedsvc.errors import UsageError
+from embedsvc.errors import NotFound, UsageError
 from embedsvc.integrations.citing import citation, unit_scores
 from embedsvc.integrations.haystack.filters import UnsupportedFilter, condition_of
 from embedsvc.integrations.haystack.places import Place, with_secret
@@ -34,8 +34,8 @@ class WrongDocuments(UsageError, ValueError):
 
 class EmbedsvcDocumentStore:
     """The collection of that name, at a :class:`.places.Place`. Where there is none, the first write makes it; whatever
-    else is asked before that is a NotFound, with the name that may have been meant. With ``create`` it is made by
-    whatever is asked first, so that a new store is empty.
+    else is asked before that is a NotFound, with the name that may have been meant, but for how many documents there
+    are: none. With ``create`` it is made by whatever is asked first, so that a new store is empty.
 
     It encodes texts itself, by its own model: documents need no ``embedding``, and one that they have is not kept.
     ``source`` and ``title`` in their ``meta`` are what they are cited by. Documents need ``content``.
@@ -71,7 +71,10 @@ class EmbedsvcDocumentStore:
     # -- Haystack's protocol -----------------------------------------------------------------------------------------
 
     def count_documents(self) -> int:
-        return self.collection.count()
+        try:
+            return self.collection.count()
+        except NotFound:
+            return 0
 
     def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Document]:
         """In the order of their uris.

@@ -36,7 +36,7 @@ export async function mark(answer, view, state, signal) {
     hit.highlight = hits[at].highlight;
     const box = view.querySelector(`[data-at="${at}"]`);
     showExcerpt(box.querySelector(".excerpt"), hit);
-    box.querySelector(".place")?.replaceChildren(placeOf(hit.highlight));
+    box.querySelector(".place").replaceChildren(placeOf(hit.highlight));
   });
 }
 
@@ -165,7 +165,7 @@ function hitView(hit, at, state) {
         "div",
         {},
         el("h2", { dir: "auto" }, el("a", { href: hitAddress(hit, state), class: "open" }, titleOf(hit))),
-        place ? el("p", { class: "place", dir: "auto" }, place) : null,
+        el("p", { class: "place", dir: "auto" }, place), // also where it is empty: the marked sentence may have one
       ),
       el(
         "div",
