@@ -618,8 +618,9 @@ def test_a_worker_that_does_not_start_ends_the_run_with_its_last_words() -> None
 
 
 def test_with_too_little_memory_for_anything_the_setting_is_named() -> None:
+    large = Source("file:///large.txt", "large.txt", b"words " * 500_000)  # a small one fits what Python has spare
     with Sandbox(Limits(memory_mb=10)) as box, pytest.raises((UsageError, ReaderOutOfMemory), match="reader_memory_mb"):
-        list(box.read(good(), FIELDS))
+        list(box.read(large, FIELDS))
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])

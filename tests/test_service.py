@@ -1054,7 +1054,7 @@ def test_a_data_folder_that_cannot_be_written_is_told_of_and_searched(
     library: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: path != library and access(path, mode))
+    monkeypatch.setattr(os, "access", lambda path, mode: (path != library or mode != os.W_OK) and access(path, mode))
     app = create_app(load_settings({"data_dir": str(library), "runtime": "onnx"}))
     assert f"the data folder {library} cannot be written: searches only" in caplog.text
     app.state.embedsvc.encoders.default()
