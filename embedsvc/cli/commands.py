@@ -125,11 +125,12 @@ def index(
     index plan --passages 10M tells which vector index so many passages would get.
     """
     from embedsvc.allocator import give_back_memory
+
+    give_back_memory()  # before Arrow is loaded
     from embedsvc.cli import indexing
     from embedsvc.ingest import FIXED
     from embedsvc.readers import FieldChoice, PathPatterns, check_patterns, path_or_url
 
-    give_back_memory()
     settings = settings_of(
         data_dir=data_dir,
         model=model,
