@@ -799,6 +799,25 @@ def test_the_standard_library_gives_documents_for_the_demo() -> None:
     assert not any(id.startswith(("test.", "idlelib")) for id in documents)
 
 
+def test_a_collection_whose_data_are_torn_hides_no_others_either(run: Run, library: Path, tmp_path: Path) -> None:
+    run("collections", "export", "library", tmp_path / "torn.parquet", "--data-dir", library)
+    run("collections", "import", tmp_path / "torn.parquet", "--data-dir", library)
+    for file in (library / "torn" / "passages.lance" / "data").iterdir():
+        os.truncate(file, 100)
+    done = run("collections", "list", "--json", "--data-dir", library)
+    assert done.code == 3
+    whole, torn = done.json["collections"]
+    assert (whole["name"], whole["passages"]) == ("library", 5)
+    assert "cannot be read as a collection" in torn["error"]
+    refused(run("collections", "show", "torn", "--data-dir", library), 3, "cannot be read as a collection")
+
+
+def test_a_password_in_a_url_is_neither_taken_nor_told(run: Run, tmp_path: Path) -> None:
+    done = run("index", "http://user:sekrit@127.0.0.1/x", "-c", "c", "--data-dir", tmp_path)
+    refused(done, 2, "http://…@127.0.0.1", "not taken")
+    assert "sekrit" not in done.out + done.err
+
+
 # -- index plan ---------------------------------------------------------------------------------------------------
 
 

@@ -207,10 +207,19 @@ def path_or_url(text: str) -> str:
     """What ``text`` names: of a ``file://`` URL, its fragment left out, the path; paths and URLs of pages as they are.
 
     Raises:
-        UsageError: a URL of another scheme, or of a file on another host.
+        UsageError: a URL of another scheme, or of a file on another host, or with a user's name or password: it would
+            stay in the collection and in reports.
     """
     found = _SCHEME.match(text)
-    if found is None or is_url(text):
+    if found is None:
+        return text
+    if is_url(text):
+        place = re.split(r"[/?#\\]", text[found.end() :])[0]
+        if "@" in place:
+            raise UsageError(
+                f"{found[1]}://…@{place.rpartition('@')[2]}: user names and passwords in URLs are not taken. Leave "
+                "them out, or download it and index the file."
+            )
         return text
     if found[1].lower() != "file":
         raise UsageError(

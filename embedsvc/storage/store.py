@@ -950,7 +950,8 @@ class Store:
 
     def count(self) -> int:
         """Number of passages."""
-        return int(self.dataset.count_rows())
+        with _reading(self.path):
+            return int(self.dataset.count_rows())
 
     def count_vectors(self) -> int:
         """Number of vectors: as many as passages, or more where ``Chunking.finer`` is set."""
@@ -1017,10 +1018,11 @@ class Store:
         """How many there are; with the user's SQL condition ``where``, of those with a passage for which it holds.
 
         Raises:
-            BadFilter: as :meth:`matching`.
+            BadFilter: as :meth:`matching`. DamagedCollection: a file of it cannot be read.
         """
         if where is None:
-            return int(self.dataset.count_rows(filter="ordinal = 0"))
+            with _reading(self.path):
+                return int(self.dataset.count_rows(filter="ordinal = 0"))
         return len(self._documents_where(where))
 
     def documents_where(self, where: str) -> list[str]:
