@@ -753,3 +753,25 @@ def test_over_rest(library: Path) -> None:
         assert job("migrate", {"action": "rollback"})["differing"] == []
         assert http.get(path).json()["contract"]["dtype"] == "int8"
         assert job("migrate", {"action": "finish"}) == {"removed": True}
+
+
+def test_an_older_version_that_is_torn_stops_no_write_and_is_repaired(
+    here: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection = made(here, count=3)
+    versions = sorted((here.data_dir / "c" / "passages.lance" / "_versions").glob("*.manifest"))
+    assert len(versions) > 2
+    torn = versions[1]  # their names count down
+    os.truncate(torn, 50)
+    with collection.writer() as writer:
+        writer.replace(some(10, 2))
+    assert "cannot be read, so that no older versions are removed" in caplog.text
+    assert Collection.open("c", here).store().count_documents() == 5
+    assert not wrong(here)
+    repair("c", here)
+    assert not torn.exists()
+    caplog.clear()
+    with Collection.open("c", here).writer() as writer:
+        writer.replace(some(20, 2))
+    assert len(Collection.open("c", here).store().versions()) > 1
+    assert "cannot be read" not in caplog.text

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -46,6 +47,8 @@ from embedsvc.storage.durability import TAGS, DurableCommits, fsync_tree
 from embedsvc.storage.filters import compile_filter, problem_of
 from embedsvc.storage.words import matching, phrases, text_index
 from embedsvc.syncing import fsync_path
+
+log = logging.getLogger(__name__)
 
 TABLE = "passages.lance"
 FORMAT = "2"
@@ -371,6 +374,8 @@ def vector_count(rows: pa.Table) -> int:
 _NO_SPACE = re.compile("no space left|disk quota|os error 28", re.IGNORECASE)
 _NOT_WRITABLE = re.compile("permission denied|read-only file system|os error (13|30)", re.IGNORECASE)
 _NOT_NOW = re.compile(r"permission denied|too many open files|input/output error|os error (5|12|13|23|24)\b", re.I)
+_TORN = re.compile(r"corrupt file \S*?(?P<file>\d+\.manifest)", re.IGNORECASE)
+_MOST_TORN = 1000
 _COMMIT_FAILED = re.compile(r"commit handler: (?:\w+Error: )?(?:\[Errno \d+\] )?(?P<problem>.*?)(?:, src/|$)", re.S)
 """What was raised in our commit lock comes back as an error of Lance's own, of another class."""
 _USERS_FAULT = re.compile("invalid user input|query execution error|feature is not implemented", re.IGNORECASE)
@@ -841,9 +846,12 @@ class Store:
 
     def clean_up(self, older_than: timedelta | None = None, *, torn: bool = False) -> int:
         """Removes versions older than that (an hour), but for the kept ones, and their files; with ``torn``, also files
-        that no version names, such as a commit that was killed leaves. Returns the bytes. By the one that writes."""
+        that no version names, such as a commit that was killed leaves, and older versions that cannot be read. Returns
+        the bytes. By the one that writes.
+
+        Where an older version cannot be read, none is removed without ``torn``; that is logged."""
         with writing(self.path):
-            for last in (False, False, True):
+            for tries in range(_MOST_TORN):
                 try:
                     removed = self._handle().cleanup_old_versions(
                         older_than=_KEEP_VERSIONS if older_than is None else older_than,
@@ -852,8 +860,22 @@ class Store:
                     )
                     break
                 except (ValueError, OSError) as error:
-                    if last or "_refs/tags" not in str(error):  # a fold let go of a tag while Lance read them
+                    damaged = _TORN.search(str(error))
+                    if damaged and _manifest_version(damaged["file"]) not in (0, self.version):
+                        if not torn:
+                            log.warning(
+                                "%s: version %d cannot be read, so that no older versions are removed: embedsvc "
+                                "collections repair %s removes it.",
+                                self.path.parent.name,
+                                _manifest_version(damaged["file"]),
+                                self.path.parent.name,
+                            )
+                            return 0
+                        (self.path / "_versions" / damaged["file"]).unlink(missing_ok=True)
+                    elif tries >= 2 or "_refs/tags" not in str(error):  # a fold let go of a tag while Lance read them
                         raise
+            else:
+                raise StorageFailure(f"{self.path} has too many versions that cannot be read: repair it again.")
         return int(removed.bytes_removed)
 
     # -- snapshots -----------------------------------------------------------------------------------------------
