@@ -25,8 +25,8 @@ _INDEX_OF_PANDAS = re.compile(r"__index_level_\d+__\Z")
 
 
 def read_columnar(source: Source, fields: FieldChoice, means: Means) -> Iterator[Document | Rejected]:
-    """A Document per row; which column is what: as for CSV. Columns of binary
-    values or intervals are left out, with a note.
+    """A Document per row; which column is what: as for CSV. Columns of binary values or intervals are left out, with a
+    note.
 
     Raises:
         MissingField: a chosen column is not there.

@@ -861,7 +861,7 @@ class Store:
                     break
                 except (ValueError, OSError) as error:
                     damaged = _TORN.search(str(error))
-                    if damaged and _manifest_version(damaged["file"]) not in (0, self.version):
+                    if damaged and 0 < _manifest_version(damaged["file"]) < self.version:
                         if not torn:
                             log.warning(
                                 "%s: version %d cannot be read, so that no older versions are removed: embedsvc "
