@@ -158,6 +158,24 @@ def test_what_is_no_readable_file_is_an_item_with_its_reason(tmp_path: Path, mon
     assert "permission to read" in str(reasons["closed"])
 
 
+@pytest.mark.parametrize(("size", "seen"), [(0, 0), (99_000, 10), (LIMIT, 10), (99_000, 200_000)])
+def test_a_file_that_changes_size_while_it_is_opened_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, seen: int
+) -> None:
+    """``seen``: its size when it was opened."""
+    data = bytes(at % 251 for at in range(size))
+    (tmp_path / "log.txt").write_bytes(data)
+    (item,) = found(tmp_path)
+    assert isinstance(item, FoundFile)
+    fstat = os.fstat
+
+    def before(descriptor: int) -> os.stat_result:
+        return os.stat_result((*fstat(descriptor)[:6], seen, *fstat(descriptor)[7:10]))
+
+    monkeypatch.setattr(os, "fstat", before)
+    assert item.load().data == data
+
+
 def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("text")
     (item,) = found(tmp_path)

@@ -72,8 +72,11 @@ def _start_of(path: Path, uri: str, count: int) -> bytes:
     # O_NONBLOCK: should a FIFO have taken the file's place meanwhile, opening it must not wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor, not a path)
-        _check_regular(uri, os.fstat(descriptor).st_mode)
-        return file.read(count)
+        status = os.fstat(descriptor)
+        _check_regular(uri, status.st_mode)
+        # By its size: read(count) would allocate as much, for each small file. It may grow meanwhile.
+        start = file.read(min(count, status.st_size + 1))
+        return start if len(start) <= status.st_size else start + file.read(count - len(start))
 
 
 @dataclass(frozen=True, slots=True)
