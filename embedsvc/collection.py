@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +43,10 @@ _LEAST_CACHE = 64_000_000
 
 EncodedDocument = tuple[Document, Sequence[Passage], Floats]
 """A document, its passages, and their vectors (n, dimension): each passage's own, then those of its sub-windows."""
+
+Maintaining = Literal["always", "seldom", "never"]
+"""When the end of a writer maintains the store. A passage that was written again has the whole text index built anew: 4
+s of 60,000 passages, which nobody should wait for who changes one document after the other."""
 
 
 def index_goal(settings: Settings) -> Goal:
@@ -206,10 +211,10 @@ class Collection:
         return self.upkeep.current()
 
     @contextmanager
-    def writer(self, *, fold: bool = True, maintain: bool = True) -> Iterator[Writer]:
+    def writer(self, *, fold: bool = True, maintain: Maintaining = "always") -> Iterator[Writer]:
         """The right to write, held by one process at a time. After it was given back without an error, the vector index
         is folded; not to ``fold`` leaves that to a thread in the background. Not to ``maintain`` leaves that, and the
-        text index, to the next writer.
+        text index, to the next writer; to do so seldom, to one of many.
 
         Raises:
             Conflict: another process writes, and did not end within ``lock_timeout`` seconds; or the collection was
@@ -225,7 +230,8 @@ class Collection:
             writer = Writer(store, self.upkeep.committed, lambda: self.upkeep.is_tending)
             with self.upkeep.writing():
                 yield writer
-                if not maintain:
+                many = writer.store.version // _TIDY_EVERY > store.version // _TIDY_EVERY
+                if maintain == "never" or (maintain == "seldom" and not many):
                     return
                 if fold:
                     self.upkeep.settle()  # one after the other: each takes its memory
@@ -234,7 +240,7 @@ class Collection:
                     trim()
                 if fold:
                     writer.store = self.upkeep.fold_on_disk(writer.store)
-                if fold or writer.store.version % _TIDY_EVERY == 0:
+                if fold or many:
                     writer.store.clean_up()
         if fold:
             self.upkeep.fold()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 
-from embedsvc.collection import Collection
+from embedsvc.collection import Collection, Maintaining
 from embedsvc.errors import BadFilter, NotFound, UsageError
 from embedsvc.records import Metadata, clean_metadata
 from embedsvc.storage import Store
@@ -113,12 +113,15 @@ def set_metadata(
     ids: Sequence[str] | None = None,
     condition: str | None = None,
     told: Callable[[int, int], None] = lambda done, of: None,
+    *,
+    maintain: Maintaining = "always",
 ) -> int:
     """Gives the documents that are meant (:func:`chosen`, which raises too) the metadata that ``change`` makes of
     theirs; nothing is encoded. How many were changed by it: one that has them already is not written.
 
     Some thousand passages are one commit: after a kill some documents are changed and the others as they were, and the
     same call changes these. ``told`` hears after each how many documents are done, of how many, and may raise.
+    ``maintain``: as in :meth:`Collection.writer`.
 
     Raises:
         Conflict: another process writes.
@@ -126,7 +129,7 @@ def set_metadata(
     if not chosen(collection.store(), ids, condition):  # before anybody waits for the lock
         return 0
     changed = done = 0
-    with collection.writer(fold=False) as writer:
+    with collection.writer(fold=False, maintain=maintain) as writer:
         meant = chosen(writer.store, ids, condition)
         for part in _parts(writer.store, meant):
             own = writer.store.metadata_of(part)

@@ -25,6 +25,7 @@ import numpy as np
 from embedsvc.chunking import chunk
 from embedsvc.collection import (
     Collection,
+    Maintaining,
     collection_directory,
     put_out_of_sight,
     remove_unseen,
@@ -130,7 +131,7 @@ def migrate(
         if switch:
             about = old.store().about
             if (new.store().tuned, new.store().about) != (kept, about):
-                with new.writer(fold=False, maintain=False) as writer:
+                with new.writer(fold=False, maintain="never") as writer:
                     writer.tune(kept)
                     writer.tell(about)
             done += _level(old, new, encoder, told, lambda: _switch(directory, staging))
@@ -347,7 +348,7 @@ def _level(
             left = len(_differing(old.store(), new.store()))
             if left <= _FEW:
                 new.upkeep.close()  # what it has begun would go on under the name of the old one
-                done += _catch_up(old.store, new, encoder, told, maintain=False)
+                done += _catch_up(old.store, new, encoder, told, maintain="never")
                 switch()
                 break
     else:
@@ -368,7 +369,7 @@ def _catch_up(
     encoder: Encoder,
     told: Callable[[int, int], None],
     *,
-    maintain: bool = True,
+    maintain: Maintaining = "always",
 ) -> _Done:
     """Encodes what the old collection has and the new one has not. ``maintain``: as in :meth:`Collection.writer`."""
     differing = list(_differing(newest(), new.store()))

@@ -139,6 +139,22 @@ def test_searches_see_other_metadata_at_once(collection: Collection) -> None:
     assert (found("metadata.kind = 'a'"), found("metadata.kind = 'c'")) == (15, 5)
 
 
+def test_one_change_after_the_other_leaves_the_text_index_to_one_of_many(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedsvc.collection._TIDY_EVERY", 8)
+    unindexed = []
+    for at in range(40):
+        assert set_metadata(collection, put_over({"x": at}), [f"d{at}"], maintain="seldom") == 1
+        store = collection.store()
+        unindexed.append(store.dataset.stats.index_stats("text_idx")["num_unindexed_rows"])
+        assert len(store.lexical("passage", 100)[0]) == 40  # each once, before and after
+    assert 5 <= max(unindexed) < 8
+    assert 5 <= unindexed.count(0) <= 8
+    set_metadata(collection, put_over({"x": 0}), ["d39"])
+    assert collection.store().dataset.stats.index_stats("text_idx")["num_unindexed_rows"] == 0
+
+
 def test_what_a_document_has_already_is_not_written(collection: Collection) -> None:
     assert set_metadata(collection, put_over({"kind": "a"}), condition="TRUE") == 20
     version = collection.store().version

@@ -163,7 +163,7 @@ def update(state: State, name: str, asked: schemas.VectorStoreUpdate) -> dict[st
 def _tell(opened: Opened, about: Mapping[str, Any]) -> None:
     kept = {key: value for key, value in about.items() if value is not None}
     if kept != opened.collection.store().about:
-        with opened.collection.writer(fold=False, maintain=False) as writer:
+        with opened.collection.writer(fold=False, maintain="never") as writer:
             writer.tell(kept)
 
 
@@ -359,7 +359,12 @@ def update_file(state: State, name: str, id: str, attributes: Metadata) -> dict[
     def work(opened: Opened) -> dict[str, Any]:
         _, file = _settled(state, opened, id)
         if file.documents:
-            set_metadata(opened.collection, lambda own: {**_not_attributes(own), **attributes}, file.documents)
+            set_metadata(
+                opened.collection,
+                lambda own: {**_not_attributes(own), **attributes},
+                file.documents,
+                maintain="seldom",
+            )
         return _shown_file(state, opened, id)
 
     return state.collections.call(name, work)
