@@ -784,6 +784,23 @@ def test_what_is_said_to_be_too_large_is_not_inflated(monkeypatch: pytest.Monkey
     assert len(result) == 21
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("x.zip", make_zip({"a.txt": bytes(3_000_000)})),
+        ("x.txt.gz", gzip.compress(bytes(3_000_000))),
+        ("x.txt.xz", lzma.compress(bytes(3_000_000))),
+        ("x.zip", make_zip({"y.zip": make_zip({"a.txt": bytes(3_000_000)})})),
+    ],
+)
+def test_a_bomb_is_not_to_be_read_by_raising_the_limit(name: str, data: bytes) -> None:
+    result = list(read(Source(f"file:///{name}", name, data), FieldChoice(), Means(member_bytes=1_000_000)))
+    told = str(rejected(result).error)
+    assert "200 times what it takes in the archive" in told
+    assert "Leave it out" in told
+    assert "max-file-mb" not in told
+
+
 def test_what_lies_about_its_size_is_bounded_as_it_inflates() -> None:
     data = gzip.compress(b"x" * 5000)
     result = list(read(Source("file:///x.txt.gz", "x.txt.gz", data), FieldChoice(), Means(member_bytes=1000)))

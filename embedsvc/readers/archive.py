@@ -95,6 +95,8 @@ class _Member:
     """Bytes that it is said to have."""
     counted: bool = False
     """Whether the bytes that it gives are counted already where they come from."""
+    packed: Callable[[], int] | None = None
+    """How many bytes of the archive it takes, as far as it was read; None: that cannot be told."""
 
 
 def read_archive(source: Source, fields: FieldChoice, means: Means) -> Iterator[Document | Rejected]:
@@ -187,11 +189,8 @@ def _read(
 
 
 def _inflated(uri: str, member: _Member, most: int, allowance: _Allowance) -> bytes:
-    too_large = FileTooLarge(
-        f"{uri}: it has more than {most / 1e6:,.0f} MB. Raise --max-file-mb (setting max_file_mb), or split the file."
-    )
     if member.size > most:  # before it is inflated for nothing
-        raise too_large
+        raise _too_large(uri, member, most, member.size)
     pieces: list[bytes] = []
     length = 0
     assert member.open is not None
@@ -202,13 +201,24 @@ def _inflated(uri: str, member: _Member, most: int, allowance: _Allowance) -> by
                 if not member.counted:
                     allowance.take(len(piece))
                 if length > most:
-                    raise too_large
+                    raise _too_large(uri, member, most, length)
                 pieces.append(piece)
     except _FAILURES as error:
         if isinstance(error, NotImplementedError):
             raise UnsupportedFormat(f"{uri}: it is compressed in a way that is not read ({error}).") from error
         raise _damaged(uri, error) from error
     return b"".join(pieces)
+
+
+def _too_large(uri: str, member: _Member, most: int, length: int) -> FileTooLarge:
+    """``length``: bytes that it has at least."""
+    fact = f"{uri}: it has more than {most / 1e6:,.0f} MB"
+    if member.packed is not None and length > _MOST_TIMES * member.packed():
+        return FileTooLarge(
+            f"{fact}, and more than {_MOST_TIMES} times what it takes in the archive, as files have that are made to "
+            "fill memory and disks. Leave it out; if you know what it is, unpack it and index that."
+        )
+    return FileTooLarge(f"{fact}. Raise --max-file-mb (setting max_file_mb), or split the file.")
 
 
 def _damaged(uri: str, error: BaseException) -> DamagedFile:
@@ -239,7 +249,7 @@ def _members(source: Source, file: io.BytesIO, allowance: _Allowance) -> Iterato
     if suffix in _OF_TARS or stem.lower().endswith(".tar") or archive_kind(buffered.peek(_HEAD)) == "tar":
         yield from _of_tar(buffered)
     else:
-        yield _Member(stem or "content", lambda: buffered, counted=True)
+        yield _Member(stem or "content", lambda: buffered, counted=True, packed=file.tell)
 
 
 class _Counted(io.RawIOBase):
@@ -272,7 +282,8 @@ def _of_zip(source: Source, file: io.BytesIO) -> Iterator[_Member]:
             elif kind not in (0, stat.S_IFREG):
                 yield _Member(path, error=UnsupportedFormat, why=_NO_FILE)
             else:
-                yield _Member(path, partial(archive.open, info), size=info.file_size)
+                packed = partial(int, info.compress_size)
+                yield _Member(path, partial(archive.open, info), size=info.file_size, packed=packed)
 
 
 _NO_FILE = "it is a link or device, not a file. Links in archives are not followed."
