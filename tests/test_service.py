@@ -257,7 +257,10 @@ def test_filter_min_score_and_overflow(http: httpx.Client) -> None:
     filtered = search(http, query="restart", filter="metadata.year < 2000").json()
     assert [hit["document_id"] for hit in filtered["hits"]] == ["bread"]
     assert search(http, query="restart", min_score=1e9).json()["hits"] == []
-    is_problem(search(http, query="word " * 600), 400, "600 tokens", "510")
+    too_long = search(http, query="word " * 600)
+    is_problem(too_long, 400, "600 tokens", "510")
+    told = too_long.json()
+    assert told["detail"] == told["fact"] + " Shorten it, or ask for on_overflow=split or truncate."
     cut = search(http, query="word " * 600, on_overflow="truncate").json()
     assert cut["tokens_cut"] == 90
     assert cut["hits"]

@@ -89,9 +89,11 @@ def problem(
     errors: Sequence[Mapping[str, str]] = (),
     param: str | None = None,
     code: str | None = None,
+    fact: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """An error response for the route ``path``, in the shape that the route speaks."""
+    """An error response for the route ``path``, in the shape that the route speaks. ``fact``: ``detail`` without what
+    to do about it, where callers may put that in other words."""
     body: dict[str, Any]
     if path in TEI_ROUTES:
         if status == 400:  # there, only an empty input is
@@ -112,6 +114,8 @@ def problem(
     body["instance"] = path
     if errors:
         body["errors"] = errors
+    if fact is not None:
+        body["fact"] = fact
     return Response(json_bytes(body), status, headers, media_type="application/problem+json")
 
 
@@ -137,7 +141,8 @@ def _embedsvc_error(request: Request, error: Exception) -> Response:
         headers["retry-after"] = str(error.retry_after)
     if isinstance(error, Refused):
         return problem(_path(request), error.status, title, str(error), param=error.param, code=error.code)
-    return problem(_path(request), status, title, str(error), headers=headers)
+    fact = error.fact if isinstance(error, errors.QueryTooLong) else None
+    return problem(_path(request), status, title, str(error), fact=fact, headers=headers)
 
 
 def _invalid(request: Request, error: Exception) -> Response:

@@ -808,6 +808,7 @@ class Problem(BaseModel):
     detail: str
     instance: str
     errors: list[FieldProblem] | None = Field(None, description="Of an invalid request: each fault and its place.")
+    fact: str | None = Field(None, description="Of a query that is too long: `detail` without what to do about it.")
 
 
 class Health(BaseModel):

@@ -39,13 +39,12 @@ export function problemOf(status, body, requestId) {
   } catch {
     // From something between here and the service; its HTML is of no use to a reader.
   }
-  // Of a question that is too long, the service tells programs a way that this page does not have.
-  const detail =
-    typeof told.detail === "string" && status !== 401 ? told.detail.replace(/, or ask for on_overflow=[^.]*/, "") : "";
+  // Of a question that is too long, the service tells programs a way out that this page does not have.
+  const detail = typeof told.fact === "string" ? `${told.fact} Shorten it.` : told.detail;
   return new Problem(
     status,
     (status === 401 ? keyHeading() : heading[status]) ?? told.title ?? `The service answered ${status}`,
-    detail,
+    typeof detail === "string" && status !== 401 ? detail : "",
     requestId ?? "",
   );
 }
