@@ -18,6 +18,12 @@ ALWAYS, NEVER = "1 = 1", "1 = 0"
 OPERATORS = ("=", "!=", ">", ">=", "<", "<=", "IN", "NOT IN")
 
 
+def says_something(condition: str | None) -> bool:
+    """Whether what a filter became is a condition: not where there was none in it. Such a filter finds all, but nobody
+    who deletes or changes by it means all."""
+    return condition not in (None, ALWAYS)
+
+
 @contextmanager
 def nesting() -> Iterator[None]:
     """Around what follows a filter down into those that are in it. Raises BadFilter: it does not end."""

@@ -193,7 +193,7 @@ class EmbedsvcDocumentStore:
 def _said(filters: Mapping[str, Any], instead: str) -> str:
     """``filters`` as SQL. Raises UnsupportedFilter where they leave out nothing, because there are none in them."""
     condition = condition_of(filters)
-    if condition is None or condition == conditions.ALWAYS:
+    if condition is None or not conditions.says_something(condition):
         raise UnsupportedFilter(f"The filter is empty, so no document is meant; {instead}.")
     return condition
 

@@ -107,7 +107,7 @@ class EmbedsvcVectorStore(BasePydanticVectorStore):
         """As :meth:`get_nodes`. Raises UsageError: neither is given, or filters without one in them; :meth:`clear`
         deletes all."""
         condition = condition_of(filters)
-        if node_ids is None and condition in (None, conditions.ALWAYS):
+        if node_ids is None and not conditions.says_something(condition):
             raise UsageError("Say which nodes are to go: node_ids or filters. clear() deletes all.")
         self._collection.delete_many(node_ids, filter=condition)
 
