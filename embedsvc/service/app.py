@@ -29,6 +29,7 @@ from embedsvc.service.routes import (
     documents,
     embeddings,
     health,
+    jobs,
     maintenance,
     overview,
     page,
@@ -141,6 +142,7 @@ def _app(settings: Settings, ended: Callable[[], object]) -> FastAPI:
     for routes in (
         search,
         documents,
+        jobs,
         collections,
         maintenance,
         overview,

@@ -10,13 +10,10 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from embedsvc.collection import collection_directory
 from embedsvc.names import NAME
 from embedsvc.service.embedding import Cost
-from embedsvc.service.jobs import Work
 from embedsvc.service.problems import json_bytes
-from embedsvc.service.schemas import JobOut, OpenAIErrorOut, Problem
-from embedsvc.service.state import State, run
+from embedsvc.service.schemas import OpenAIErrorOut, Problem
 
 Name = Annotated[
     str,
@@ -30,33 +27,6 @@ Name = Annotated[
 
 MAX_TEXTS = 2048
 """Texts of one embedding or reranking request."""
-
-JOB = {
-    "job": "0018af00c3d1e2f4-5b2c41aa90de",
-    "collection": "handbook",
-    "kind": "documents",
-    "status": "running",
-    "total": 3,
-    "counts": {"indexed": 1, "quarantined": 1},
-    "failures": [{"uri": "scan.pdf", "reason": "locked: this PDF opens only with a password."}],
-    "failures_left_out": 0,
-    "notes": [],
-    "notes_left_out": 0,
-    "alike": [{"uri": "urn:embedsvc:faq-1", "like": "urn:embedsvc:faq-9", "similarity": 0.93}],
-    "alike_left_out": 0,
-    "passages": 12,
-    "tokens": 4410,
-    "encoded_tokens": 4410,
-    "progress": 0.6721,
-    "seconds": 0.82,
-    "tokens_per_s": 5378.0,
-    "eta_s": 0.4,
-    "result": None,
-    "error": None,
-    "created": "2026-01-05T09:30:00.000Z",
-    "started": "2026-01-05T09:30:00.010Z",
-    "finished": None,
-}
 
 _CASES = {
     400: ("Bad request", "k is 0; ask for 1 to 1000 hits."),
@@ -136,29 +106,6 @@ def shows(description: str, example: Any, schema: dict[str, Any] | None = None) 
     """OpenAPI's description of a JSON response by an example, and by ``schema`` where no model of ours gives it."""
     content = {"example": example} if schema is None else {"example": example, "schema": schema}
     return {"description": description, "content": {"application/json": content}}
-
-
-def taken(kind: str, result: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's description of a job's first state. ``result``: what it comes to."""
-    job = {**JOB, "kind": kind, "status": "done", "total": 0, "counts": {}, "failures": [], "result": result}
-    return {
-        202: {
-            "model": JobOut,
-            **shows("Taken; `Location` is the job's address, where it comes to something like this.", job),
-            "headers": {"Location": {"schema": {"type": "string"}, "description": "`/v1/jobs/{id}`"}},
-        }
-    }
-
-
-async def begin_job(state: State, name: str, kind: str, work: Work) -> Response:
-    """Puts ``work`` on the collection ``name`` behind its other jobs, and answers with the job."""
-
-    def submit() -> Response:
-        collection_directory(name, state.settings)  # NotFound now, not when its turn has come
-        job = state.jobs.submit_work(name, kind, work)
-        return reply(job, 202, {"location": f"/v1/jobs/{job['job']}"})
-
-    return await run(state.errands, submit)
 
 
 def takes(model: type[BaseModel], examples: dict[str, Any], **other: type[BaseModel]) -> dict[str, Any]:

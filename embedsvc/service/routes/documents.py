@@ -1,4 +1,4 @@
-"""``/v1/collections/{name}/documents`` and ``/v1/jobs/{id}``."""
+"""``/v1/collections/{name}/documents``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from embedsvc.records import Source, ready_document
 from embedsvc.service.body import apart, clean, read_json, read_model
 from embedsvc.service.jobs import Item, Progress
 from embedsvc.service.problems import UnsupportedMedia
-from embedsvc.service.routes.common import JOB, Name, begin_job, faults, reply, shows, taken, takes
+from embedsvc.service.routes.common import Name, faults, reply, shows, takes
+from embedsvc.service.routes.jobs import JOB, begin_job, taken, taken_up
 from embedsvc.service.schemas import (
     Deleted,
     DeletedCount,
@@ -50,10 +51,6 @@ _DOCUMENT = {
     "text": "After a power failure, start the store first.",
     "passages": [{"id": "faq-1:0", "start": 0, "end": 45, "page": None, "heading": None}],
 }
-_REPORT_LINE = (
-    '{"uri": "scan.pdf", "status": "quarantined", "passages": 0, "tokens": 0, "encoded_tokens": 0, "seconds": 0.01, '
-    '"reason": "locked: this PDF opens only with a password.", "notes": [], "like": null}\n'
-)
 
 
 @router.post(
@@ -100,8 +97,7 @@ async def add_documents(name: Name, request: Request) -> Response:
 
     def work() -> Response:
         state.collections.steadily(name, make_sure)
-        job = state.jobs.submit(name, items, fields, size, duplicates)
-        return reply(job, 202, {"location": f"/v1/jobs/{job['job']}"})
+        return taken_up(state.jobs.submit(name, items, fields, size, duplicates))
 
     return await run(state.errands, work)
 
@@ -156,39 +152,6 @@ async def _file(file: UploadFile, max_file_mb: int) -> Source | Rejected:
     if (file.size or 0) > max_file_mb * 1_000_000:
         return Rejected(uri, FileTooLarge(f"{uri}: {file.size} bytes, more than {max_file_mb} MB (max_file_mb)."))
     return Source(uri, name.rpartition("/")[2], await file.read())
-
-
-@router.get(
-    "/v1/jobs/{id}",
-    summary="Ask how a job goes",
-    description="Any server process answers, also after a restart. A job whose process is gone is `interrupted`: what "
-    "it committed stays, and sending the same again does only the rest. The newest 1,000 jobs are kept.",
-    response_class=Response,
-    responses={200: {"model": JobOut, **shows("The job's state.", JOB)}, **faults(404)},
-)
-async def show_job(id: Annotated[str, Path(description="The job's id.")], request: Request) -> Response:
-    state = state_of(request)
-    return await run(state.errands, lambda: reply(state.jobs.get(id)))
-
-
-@router.get(
-    "/v1/jobs/{id}/report",
-    summary="Read a job's report",
-    description="Of a job that puts documents in: a line of JSON for each input whose fate is decided by now, as of "
-    "`embedsvc index --report`.",
-    response_class=Response,
-    responses={
-        200: {
-            "description": "JSON lines.",
-            "content": {"application/x-ndjson": {"schema": {"type": "string"}, "example": _REPORT_LINE}},
-        },
-        **faults(404),
-    },
-)
-async def read_report(id: Annotated[str, Path(description="The job's id.")], request: Request) -> Response:
-    state = state_of(request)
-    lines = await run(state.errands, lambda: state.jobs.report(id))
-    return Response(lines, media_type="application/x-ndjson")
 
 
 @router.get(

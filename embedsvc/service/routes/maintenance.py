@@ -27,7 +27,8 @@ from embedsvc.maintenance import (
 from embedsvc.opened import Opened
 from embedsvc.service.body import read_model
 from embedsvc.service.jobs import Progress
-from embedsvc.service.routes.common import Name, begin_job, faults, reply, shows, taken, takes
+from embedsvc.service.routes.common import Name, faults, reply, shows, takes
+from embedsvc.service.routes.jobs import begin_job, taken
 from embedsvc.service.schemas import (
     DuplicatesRequest,
     MigrateRequest,
