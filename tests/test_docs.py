@@ -16,6 +16,8 @@ from mcp import Client, StdioServerParameters
 
 import embedsvc
 from embedsvc.config import Settings
+from embedsvc.service import create_app
+from embedsvc.service.problems import COHERE_ROUTES, TEI_ROUTES, speaks_openai
 from tests.conftest import write_tree
 from tests.examples import examples, examples_apart
 from tests.server import Server, server, until
@@ -52,6 +54,18 @@ def test_the_examples_of_the_python_api_run(tmp_path: Path, capsys: pytest.Captu
     assert "empty.txt" in said
     assert "['handbook'] A lost badge is reported at the front desk." in said
     assert "metadata.year >" in said
+
+
+def test_the_table_of_routes_is_that_of_the_service(here: Settings) -> None:
+    page = (DOCS / "operations.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Over REST\n")[2].partition("\n## ")[0]
+    rows = "".join(line.split("|")[1] for line in section.splitlines() if line.startswith("|"))
+    named = re.findall(r"`([A-Z]+) ([^`]+)`", rows)
+    told = [(method, path.replace("…", "/v1/collections/{name}")) for method, path in named]
+    routes = create_app(here).openapi()["paths"]
+    others = {path for path in routes if speaks_openai(path) or path in TEI_ROUTES | COHERE_ROUTES}
+    own = [(method.upper(), path) for path, methods in routes.items() for method in methods if path not in others]
+    assert sorted(told) == sorted(own)
 
 
 def test_the_examples_of_openais_client_run(
