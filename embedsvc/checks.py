@@ -201,9 +201,29 @@ def _all_of(collection: Collection, settings: Settings) -> Iterator[Check]:
     ):
         more = f" (and {len(faults) - 3:,} more)" if len(faults) > 3 else ""
         yield Check(f"{name}: {what}", not faults, "; ".join(faults[:3]) + more if faults else well)
+    yield _older_versions(store, name)
     left = [path.name for path in leftovers(name, settings)]
     hint = f"; embedsvc collections repair {name} removes what no process has in the making" if left else ""
     yield Check(f"{name}: leftovers", True, (", ".join(left) or "none") + hint)
+
+
+def _older_versions(store: Store, name: str) -> Check:
+    """Whether they can be opened. That one cannot is a fault where it is a snapshot; others are of use to nobody."""
+    folder, labels = store.path.parent, store.snapshots()
+    older = {each for each in {*Store.versions_on_disk(folder), *labels.values()} if each < store.version}
+    faults = {each: fault for each in older if (fault := store.fault_of(each)) is not None}
+    lost = [
+        f"the snapshot {label} (version {labels[label]}) cannot be opened: {faults[labels[label]]} To let go of it: "
+        f"embedsvc collections snapshot {name} --delete --label {label}, then embedsvc collections repair {name}"
+        for label in sorted(labels)
+        if labels[label] in faults
+    ]
+    others = (faults.keys() - set(labels.values())) & Store.versions_on_disk(folder).keys()  # not removed meanwhile
+    remedy = f"embedsvc collections repair {name} removes it, once it is an hour old at the latest"
+    told = [f"version {each} cannot be opened; {remedy}" for each in sorted(others)]
+    return Check(
+        f"{name}: older versions", not lost, "; ".join([*lost, *told[:3]]) or f"all {len(older):,} can be opened"
+    )
 
 
 def _unlike(store: Store, index: VectorIndex | DiskIndex, row_ids: RowIds) -> int:

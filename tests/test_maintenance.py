@@ -307,6 +307,37 @@ def test_a_restored_version_is_equal_and_the_index_follows(
     assert wrong(indexed) == []
 
 
+@pytest.mark.parametrize("fate", ["torn", "gone", "without its data"])
+def test_a_snapshot_that_cannot_be_opened_is_named_with_what_to_do(here: Settings, fate: str) -> None:
+    collection = made(here, count=3)
+    snapshot(collection, "monday")
+    with collection.writer() as writer:
+        writer.replace(some(0, 3, "second"))
+    snapshot(collection, "tuesday")
+    with collection.writer() as writer:
+        writer.replace(some(0, 3, "third"))
+    compact(collection, grace=0)
+    store = collection.store()
+    assert not wrong(here)
+    version = store.snapshots()["monday"]
+    [data] = store.at(version).dataset.get_fragments()[0].data_files()
+    table = here.data_dir / "c" / "passages.lance"
+    if fate == "without its data":
+        (table / "data" / data.path).unlink()
+    else:
+        [manifest] = table.glob(f"_versions/{2**64 - 1 - version}.manifest")
+        manifest.unlink() if fate == "gone" else os.truncate(manifest, 50)
+    assert wrong(here) == ["older versions"]
+    told = results(here)["older versions"].detail
+    assert told.startswith(f"the snapshot monday (version {version}) cannot be opened: ")
+    assert "tuesday" not in told
+    assert "snapshot c --delete --label monday, then embedsvc collections repair c" in told
+    Collection.open("c", here).store().delete_snapshot("monday")
+    repair("c", here)
+    assert not wrong(here)
+    assert restore(Collection.open("c", here), label="tuesday").changed
+
+
 def test_labels_and_versions_that_are_not_there(here: Settings) -> None:
     collection = made(here, count=5)
     assert snapshot(collection).labels == (f"v{collection.store().version}",)
@@ -768,8 +799,10 @@ def test_an_older_version_that_is_torn_stops_no_write_and_is_repaired(
     assert "cannot be read, so that no older versions are removed" in caplog.text
     assert Collection.open("c", here).store().count_documents() == 5
     assert not wrong(here)
+    assert "cannot be opened; embedsvc collections repair c removes it" in results(here)["older versions"].detail
     repair("c", here)
     assert not torn.exists()
+    assert results(here)["older versions"].detail.startswith("all ")
     caplog.clear()
     with Collection.open("c", here).writer() as writer:
         writer.replace(some(20, 2))

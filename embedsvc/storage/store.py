@@ -883,12 +883,10 @@ class Store:
     def versions(self) -> list[StoredVersion]:
         """Those that can still be read, newest first."""
         labels: dict[int, list[str]] = {}
+        for label, version in self.snapshots().items():
+            labels.setdefault(version, []).append(label)
         with _reading(self.path):
-            handle = self._handle()
-            for name, tag in handle.tags.list().items():
-                if name.startswith(_SNAPSHOT):
-                    labels.setdefault(int(tag["version"]), []).append(name.removeprefix(_SNAPSHOT))
-            found: list[dict[str, Any]] = list(map(dict, handle.versions()))
+            found: list[dict[str, Any]] = list(map(dict, self._handle().versions()))
         return [
             StoredVersion(
                 int(each["version"]),
@@ -898,6 +896,24 @@ class Store:
             )
             for each in sorted(found, key=lambda each: -int(each["version"]))
         ]
+
+    def snapshots(self) -> dict[str, int]:
+        """By label the version of each snapshot, whether or not that can be read."""
+        with _reading(self.path):
+            tags = self._handle().tags.list().items()
+        return {name.removeprefix(_SNAPSHOT): int(tag["version"]) for name, tag in tags if name.startswith(_SNAPSHOT)}
+
+    def fault_of(self, version: int) -> str | None:
+        """Why that version cannot be read, as far as its manifest and the presence of its data files tell; None: these
+        are well."""
+        try:
+            with _reading(self.path):
+                dataset = lance.dataset(str(self.path), version)  # without what was kept of it when it was whole
+                files = [file.path for fragment in dataset.get_fragments() for file in fragment.data_files()]
+        except DamagedCollection as error:
+            return error.fact
+        missing = [file for file in files if not (self.path / "data" / file).exists()]
+        return f"{self.path / 'data' / missing[0]} is gone." if missing else None
 
     def at(self, version: int) -> Store:
         """That version of the table.
