@@ -286,6 +286,15 @@ class Writer:
             self._maintain()
         self._committed(vector_count(rows))
 
+    def remove(self, documents: Sequence[str]) -> None:
+        """In one durable commit, removes these documents, each named once and there."""
+        if len(documents) < self.store.latest().count_documents():
+            self.replace((), documents)
+            return
+        self.store = self.store.latest().emptied()
+        self.changed = True
+        self._committed(0)
+
     def _maintain(self) -> None:
         """What would otherwise wait for the end of the writer, which may be a night away."""
         self._is_due, self._new_rows = False, 0

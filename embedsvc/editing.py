@@ -59,7 +59,7 @@ def delete_many(collection: Collection, ids: Sequence[str] | None = None, condit
     with collection.writer(fold=False) as writer:
         there = chosen(writer.store, ids, condition)
         if there:
-            writer.replace((), there)
+            writer.remove(there)
         return len(there)
 
 

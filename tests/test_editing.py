@@ -16,7 +16,9 @@ from embedsvc.collection import Collection
 from embedsvc.config import Settings
 from embedsvc.editing import chosen, delete_many, put_over, set_metadata
 from embedsvc.errors import BadFilter, Conflict, UsageError
+from embedsvc.maintenance import restore
 from embedsvc.records import Chunking
+from embedsvc.storage import Store
 from tests.test_collection import FAKE
 from tests.test_storage import simple, unit_vectors
 
@@ -97,6 +99,22 @@ def test_documents_are_deleted_by_a_condition_in_one_commit(collection: Collecti
     assert delete_many(collection, condition="metadata.at < 0") == 0
     assert delete_many(collection, condition="TRUE") == 34
     assert collection.store().count() == 0
+
+
+@pytest.mark.parametrize("by", [{"condition": "TRUE"}, {"ids": [f"d{at}" for at in range(40)]}])
+def test_what_deletes_all_is_seen_at_once_and_can_be_put_back(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, by: dict[str, Any]
+) -> None:
+    before = collection.snapshot()  # whose index is brought in step
+    named = []
+    monkeypatch.setattr(Store, "replace", lambda *given: named.append(given))
+    assert delete_many(collection, **by) == 40
+    assert not named  # of so many ids, a condition takes 100 MB
+    after = collection.snapshot()
+    assert (after.store.count(), len(after.index), len(after.store.lexical("passage", 10)[0])) == (0, 0, 0)
+    assert restore(collection, version=before.version).changed
+    assert collection.store().known_documents() == before.store.known_documents()
+    assert len(collection.snapshot().nearest(np.eye(1, 3, dtype=np.float32)[0], 40)[0]) == 40
 
 
 def test_who_deletes_nothing_waits_for_nobody(collection: Collection, here: Settings) -> None:

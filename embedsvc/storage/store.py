@@ -714,6 +714,15 @@ class Store:
 
         return self._committed(work)
 
+    def emptied(self) -> Store:
+        """In ONE durable commit, without a passage. To name all documents to :meth:`replace` takes Lance .4 s and 100
+        MB for 60,000 of them."""
+
+        def work(dataset: lance.LanceDataset) -> None:
+            dataset.delete("true")
+
+        return self._committed(work)
+
     def maintain(self, *, in_passing: bool = False) -> Store:
         """Folds new rows into the text index, built anew where rows were replaced, and small fragments together.
         ``in_passing``: fragments are left as they are where rows were deleted, for that takes a text index built anew
