@@ -21,7 +21,7 @@ from embedsvc.chunking import Chunks, chunk
 from embedsvc.collection import Collection
 from embedsvc.config import Settings, usable_cores
 from embedsvc.encoding import load_encoder
-from embedsvc.ingest import _Reader, _Reading
+from embedsvc.intake import _Reader, _Reading
 from embedsvc.likeness import Likeness
 from embedsvc.readers import FieldChoice, FoundFile, Rejected, discover, read
 from embedsvc.readers.sandbox import Sandbox

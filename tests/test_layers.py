@@ -35,6 +35,7 @@ LAYERS = (
     {"upkeep"},
     {"collection"},
     {"filling", "search", "checks"},
+    {"intake"},
     {"ingest"},
     {"tally", "overview"},
     {"describe", "watch"},  # what the flows give, in the shapes that all faces share; runs without end
