@@ -20,7 +20,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from embedsvc import filling, ingest
+from embedsvc import filling, ingest, intake
 from embedsvc.chunking import Chunks, chunk
 from embedsvc.collection import Collection
 from embedsvc.config import Settings
@@ -193,7 +193,7 @@ def test_progress_is_called_while_one_document_takes_long(
         hears("chunking")
         return chunk(*args, **how)
 
-    monkeypatch.setattr(ingest, "chunk", chunked)
+    monkeypatch.setattr(intake, "chunk", chunked)
     collection = Collection.create("c", fake.contract, Chunking(64, 8), here)
     list(ingest_items(collection, fake, items(), FieldChoice(), progress=lambda *_: called.release()))  # type: ignore[arg-type]
     assert heard == [True] * 3
