@@ -45,8 +45,8 @@ EncodedDocument = tuple[Document, Sequence[Passage], Floats]
 """A document, its passages, and their vectors (n, dimension): each passage's own, then those of its sub-windows."""
 
 Maintaining = Literal["always", "seldom", "never"]
-"""When the end of a writer maintains the store. A passage that was written again has the whole text index built anew: 4
-s of 60,000 passages, which nobody should wait for who changes one document after the other."""
+"""When the end of a writer maintains the store. A passage that was written again has the whole text index built anew, 4
+s of 60,000 passages: nobody should wait for that who changes or deletes one document after the other."""
 
 
 def index_goal(settings: Settings) -> Goal:
@@ -213,8 +213,8 @@ class Collection:
     @contextmanager
     def writer(self, *, fold: bool = True, maintain: Maintaining = "always") -> Iterator[Writer]:
         """The right to write, held by one process at a time. After it was given back without an error, the vector index
-        is folded; not to ``fold`` leaves that to a thread in the background. Not to ``maintain`` leaves that, and the
-        text index, to the next writer; to do so seldom, to one of many.
+        is folded; not to ``fold`` leaves that to a thread in the background. To ``maintain`` the store seldom leaves
+        that to a later writer, one of many at the latest; never, leaves it and the vector index to the next one.
 
         Raises:
             Conflict: another process writes, and did not end within ``lock_timeout`` seconds; or the collection was
@@ -230,12 +230,12 @@ class Collection:
             writer = Writer(store, self.upkeep.committed, lambda: self.upkeep.is_tending)
             with self.upkeep.writing():
                 yield writer
-                many = writer.store.version // _TIDY_EVERY > store.version // _TIDY_EVERY
-                if maintain == "never" or (maintain == "seldom" and not many):
+                if maintain == "never":
                     return
+                many = writer.store.version // _TIDY_EVERY > store.version // _TIDY_EVERY
                 if fold:
                     self.upkeep.settle()  # one after the other: each takes its memory
-                if writer.store.count() or writer.changed:
+                if (maintain == "always" or many) and (writer.store.count() or writer.changed):
                     writer.store = writer.store.latest().maintain()
                     trim()
                 if fold:

@@ -43,7 +43,7 @@ def delete_document(collection: Collection, id: str) -> None:
         NotFound: there is none. Conflict: another process writes.
     """
     collection.store().check_document(id)  # before anybody waits for the lock
-    with collection.writer(fold=False) as writer:
+    with collection.writer(fold=False, maintain="seldom") as writer:
         writer.store.check_document(id)
         writer.replace((), [id])
 
@@ -56,7 +56,7 @@ def delete_many(collection: Collection, ids: Sequence[str] | None = None, condit
     """
     if not chosen(collection.store(), ids, condition):  # before anybody waits for the lock
         return 0
-    with collection.writer(fold=False) as writer:
+    with collection.writer(fold=False, maintain="seldom") as writer:
         there = chosen(writer.store, ids, condition)
         if there:
             writer.remove(there)
@@ -65,7 +65,7 @@ def delete_many(collection: Collection, ids: Sequence[str] | None = None, condit
 
 def delete_documents(collection: Collection, names: Sequence[str], *, fold: bool = True) -> list[str]:
     """Deletes, in one commit, the documents of these ids or uris, and all that came out of files and uploads of these
-    uris; the uris of what is gone. ``fold``: as in :meth:`Collection.writer`.
+    uris; the uris of what is gone. ``fold``: as in :meth:`Collection.writer`; without, the text index waits, too.
 
     Raises:
         NotFound: there is none of some of the names; nothing was deleted. Conflict: another process writes.
@@ -86,7 +86,7 @@ def delete_documents(collection: Collection, names: Sequence[str], *, fold: bool
 
     seen = collection.store()
     gone = doomed(seen)  # before anybody waits for the lock
-    with collection.writer(fold=fold) as writer:
+    with collection.writer(fold=fold, maintain="always" if fold else "seldom") as writer:
         if writer.store.version != seen.version:
             gone = doomed(writer.store)
         writer.replace((), list(gone))

@@ -376,7 +376,7 @@ def remove_file(state: State, name: str, id: str) -> None:
     def work(opened: Opened) -> None:
         _, file = _settled(state, opened, id)
         if file.documents:
-            with opened.collection.writer(fold=False) as writer:
+            with opened.collection.writer(fold=False, maintain="seldom") as writer:
                 writer.replace((), file.documents)
         Uploads(state.settings).detach(name, [id])
 
