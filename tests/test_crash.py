@@ -12,20 +12,22 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import embedsvc.cli
 from embedsvc.collection import Collection, collection_names
 from embedsvc.config import Settings
 from embedsvc.storage import Store
-from tests.forked import start
+from tests.forked import kill_at, start, was_killed
 
 NAME = "killed"
 WORDS = (
@@ -161,9 +163,11 @@ def _read(log: Path) -> _Run:
 
 
 def _index(arguments: list[str], commit_tokens: int) -> None:
-    import embedsvc.cli
+    _main(*arguments, EMBEDSVC_COMMIT_TOKENS=str(commit_tokens), EMBEDSVC_RUNTIME="onnx")
 
-    os.environ |= {"EMBEDSVC_COMMIT_TOKENS": str(commit_tokens), "EMBEDSVC_RUNTIME": "onnx"}
+
+def _main(*arguments: str, **environment: str) -> None:
+    os.environ |= environment
     sys.argv = ["embedsvc", *arguments]
     embedsvc.cli.main()
 
@@ -251,34 +255,18 @@ def test_five_kills_lose_nothing_and_end_as_an_undisturbed_run(tmp_path: Path) -
 _INDEXED = {"EMBEDSVC_EXACT_PASSAGES": "3"}
 """So small a collection has a vector index on the disk only if told to; one new passage alone makes none."""
 
-# Kills itself at one exact step of saving the vector index.
-_KILLED_WHILE_SAVING = """
-import os, shutil, signal, sys
-from pathlib import Path
-import numpy as np
-import embedsvc.cli
+_STEPS: dict[str, tuple[int, tuple[Any, str]]] = {
+    "row ids": (0, (np, "save")),
+    "segment": (0, (Path, "rename")),
+    "manifest": (1, (Path, "rename")),
+    "tidying": (0, (shutil, "rmtree")),  # right after the rename
+}
+"""The exact steps of saving the vector index at which a process kills itself: before which call of what."""
 
-def die(*arguments, **options):
-    os.kill(os.getpid(), signal.SIGKILL)
 
-renamed = []
-
-def rename(path, target, *, rename=Path.rename):
-    renamed.append(path)
-    if len(renamed) == {"segment": 1, "manifest": 2}[step]:
-        die()
-    return rename(path, target)
-
-step = os.environ["DIE_AT"]
-if step == "row ids":
-    np.save = die
-elif step == "tidying":
-    shutil.rmtree = die  # right after the rename
-else:
-    Path.rename = rename
-sys.argv = ["embedsvc", *sys.argv[1:]]
-embedsvc.cli.main()
-"""
+def _killed_while_saving(step: str, *arguments: str) -> None:
+    kill_at(*_STEPS[step])
+    _main(*arguments, **_INDEXED)
 
 
 @pytest.mark.parametrize("step", ["row ids", "segment", "manifest", "tidying"])
@@ -287,33 +275,28 @@ def test_a_kill_while_the_vector_index_is_saved_leaves_a_usable_collection(
 ) -> None:
     (tmp_path / "new.txt").write_text("Penguins cannot fly, but they swim well.\n")
     arguments = ["index", str(tmp_path / "new.txt"), "-c", "library", "--data-dir", str(library), "--json"]
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED_WHILE_SAVING, *arguments],
-        env={**os.environ, "DIE_AT": step, **_INDEXED},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert json.loads(done.stdout.splitlines()[0])["status"] == "indexed"
-    found = _run("search", "which bird swims?", "-c", "library", "--data-dir", str(library), "--json")
-    assert json.loads(found.stdout)["hits"][0]["uri"] == (tmp_path / "new.txt").as_uri()
-    again = subprocess.run(
-        [sys.executable, "-m", "embedsvc", *arguments],
-        env={**os.environ, **_INDEXED},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(again.stdout.splitlines()[0])["status"] == "unchanged"
+    log = tmp_path / "log"
+    assert was_killed(_killed_while_saving, step, *arguments, log=log), log.read_text()
+    assert _first_line(log)["status"] == "indexed"
+    asked = ["search", "which bird swims?", "-c", "library", "--data-dir", str(library), "--json"]
+    assert _told(log, *asked)["hits"][0]["uri"] == (tmp_path / "new.txt").as_uri()
+    assert _told(log, *arguments, **_INDEXED)["status"] == "unchanged"
     snapshot = Collection.open("library", Settings(data_dir=library, exact_passages=3)).snapshot()
     assert len(snapshot.index) == snapshot.store.count() > 5
     assert not len(snapshot.index.fresh)
     assert [entry.name for entry in (library / "library" / "faiss").iterdir() if entry.name == str(snapshot.version)]
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "embedsvc", *arguments], capture_output=True, text=True, check=True)
+def _told(log: Path, *arguments: str, **environment: str) -> Any:
+    """The first line that a command prints, in a process of its own."""
+    process = start(partial(_main, **environment), *arguments, log=log)
+    process.join()
+    assert process.exitcode == 0, log.read_text()
+    return _first_line(log)
+
+
+def _first_line(log: Path) -> Any:
+    return json.loads(next(line for line in log.read_text().splitlines() if line.startswith("{")))
 
 
 # -- files as they are -------------------------------------------------------------------------------------------------

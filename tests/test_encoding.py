@@ -24,6 +24,7 @@ from embedsvc.encoding.batches import pad, plan
 from embedsvc.encoding.exports import ensure_export, export_folder
 from embedsvc.encoding.windows import fit
 from embedsvc.errors import ContractMismatch, ModelError, ParityError, QueryTooLong, UsageError
+from tests.conftest import torch_in_process
 from tests.tiny_models import make_bert, write
 
 TEXTS = [
@@ -62,7 +63,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     root = tmp_path_factory.mktemp("tiny")
     folder = make_bert(root / "model", prompts=PROMPTS)
     settings = Settings(model=str(folder), cache_dir=root / "cache", runtime="onnx", dtype="fp32")
-    load_encoder(settings)
+    with pytest.MonkeyPatch.context() as patched:
+        torch_in_process(patched)
+        load_encoder(settings)
     return settings
 
 
@@ -241,6 +244,7 @@ def test_changed_canary_vectors_are_noticed(fp32: Encoder) -> None:
         check_contract(fp32, dataclasses.replace(fp32.contract, canary_vectors=(rows[1], rows[0], *rows[2:])))
 
 
+@pytest.mark.usefixtures("exports_in_process")
 def test_parity(int8: Encoder) -> None:
     figures = parity(int8)
     assert figures.ok

@@ -14,6 +14,8 @@ from embedsvc.errors import NotFound, UsageError
 from embedsvc.evaluate import evaluate, measure
 from tests.tiny_models import make_bert
 
+pytestmark = pytest.mark.usefixtures("exports_in_process")
+
 CORPUS = [
     {"_id": "power", "title": "Power", "text": "restart the service"},
     {"_id": "vitamin", "title": "", "text": "vitamin d " * 30},
