@@ -18,7 +18,7 @@ import uuid
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
@@ -30,6 +30,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from lance.dataset import ColumnOrdering
+from lance.optimize import Compaction
 
 from embedsvc.errors import BadFilter, Conflict, DamagedCollection, NotFound, StorageFailure, UsageError
 from embedsvc.records import (
@@ -37,15 +38,17 @@ from embedsvc.records import (
     Contract,
     Document,
     Fusion,
+    Language,
     Metadata,
     Passage,
     StoredDocument,
     Tuned,
     hash_with,
 )
+from embedsvc.storage import postings
 from embedsvc.storage.durability import TAGS, DurableCommits, fsync_tree
 from embedsvc.storage.filters import compile_filter, problem_of
-from embedsvc.storage.words import matching, phrases, text_index
+from embedsvc.storage.words import matching, phrases
 from embedsvc.syncing import fsync_path
 
 log = logging.getLogger(__name__)
@@ -68,14 +71,7 @@ _MANY_FRAGMENTS = 64
 _TAIL_SHARE = 0.1
 """Fragments are folded together once all but the largest hold this share of the rows. Reading 16 passages took 4.7 ms
 from 18 fragments, 1.5 ms from one; and no row is rewritten more than about ten times as a collection grows."""
-_REPLACED = "_row_created_at_version < _row_last_updated_at_version"
-_TEXTS_TOGETHER, _TEXTS_SHARE, _TEXTS_GROWTH = 20_000, 1 / 8, 4
-"""Passages that a segment of the text index is written of anew, at most, or the share of all passages where that is
-more: each takes 2.6 KB of memory meanwhile (20,000: 55 MB). And how many times as large as what is new a segment may be
-to be written anew with it. Each segment that there is takes a search 0.07 ms."""
 _KEEP_VERSIONS = timedelta(hours=1)
-_TEXT_INDEX = "text_idx"
-"""Lance's name of the text index."""
 _VECTOR_INDEX = "vectors"
 """Name of Lance's own vector index, which only collections past memory have."""
 _READ_AHEAD = 32_000_000
@@ -549,7 +545,7 @@ class Store:
                 )
                 # Made while empty, so that lexical search never meets a table without it: rows that the index
                 # does not cover yet are searched all the same.
-                dataset.create_scalar_index("text", "INVERTED", **text_index(chunking.language))
+                postings.build(dataset, chunking.language)
                 if durability == "fsync":
                     fsync_tree(temporary)
                 move_into_place(temporary, directory, durability)
@@ -704,13 +700,7 @@ class Store:
                 _add_text_hashes(dataset)
             if _TURNS.name not in dataset.schema.names:
                 dataset.add_columns(_TURNS)
-            (
-                dataset.merge_insert(["id"])
-                .when_matched_update_all()
-                .when_not_matched_insert_all()
-                .when_not_matched_by_source_delete(f"document_id IN ({_quoted(document_ids)})")
-                .execute(rows)
-            )
+            _insert_as_new(dataset, rows, f"document_id IN ({_quoted(document_ids)})")
 
         return self._committed(work)
 
@@ -724,30 +714,12 @@ class Store:
         return self._committed(work)
 
     def maintain(self, *, in_passing: bool = False) -> Store:
-        """Folds new rows into the text index, built anew where rows were replaced, and small fragments together.
-        ``in_passing``: fragments are left as they are where rows were deleted, for that takes a text index built anew
-        besides."""
+        """Folds new rows into the text index, and small fragments together. ``in_passing``: fragments are left as they
+        are where rows went, for that takes their texts indexed anew."""
 
         def work(dataset: lance.LanceDataset) -> None:
-            rows = {fragment.fragment_id: fragment.count_rows() for fragment in dataset.get_fragments()}
-            # Lance puts only such fragments together as lie in the same segment of the text index, or in none.
-            segments = _text_segments(dataset)
-            largest = [max((rows.get(id, 0) for id in segment), default=0) for segment in segments]
-            tail = sum(rows.values()) - sum(largest)
-            is_scattered = len(rows) - len(largest) > _MANY_FRAGMENTS or tail > _TAIL_SHARE * sum(rows.values())
-            has_deleted = any(fragment.num_deletions for fragment in dataset.get_fragments())
-            if is_scattered and not (in_passing and has_deleted):
-                if has_deleted:
-                    # Compaction forgets which rows were deleted, and the text index would find them again
-                    # (github.com/lance-format/lance/issues/6262). One that is built anew never saw them.
-                    self._build_text_index(dataset)
-                dataset.optimize.compact_files()
-            if _has_new_replaced(dataset):
-                # Not by joining all segments, which takes a third of the time: of 60,000 texts with the same words, 100
-                # of them replaced, Lance asked for 42 GB then and aborted the process.
-                self._build_text_index(dataset)
-            else:
-                _extend_text_index(dataset)
+            _put_together(dataset, self.chunking.language, in_passing=in_passing)
+            postings.extend(dataset, self.chunking.language)
             if any(index.name == _VECTOR_INDEX for index in dataset.describe_indices()):
                 dataset.optimize.optimize_indices(index_names=[_VECTOR_INDEX])
 
@@ -755,10 +727,11 @@ class Store:
 
     def compacted(self) -> Store:
         """Rewrites whatever holds a row that went, so that none is in the files of the new version: fragments, and the
-        text index, which is built anew before that (see :meth:`maintain`). Older versions keep theirs."""
+        text index, which is built anew before that (as in :func:`.postings.forget_deleted`). Older versions keep
+        theirs."""
 
         def work(dataset: lance.LanceDataset) -> None:
-            self._build_text_index(dataset)
+            postings.build(dataset, self.chunking.language)
             dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
 
         return self._committed(work, apart=True)
@@ -781,10 +754,7 @@ class Store:
 
     def with_text_index(self) -> Store:
         """Builds the text index anew, in place of the one there was, readable or not."""
-        return self._committed(self._build_text_index, apart=True)
-
-    def _build_text_index(self, dataset: lance.LanceDataset) -> None:
-        dataset.create_scalar_index("text", "INVERTED", replace=True, **text_index(self.chunking.language))
+        return self._committed(lambda dataset: postings.build(dataset, self.chunking.language), apart=True)
 
     def with_rows_of(self, old: Store) -> Store:
         """In ONE commit, puts back what ``old``, an earlier version of this table, held; this very Store where that is
@@ -803,13 +773,7 @@ class Store:
         condition = None if len(documents) > _MANY_DOCUMENTS else f"document_id IN ({_quoted(documents)})"
 
         def work(dataset: lance.LanceDataset) -> None:
-            (
-                dataset.merge_insert(["id"])
-                .when_matched_update_all()
-                .when_not_matched_insert_all()
-                .when_not_matched_by_source_delete(condition)
-                .execute(old.dataset.scanner(filter=condition).to_reader())
-            )
+            _insert_as_new(dataset, old.dataset.scanner(filter=condition).to_reader(), condition)
 
         return self._committed(work)
 
@@ -1400,33 +1364,37 @@ def _tuned_of(dataset: lance.LanceDataset) -> Tuned:
     return Tuned() if fusion is None else Tuned(Fusion(**json.loads(fusion)))
 
 
-def _text_segments(dataset: lance.LanceDataset) -> list[set[int]]:
-    """The ids of the fragments that each segment of the text index is made of, oldest segment first."""
-    found = [index.segments for index in dataset.describe_indices() if index.name == _TEXT_INDEX]
-    return [set(segment.fragment_ids) for segments in found for segment in segments]
+def _insert_as_new(dataset: lance.LanceDataset, rows: Any, condition: str | None) -> None:
+    """In ONE commit, puts ``rows`` in the place of those for which ``condition`` holds (None: of all).
+
+    A row that comes in the place of another with its ``id`` gets a row id of its own: where it kept the other's, as
+    Lance would have it, a text index that saw the old words had to be written anew as a whole.
+    """
+    merge = dataset.merge_insert(["id"]).when_matched_update_all().when_not_matched_insert_all()
+    transaction, _ = merge.when_not_matched_by_source_delete(condition).execute_uncommitted(rows)
+    update = transaction.operation
+    assert isinstance(update, lance.LanceOperation.Update)
+    update.new_fragments = [replace(fragment, row_id_meta=None) for fragment in update.new_fragments]
+    lance.LanceDataset.commit(dataset, transaction)
+    dataset.checkout_latest()  # type: ignore[no-untyped-call]
 
 
-def _has_new_replaced(dataset: lance.LanceDataset) -> bool:
-    """Whether rows were replaced since the text index was written: they keep their ids, by which a segment that stays
-    would find their old words."""
-    held = {id for segment in _text_segments(dataset) for id in segment}
-    new = [fragment for fragment in dataset.get_fragments() if fragment.fragment_id not in held]
-    replaced = new and dataset.scanner(fragments=new, filter=_REPLACED, columns=[], with_row_id=True).count_rows()
-    return bool(replaced)
-
-
-def _extend_text_index(dataset: lance.LanceDataset) -> None:
-    """Has the text index cover all rows: the new ones, with those of its newest segments that are not much larger, in a
-    segment. So as many are written anew at a time as there is memory for, and there are never many segments."""
+def _put_together(dataset: lance.LanceDataset, language: Language, *, in_passing: bool) -> None:
+    """Small fragments, where there are many. ``in_passing``: but for those with rows that went, for that takes their
+    texts indexed anew."""
     rows = {fragment.fragment_id: fragment.count_rows() for fragment in dataset.get_fragments()}
-    held = [sum(rows.get(id, 0) for id in segment) for segment in _text_segments(dataset)]
-    size, joined = sum(rows.values()) - sum(held), 0
-    most = max(_TEXTS_TOGETHER, _TEXTS_SHARE * sum(rows.values()))
-    for each in reversed(held):
-        if each > _TEXTS_GROWTH * size or size + each > most:
-            break
-        size, joined = size + each, joined + 1
-    dataset.optimize.optimize_indices(index_names=[_TEXT_INDEX], num_indices_to_merge=joined)
+    # Lance puts only such fragments together as lie in the same segment of the text index, or in none.
+    largest = [max((rows.get(id, 0) for id in segment), default=0) for segment in postings.segments(dataset)]
+    tail = sum(rows.values()) - sum(largest)
+    if len(rows) - len(largest) <= _MANY_FRAGMENTS and tail <= _TAIL_SHARE * sum(rows.values()):
+        return
+    deleted = postings.with_deleted(dataset)
+    if in_passing:
+        dataset.optimize.compact_files(excluded_fragment_ids=sorted(deleted))
+        return
+    planned = {fragment.id for task in Compaction.plan(dataset, {}).tasks for fragment in task.fragments}
+    postings.forget_deleted(dataset, planned & deleted, language)
+    dataset.optimize.compact_files()
 
 
 def _manifest_version(name: str) -> int:
