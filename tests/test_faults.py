@@ -71,7 +71,7 @@ def test_a_disk_that_fails_at_any_step_leaves_whole_versions_and_a_next_run_that
     write_tree(files, AFTER)
     shutil.copytree(here.data_dir, tmp_path / "kept")
     at, steps = 1 + (number == errno.EIO and step == "fsync"), 0
-    places = {"fsync": (os, "fsync"), "rename": (Path, "rename"), "merge": (MergeInsertBuilder, "execute")}
+    places = {"fsync": (os, "fsync"), "rename": (Path, "rename"), "merge": (MergeInsertBuilder, "execute_uncommitted")}
     place, name = places[step]
     while True:
         shutil.rmtree(here.data_dir)

@@ -851,7 +851,7 @@ def test_an_error_of_the_disk_ends_the_run_and_what_was_told_stands(
     files = write_tree(tmp_path / "t", {f"{at}.txt": f"red green blue {at}" for at in range(20)})
     settings = small_commits(here)
     collection = Collection.create("c", fake.contract, Chunking(64, 8), settings)
-    real, calls = MergeInsertBuilder.execute, []
+    real, calls = MergeInsertBuilder.execute_uncommitted, []
 
     def third_fails(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
@@ -861,7 +861,7 @@ def test_an_error_of_the_disk_ends_the_run_and_what_was_told_stands(
 
     told: list[Outcome] = []
     with monkeypatch.context() as broken:
-        broken.setattr(MergeInsertBuilder, "execute", third_fails)
+        broken.setattr(MergeInsertBuilder, "execute_uncommitted", third_fails)
         with pytest.raises(StorageFailure, match="full"):
             told.extend(ingest_paths(collection, fake, [files], fields=FieldChoice(), max_file_mb=1))  # type: ignore[arg-type]
     assert told

@@ -32,11 +32,6 @@ def segments(dataset: lance.LanceDataset) -> list[set[int]]:
     return [set(segment.fragment_ids) for segments in found for segment in segments]
 
 
-def with_deleted(dataset: lance.LanceDataset) -> set[int]:
-    """The ids of the fragments that hold rows that went."""
-    return {fragment.fragment_id for fragment in dataset.get_fragments() if fragment.num_deletions}
-
-
 def extend(dataset: lance.LanceDataset, language: Language) -> None:
     """Has the index cover all rows: the new ones, with those of its newest segments that are not much larger, in a
     segment. So as many are written anew at a time as there is memory for, and there are never many segments."""
@@ -54,7 +49,7 @@ def extend(dataset: lance.LanceDataset, language: Language) -> None:
             break
         size, joined = size + each, joined + 1
     staying = {id for segment in there[: len(there) - joined] for id in segment}
-    if joined and staying & with_deleted(dataset):
+    if joined and staying & _with_deleted(dataset):
         # Lance would join all that such rows are in besides, however large. From the texts takes four times as long.
         _write(dataset, rows.keys() - staying, language)
     else:
@@ -62,12 +57,13 @@ def extend(dataset: lance.LanceDataset, language: Language) -> None:
 
 
 def forget_deleted(dataset: lance.LanceDataset, fragments: Collection[int], language: Language) -> None:
-    """Writes the segments anew that ``fragments``, which hold rows that went, are in. To be done before those are
-    compacted: then Lance does not know of such rows any more, and a segment that saw them would find them again
+    """Writes the segments anew that saw rows of ``fragments`` that went. To be done before these are compacted: Lance
+    does not know of such rows any more then, and their words would be found again
     (github.com/lance-format/lance/issues/6262)."""
     there = {fragment.fragment_id for fragment in dataset.get_fragments()}
+    deleted = _with_deleted(dataset).intersection(fragments)
     for segment in segments(dataset):
-        if not segment.isdisjoint(fragments):
+        if segment & deleted:
             _write(dataset, segment & there, language)
 
 
@@ -77,6 +73,11 @@ def _write(dataset: lance.LanceDataset, fragments: Collection[int], language: La
         _COLUMN, "INVERTED", name=_NAME, replace=True, fragment_ids=sorted(fragments), **text_index(language)
     )
     dataset.commit_existing_index_segments(_NAME, _COLUMN, [made])
+
+
+def _with_deleted(dataset: lance.LanceDataset) -> set[int]:
+    """The ids of the fragments that hold rows that went."""
+    return {fragment.fragment_id for fragment in dataset.get_fragments() if fragment.num_deletions}
 
 
 def _has_replaced_in_place(dataset: lance.LanceDataset) -> bool:

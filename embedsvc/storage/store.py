@@ -715,7 +715,7 @@ class Store:
 
     def maintain(self, *, in_passing: bool = False) -> Store:
         """Folds new rows into the text index, and small fragments together. ``in_passing``: fragments are left as they
-        are where rows went, for that takes their texts indexed anew."""
+        are where indexed rows went, for that takes their texts indexed anew."""
 
         def work(dataset: lance.LanceDataset) -> None:
             _put_together(dataset, self.chunking.language, in_passing=in_passing)
@@ -1380,21 +1380,26 @@ def _insert_as_new(dataset: lance.LanceDataset, rows: Any, condition: str | None
 
 
 def _put_together(dataset: lance.LanceDataset, language: Language, *, in_passing: bool) -> None:
-    """Small fragments, where there are many. ``in_passing``: but for those with rows that went, for that takes their
-    texts indexed anew."""
-    rows = {fragment.fragment_id: fragment.count_rows() for fragment in dataset.get_fragments()}
+    """Small fragments, where there are many. Those of a segment of the text index that saw rows that went have its
+    texts indexed anew: not ``in_passing``, and not before such rows and those in its small fragments are not few."""
+    fragments = dataset.get_fragments()
+    rows = {fragment.fragment_id: fragment.count_rows() for fragment in fragments}
+    gone = {fragment.fragment_id: fragment.num_deletions for fragment in fragments}
     # Lance puts only such fragments together as lie in the same segment of the text index, or in none.
-    largest = [max((rows.get(id, 0) for id in segment), default=0) for segment in postings.segments(dataset)]
+    segments = [segment & rows.keys() for segment in postings.segments(dataset)]
+    held = [sum(rows[id] for id in segment) for segment in segments]
+    largest = [max((rows[id] for id in segment), default=0) for segment in segments]
     tail = sum(rows.values()) - sum(largest)
-    if len(rows) - len(largest) <= _MANY_FRAGMENTS and tail <= _TAIL_SHARE * sum(rows.values()):
+    if len(rows) - len(segments) <= _MANY_FRAGMENTS and tail <= _TAIL_SHARE * sum(rows.values()):
         return
-    deleted = postings.with_deleted(dataset)
-    if in_passing:
-        dataset.optimize.compact_files(excluded_fragment_ids=sorted(deleted))
-        return
-    planned = {fragment.id for task in Compaction.plan(dataset, {}).tasks for fragment in task.fragments}
-    postings.forget_deleted(dataset, planned & deleted, language)
-    dataset.optimize.compact_files()
+    left: set[int] = set()
+    for segment, size, most in zip(segments, held, largest, strict=True):
+        went = sum(gone[id] for id in segment)
+        if went and (in_passing or went + size - most <= _TAIL_SHARE * size):
+            left |= segment
+    plan = Compaction.plan(dataset, {"excluded_fragment_ids": sorted(left)})
+    postings.forget_deleted(dataset, {fragment.id for task in plan.tasks for fragment in task.fragments}, language)
+    dataset.optimize.compact_files(excluded_fragment_ids=sorted(left))
 
 
 def _manifest_version(name: str) -> int:
