@@ -43,6 +43,8 @@ def extend(dataset: lance.LanceDataset, language: Language) -> None:
     there = segments(dataset)
     held = [sum(rows.get(id, 0) for id in segment) for segment in there]
     size, joined = sum(rows.values()) - sum(held), 0
+    if not size:
+        return
     most = max(_TOGETHER, _SHARE * sum(rows.values()))
     for each in reversed(held):
         if each > _GROWTH * size or size + each > most:

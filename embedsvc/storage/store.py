@@ -718,8 +718,8 @@ class Store:
         are where indexed rows went, for that takes their texts indexed anew."""
 
         def work(dataset: lance.LanceDataset) -> None:
-            _put_together(dataset, self.chunking.language, in_passing=in_passing)
             postings.extend(dataset, self.chunking.language)
+            _put_together(dataset, self.chunking.language, in_passing=in_passing)
             if any(index.name == _VECTOR_INDEX for index in dataset.describe_indices()):
                 dataset.optimize.optimize_indices(index_names=[_VECTOR_INDEX])
 
@@ -1385,7 +1385,7 @@ def _put_together(dataset: lance.LanceDataset, language: Language, *, in_passing
     fragments = dataset.get_fragments()
     rows = {fragment.fragment_id: fragment.count_rows() for fragment in fragments}
     gone = {fragment.fragment_id: fragment.num_deletions for fragment in fragments}
-    # Lance puts only such fragments together as lie in the same segment of the text index, or in none.
+    # Lance puts only such fragments together as lie in the same segment of the text index.
     segments = [segment & rows.keys() for segment in postings.segments(dataset)]
     held = [sum(rows[id] for id in segment) for segment in segments]
     largest = [max((rows[id] for id in segment), default=0) for segment in segments]
