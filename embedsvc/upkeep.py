@@ -50,6 +50,7 @@ from embedsvc.vectors import (
     save_efforts,
     save_index,
     saved_versions,
+    set_aside,
     with_segments,
 )
 
@@ -281,8 +282,11 @@ class Upkeep:
             )
         return planned.kind == DISK
 
-    def _index_for(self, store: Store, known: VectorIndex | DiskIndex | None, locked: bool) -> VectorIndex | DiskIndex:
-        """The index of exactly this store version: the saved or the known one, and what has changed since."""
+    def _index_for(
+        self, store: Store, known: VectorIndex | DiskIndex | None, locked: bool, *, aside: Path | None = None
+    ) -> VectorIndex | DiskIndex:
+        """The index of exactly this store version: the saved or the known one, and what has changed since. ``aside``:
+        the vectors of that lie on the disk of that folder, not in memory."""
         known = None if isinstance(known, DiskIndex) else known
         if self._is_past_memory(store):
             on_disk = disk_index.load(store, self._directory)
@@ -293,7 +297,7 @@ class Upkeep:
             index = self._saved_of(store, source) or source
             if index is not None:
                 try:
-                    return _brought_to(index, store)
+                    return _brought_to(index, store, aside)
                 except (ValueError, OSError, RuntimeError) as error:  # the older version was cleaned up, say
                     log.warning("%s: no difference to version %s (%s)", self.name, index.version, error)
         count, dimension = store.count_vectors(), store.contract.dimension
@@ -525,7 +529,7 @@ class Upkeep:
         store = self.store()
         if self._is_past_memory(store):
             return
-        index = self._index_for(store, None, locked=True)
+        index = self._index_for(store, None, locked=True, aside=self._folder)
         self._folded(Snapshot(self.name, store, index, self._filters, self.live), go_on, raised=False)
 
     def _is_folded(self, store: Store) -> bool:
@@ -701,9 +705,13 @@ def _unless_ending() -> None:
         raise _Stopped
 
 
-def _brought_to(index: VectorIndex, store: Store) -> VectorIndex:
-    """``index`` at the version of ``store``, which is the same or a later one."""
+def _brought_to(index: VectorIndex, store: Store, aside: Path | None = None) -> VectorIndex:
+    """``index`` at the version of ``store``, which is the same or a later one. ``aside``: see ``_index_for``."""
     if index.version == store.version:
         return index
+    if aside is not None:
+        deleted = store.deleted_since(index.version)
+        row_ids, vectors = set_aside(store.vector_batches(since=index.version), index.dimension, aside)
+        return apply_changes(index, row_ids, vectors, deleted, store.version)
     changes = store.changes_since(index.version)
     return apply_changes(index, changes.row_ids, changes.vectors, changes.deleted, store.version)

@@ -422,7 +422,7 @@ def test_few_rows_are_scored_and_not_measured(built: VectorIndex, model: Model) 
 
 def test_copying_codes_takes_little_more_memory_than_they_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what Python takes: a block of vectors, not all that pass. FAISS holds the codes."""
-    monkeypatch.setattr(kinds, "_BLOCK", 1000)
+    monkeypatch.setattr(kinds, "BLOCK", 1000)
     monkeypatch.setattr(kinds, "_RANGED", 1000)
     np.save(tmp_path / "vectors.npy", unit(20_000, 1, LARGE))
     vectors, chosen = np.load(tmp_path / "vectors.npy", mmap_mode="r"), np.arange(0, 20_000, 2)

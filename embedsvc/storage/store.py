@@ -1231,11 +1231,15 @@ class Store:
         own vector first."""
         return _vectors(self._scan(self._vector_columns, None, with_row_id=True))
 
-    def vector_batches(self, vectors: int = 10_000, *, finer: bool = True) -> Iterator[tuple[RowIds, Floats]]:
-        """As :meth:`vectors`, about ``vectors`` of them at a time; without ``finer``, the passages' own only."""
+    def vector_batches(
+        self, vectors: int = 2_500, *, finer: bool = True, since: int = 0
+    ) -> Iterator[tuple[RowIds, Floats]]:
+        """As :meth:`vectors`, about ``vectors`` of them at a time; without ``finer``, the passages' own only. Of rows
+        that are new or replaced ``since`` a version."""
         columns = self._vector_columns if finer else ["vector"]
         rows = max(1, vectors * self.count() // max(1, self.count_vectors())) if finer else vectors
-        scanner = self.dataset.scanner(columns=columns, with_row_id=True, batch_size=rows)
+        changed = f"_row_last_updated_at_version > {since}" if since else None
+        scanner = self.dataset.scanner(columns=columns, filter=changed, with_row_id=True, batch_size=rows)
         with _reading(self.path):
             for batch in scanner.to_batches():
                 yield _vectors(pa.Table.from_batches([batch]))
@@ -1294,10 +1298,14 @@ class Store:
 
     def changes_since(self, version: int) -> Changes:
         """The difference between ``version`` and this one, as Lance keeps it with every row."""
-        deleted = self.dataset.delta(compared_against=version).get_deleted_row_ids().read_all()["_rowid"]
         # The delta's own readers of inserted and updated rows bring every column, all the text included.
         changed = self._scan(self._vector_columns, f"_row_last_updated_at_version > {version}", with_row_id=True)
-        return Changes(*_vectors(changed), deleted.to_numpy().astype(np.int64))
+        return Changes(*_vectors(changed), self.deleted_since(version))
+
+    def deleted_since(self, version: int) -> RowIds:
+        """Row ids (n,) of the rows of ``version`` that are gone."""
+        deleted = self.dataset.delta(compared_against=version).get_deleted_row_ids().read_all()["_rowid"]
+        return np.asarray(deleted.to_numpy(), np.int64)
 
     def matching(self, condition: str, since: int = 0, among: Sequence[int] | None = None) -> RowIds:
         """Sorted row ids of the passages for which the user's SQL ``condition`` holds (see :mod:`.filters`), of those

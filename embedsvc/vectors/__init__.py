@@ -26,6 +26,7 @@ from embedsvc.vectors.index import (
 )
 from embedsvc.vectors.kinds import carry_on
 from embedsvc.vectors.live import Live
+from embedsvc.vectors.mapping import set_aside
 from embedsvc.vectors.planner import DISK, Goal, Plan, disk_lists, plan
 from embedsvc.vectors.recall import Recall
 from embedsvc.vectors.segment import FLAT
@@ -60,5 +61,6 @@ __all__ = [
     "save_efforts",
     "save_index",
     "saved_versions",
+    "set_aside",
     "with_segments",
 ]

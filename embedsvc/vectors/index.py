@@ -20,8 +20,8 @@ from embedsvc.errors import StorageFailure, UsageError
 from embedsvc.vectors.building import build_segment
 from embedsvc.vectors.fresh import Fresh
 from embedsvc.vectors.gpu import search
-from embedsvc.vectors.kinds import carry_on
-from embedsvc.vectors.mapping import let_go
+from embedsvc.vectors.kinds import blocks, carry_on
+from embedsvc.vectors.mapping import BLOCK, let_go
 from embedsvc.vectors.measuring import asked_of, recall_of, tuned
 from embedsvc.vectors.planner import DISK, Goal, plan
 from embedsvc.vectors.recall import EXACT, Floats, Recall
@@ -31,7 +31,6 @@ _GROWTH = 4
 """A fold takes in the segments that are up to so many times as large as what it has already."""
 _DEAD_SHARE = 0.2
 """A segment with more dead rows than this is built anew."""
-_BLOCK = 10_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,8 +45,8 @@ class Part:
 
     def rows(self) -> Iterator[tuple[RowIds, Floats]]:
         """Row ids and vectors of those that are there, some at a time; only these are kept in memory."""
-        for start in range(0, len(self.segment), _BLOCK):
-            part = slice(start, start + _BLOCK)
+        for start in range(0, len(self.segment), BLOCK):
+            part = slice(start, start + BLOCK)
             ids, vectors = self.segment.row_ids[part], self.segment.vectors[part]
             if self.alive is None:
                 yield ids, vectors
@@ -214,7 +213,9 @@ def apply_changes(index: VectorIndex, row_ids: RowIds, vectors: Floats, deleted:
             mask[positions] = False
             part = Part(part.segment, alive_rows(part.segment, mask))
         parts.append(part)
-    vectors = np.nan_to_num(vectors.reshape(-1, index.dimension), nan=0, posinf=0, neginf=0)
+    vectors = vectors.reshape(-1, index.dimension)
+    if not all(np.isfinite(some).all() for some in blocks(vectors)):
+        vectors = np.nan_to_num(vectors, nan=0, posinf=0, neginf=0)
     fresh = index.fresh.changed(row_ids, vectors, gone)
     return replace(index, version=version, parts=tuple(parts), fresh=fresh)
 

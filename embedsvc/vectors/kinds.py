@@ -15,13 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsvc.vectors.faiss_module import faiss_module
-from embedsvc.vectors.mapping import let_go, rows_of
+from embedsvc.vectors.mapping import BLOCK, let_go, rows_of
 from embedsvc.vectors.recall import Floats
 
 Positions = npt.NDArray[np.int64]
-
-_BLOCK = 10_000
-"""Vectors that are read from the disk, and indexed, at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +57,10 @@ def carry_on() -> None:
     """To be called now and then by work that is wanted to its end."""
 
 
-def blocks(vectors: Floats, go_on: Callable[[], None] = carry_on) -> Iterator[Floats]:
-    for start in range(0, len(vectors), _BLOCK):
+def blocks(vectors: Floats, go_on: Callable[[], None] = carry_on, size: int = BLOCK) -> Iterator[Floats]:
+    for start in range(0, len(vectors), size):
         go_on()
-        yield np.ascontiguousarray(vectors[start : start + _BLOCK], np.float32)
+        yield np.ascontiguousarray(vectors[start : start + size], np.float32)
         let_go(vectors)
 
 
@@ -74,8 +71,8 @@ def sample(vectors: Floats, count: int) -> Floats:
 
 
 def _drawn(there: int, count: int) -> Positions:
-    """Sorted positions (count,) of as many that are ``there``."""
-    return np.sort(np.random.default_rng(0).choice(there, count, replace=False))
+    """Sorted positions of ``count`` that are ``there``, or of all."""
+    return np.sort(np.random.default_rng(0).choice(there, min(there, count), replace=False))
 
 
 def _selector(allowed: Bitmap | None) -> dict[str, Any]:
@@ -86,6 +83,9 @@ def _selector(allowed: Bitmap | None) -> dict[str, Any]:
 
 LINKS = 24
 _BUILD_DEPTH = 170
+_ADDED = 10_000
+"""Vectors that are linked at a time, in an order that FAISS shuffles: of 2,500, a graph of 80,000 finds .947 with a depth
+of 32, not .957."""
 _RANGED = 10_000
 """Vectors of a sample that the codes' range is taken from."""
 _CLIPPED = 1e-4
@@ -106,15 +106,17 @@ def build_hnsw(vectors: Floats, go_on: Callable[[], None], links: npt.NDArray[np
     )
     codes.hnsw.efConstruction = _BUILD_DEPTH
     codes.init_level0 = links is None
+    largest = _range_of(rows_of(vectors, _drawn(len(vectors), _RANGED)))
     _reserve(codes, len(vectors))
-    largest = _range_of(sample(vectors, _RANGED))
-    for block in blocks(vectors, go_on):
-        codes.add(whole(block, largest))
+    for block in blocks(vectors, go_on, _ADDED):
+        some = whole(block, largest)
+        let_go(vectors)
+        codes.add(some)
     if links is not None:
         neighbours = faiss.rev_swig_ptr(codes.hnsw.neighbors.data(), codes.hnsw.neighbors.size())
         starts = faiss.vector_to_array(codes.hnsw.offsets)[:-1].astype(np.int64)
-        for start in range(0, len(links), _BLOCK):
-            part = slice(start, start + _BLOCK)
+        for start in range(0, len(links), _ADDED):
+            part = slice(start, start + _ADDED)
             neighbours[starts[part, None] + np.arange(2 * LINKS)] = links[part]
         codes.init_level0 = True
     return codes
@@ -136,8 +138,8 @@ def _make_room(array: Any, size: int) -> None:
 
 def _range_of(some: Floats) -> float:
     """The component that becomes 127 in a code: of those of ``some`` vectors (n, dimension), only ``_CLIPPED`` are
-    larger."""
-    return float(np.quantile(np.abs(some), 1 - _CLIPPED))
+    larger. Overwrites ``some``, which may be the largest thing in memory."""
+    return float(np.quantile(np.abs(some, out=some), 1 - _CLIPPED, overwrite_input=True))
 
 
 def whole(vectors: Floats, largest: npt.ArrayLike) -> Floats:
@@ -169,10 +171,9 @@ def bare_codes(vectors: Floats, positions: Positions) -> Any:
     quantizer = faiss.ScalarQuantizer.QT_8bit_direct_signed
     codes = faiss.IndexScalarQuantizer(vectors.shape[1], quantizer, faiss.METRIC_INNER_PRODUCT)
     _make_room(codes.codes, len(positions) * codes.d)
-    drawn = positions[_drawn(len(positions), min(len(positions), _RANGED))]
-    largest = _range_of(rows_of(vectors, drawn))
-    for start in range(0, len(positions), _BLOCK):
-        codes.add(whole(vectors[positions[start : start + _BLOCK]], largest))
+    largest = _range_of(rows_of(vectors, positions[_drawn(len(positions), _RANGED)]))
+    for start in range(0, len(positions), BLOCK):
+        codes.add(whole(vectors[positions[start : start + BLOCK]], largest))
         let_go(vectors)
     return codes
 

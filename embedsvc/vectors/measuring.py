@@ -84,7 +84,7 @@ def stand_ins(vectors: Floats, kind: str, among: int, count: int = SAMPLE, seed:
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(vectors), min(10 * count, len(vectors)), replace=False)
     several = rows_of(vectors, np.sort(chosen))
-    first = np.sort(np.unique(several, axis=0, return_index=True)[1])
+    first = np.sort(np.unique([hash(row.tobytes()) for row in several], return_index=True)[1])
     rows = several[first[:: max(1, len(first) // count)][:count]]
     decades = math.log10(among)
     other = np.float32(_OTHER_OF_LISTS + _OTHER_OF_LISTS_PER_DECADE * max(0, decades - _OTHER_OF_LISTS_FROM))
