@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pytest
-from lance.dataset import MergeInsertBuilder
 
 from embedsvc.collection import Collection, collection_names
 from embedsvc.config import Settings, load_settings
@@ -26,6 +26,7 @@ from embedsvc.ingest import Outcome, ingest_items
 from embedsvc.readers import FieldChoice, discover
 from embedsvc.readers.items import Rejected
 from embedsvc.records import Chunking, make_document
+from embedsvc.storage import store
 from tests.conftest import normal_user, skip_unless_root, write_tree
 from tests.fakes import FakeEncoder
 from tests.test_storage import contents, small_disk
@@ -58,7 +59,7 @@ class Failing:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
-@pytest.mark.parametrize("step", ["fsync", "rename", "merge"])
+@pytest.mark.parametrize("step", ["fsync", "rename", "write", "commit"])
 def test_a_disk_that_fails_at_any_step_leaves_whole_versions_and_a_next_run_that_completes(
     here: Settings, fake: FakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: int
 ) -> None:
@@ -71,7 +72,12 @@ def test_a_disk_that_fails_at_any_step_leaves_whole_versions_and_a_next_run_that
     write_tree(files, AFTER)
     shutil.copytree(here.data_dir, tmp_path / "kept")
     at, steps = 1 + (number == errno.EIO and step == "fsync"), 0
-    places = {"fsync": (os, "fsync"), "rename": (Path, "rename"), "merge": (MergeInsertBuilder, "execute_uncommitted")}
+    places = {
+        "fsync": (os, "fsync"),
+        "rename": (Path, "rename"),
+        "write": (store, "write_fragments"),
+        "commit": (lance.LanceDataset, "commit"),
+    }
     place, name = places[step]
     while True:
         shutil.rmtree(here.data_dir)

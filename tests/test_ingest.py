@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pytest
-from lance.dataset import MergeInsertBuilder
 
 import embedsvc.ingest
 from embedsvc.collection import Collection
@@ -851,7 +851,7 @@ def test_an_error_of_the_disk_ends_the_run_and_what_was_told_stands(
     files = write_tree(tmp_path / "t", {f"{at}.txt": f"red green blue {at}" for at in range(20)})
     settings = small_commits(here)
     collection = Collection.create("c", fake.contract, Chunking(64, 8), settings)
-    real, calls = MergeInsertBuilder.execute_uncommitted, []
+    real, calls = lance.LanceDataset.commit, []
 
     def third_fails(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
@@ -861,7 +861,7 @@ def test_an_error_of_the_disk_ends_the_run_and_what_was_told_stands(
 
     told: list[Outcome] = []
     with monkeypatch.context() as broken:
-        broken.setattr(MergeInsertBuilder, "execute_uncommitted", third_fails)
+        broken.setattr(lance.LanceDataset, "commit", third_fails)
         with pytest.raises(StorageFailure, match="full"):
             told.extend(ingest_paths(collection, fake, [files], fields=FieldChoice(), max_file_mb=1))  # type: ignore[arg-type]
     assert told

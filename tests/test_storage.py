@@ -18,7 +18,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from lance.dataset import MergeInsertBuilder
 
 from embedsvc.errors import Conflict, DamagedCollection, NotFound, StorageFailure
 from embedsvc.records import Chunking, Contract, Document, Fusion, Heading, Passage, Tuned, make_document
@@ -585,7 +584,7 @@ def test_what_the_disk_refuses_is_a_storage_failure_and_the_last_version_stands(
         raise OSError(text)
 
     with monkeypatch.context() as broken:
-        broken.setattr(MergeInsertBuilder, "execute_uncommitted", refuse)
+        broken.setattr(lance.LanceDataset, "commit", refuse)
         broken.setattr(lance.LanceDataset, "delete", refuse)
         for work in (lambda: put(store, simple("a", "new")), lambda: remove(store, "a")):
             with pytest.raises(StorageFailure, match=says) as raised:

@@ -239,7 +239,7 @@ def test_the_index_is_synced_where_commits_are(
     monkeypatch.setattr(os, "fsync", told)
     filled(replace(here, durability=durability), 800)
     written = {path.stat().st_ino for path in (here.data_dir / "c" / "faiss").rglob("*")}
-    assert len(written) == 7
+    assert len(written) >= 7
     assert written & synced == (written if durability == "fsync" else set())
 
 

@@ -298,9 +298,9 @@ def test_the_best_of_several_vectors_of_a_row_counts_once(tmp_path: Path, model:
         for each in (index, folded):
             found, scores = each.search(query, 10)
             assert len(set(found.tolist())) == 10
-            assert scores == pytest.approx(truth[found], abs=1e-5)
+            assert (scores <= truth[found] + 1e-5).all()  # the best of a row's may be among what a graph misses
             share = (scores >= wanted[-1] - 1e-6).mean()
-            assert each is folded or share == 1
+            assert each is folded or (share == 1 and scores == pytest.approx(truth[found], abs=1e-5))
             shares.append(share)
             assert each.scores(query, found[::-1].copy())[::-1] == pytest.approx(scores, abs=1e-5)
         gone = apply_changes(folded, *stacked({}, LARGE), found[:1], 2)

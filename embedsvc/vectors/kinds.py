@@ -84,8 +84,8 @@ def _selector(allowed: Bitmap | None) -> dict[str, Any]:
 LINKS = 24
 _BUILD_DEPTH = 170
 _ADDED = 10_000
-"""Vectors that are linked at a time, in an order that FAISS shuffles: of 2,500, a graph of 80,000 finds .947 with a depth
-of 32, not .957."""
+"""Vectors that are linked at a time, in an order that FAISS shuffles: with 2,500, a graph of 80,000 finds .947 at a
+depth of 32, not .957."""
 _RANGED = 10_000
 """Vectors of a sample that the codes' range is taken from."""
 _CLIPPED = 1e-4
