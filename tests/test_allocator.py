@@ -41,9 +41,9 @@ assert mapped_apart(30_000_000)
 assert mapped_apart(7_000_000)  # more than what lies free in the heap by now
 
 libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
-blocks = [libc.malloc(500_000) for _ in range(200)]
+blocks = [libc.malloc(100_000) for _ in range(1000)]
 for block in blocks:
-    libc.memset(block, 1, 500_000)
+    libc.memset(block, 1, 100_000)
 for block in blocks[:-1]:  # the last one holds the heap's end where it is
     libc.free(block)
 full = resident()

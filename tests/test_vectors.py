@@ -37,9 +37,13 @@ from embedsvc.vectors import (
     plan,
     save_efforts,
     save_index,
+    set_aside,
 )
 from embedsvc.vectors.kinds import Effort
 from embedsvc.vectors.recall import estimate
+from tests.test_storage import small_disk
+
+__all__ = ["small_disk"]
 
 DIMENSION = 8
 LARGE = 32
@@ -436,6 +440,36 @@ def test_copying_codes_takes_little_more_memory_than_they_do(tmp_path: Path, mon
     assert peak < 2 * len(chosen) * LARGE
     found = kinds.scan_codes(codes, vectors[chosen[5000:5100]], 1, None)
     assert (found[:, 0] == np.arange(5000, 5100)).mean() > 0.95
+
+
+def test_vectors_set_aside_are_not_in_memory_and_folded_as_others(tmp_path: Path) -> None:
+    vectors, rows = unit(20_000, 1, LARGE), np.arange(20_000)
+    batches = ((rows[at : at + 500], vectors[at : at + 500]) for at in range(0, len(rows), 500))
+    tracemalloc.start()
+    try:
+        row_ids, aside = set_aside(batches, LARGE, tmp_path)
+        index = apply_changes(VectorIndex.empty(LARGE), row_ids, aside, ids(), 1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < vectors.nbytes / 2
+    folded = fold(index, Goal(), tmp_path)
+    assert (row_ids == rows).all()
+    assert (aside == vectors).all()
+    assert [path.name for path in tmp_path.iterdir()] == [part.segment.name for part in folded.parts]
+    assert (folded.exact(vectors[::1000], 1)[0][:, 0] == rows[::1000]).all()
+
+
+def test_nothing_set_aside_is_nothing(tmp_path: Path) -> None:
+    row_ids, aside = set_aside([], LARGE, tmp_path)
+    assert (row_ids.shape, aside.shape) == ((0,), (0, LARGE))
+
+
+def test_a_full_disk_is_told_by_what_cannot_be_set_aside(small_disk: Path) -> None:
+    batches = ((np.arange(1000), unit(1000, at, LARGE)) for at in range(100))
+    with pytest.raises(StorageFailure, match=f"{small_disk}.*No space left"):
+        set_aside(batches, LARGE, small_disk)
+    assert not list(small_disk.iterdir())
 
 
 def test_only_the_last_filters_are_kept(built: VectorIndex) -> None:

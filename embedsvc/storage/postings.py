@@ -14,9 +14,9 @@ from embedsvc.records import Language
 from embedsvc.storage.words import text_index
 
 _NAME, _COLUMN = "text_idx", "text"
-_TOGETHER, _SHARE, _GROWTH = 20_000, 1 / 8, 4
+_TOGETHER, _SHARE, _GROWTH = 10_000, 1 / 8, 4
 """Passages that a segment is written of anew, at most, or the share of all passages where that is more: each takes 2.6
-KB of memory meanwhile (20,000: 55 MB). And how many times as large as what is new a segment may be to be written anew
+KB of memory meanwhile (10,000: 25 MB). And how many times as large as what is new a segment may be to be written anew
 with it. Each segment that there is takes a search 0.07 ms."""
 _REPLACED = "_row_created_at_version < _row_last_updated_at_version"
 

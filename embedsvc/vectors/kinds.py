@@ -57,10 +57,10 @@ def carry_on() -> None:
     """To be called now and then by work that is wanted to its end."""
 
 
-def blocks(vectors: Floats, go_on: Callable[[], None] = carry_on, size: int = BLOCK) -> Iterator[Floats]:
-    for start in range(0, len(vectors), size):
+def blocks(vectors: Floats, go_on: Callable[[], None] = carry_on) -> Iterator[Floats]:
+    for start in range(0, len(vectors), BLOCK):
         go_on()
-        yield np.ascontiguousarray(vectors[start : start + size], np.float32)
+        yield np.ascontiguousarray(vectors[start : start + BLOCK], np.float32)
         let_go(vectors)
 
 
@@ -108,10 +108,12 @@ def build_hnsw(vectors: Floats, go_on: Callable[[], None], links: npt.NDArray[np
     codes.init_level0 = links is None
     largest = _range_of(rows_of(vectors, _drawn(len(vectors), _RANGED)))
     _reserve(codes, len(vectors))
-    for block in blocks(vectors, go_on, _ADDED):
-        some = whole(block, largest)
-        let_go(vectors)
-        codes.add(some)
+    for start in range(0, len(vectors), _ADDED):
+        some = vectors[start : start + _ADDED]
+        added = np.empty(some.shape, np.float32)
+        for at, block in enumerate(blocks(some, go_on)):
+            whole(block, largest, out=added[at * BLOCK : (at + 1) * BLOCK])
+        codes.add(added)
     if links is not None:
         neighbours = faiss.rev_swig_ptr(codes.hnsw.neighbors.data(), codes.hnsw.neighbors.size())
         starts = faiss.vector_to_array(codes.hnsw.offsets)[:-1].astype(np.int64)
@@ -142,10 +144,11 @@ def _range_of(some: Floats) -> float:
     return float(np.quantile(np.abs(some, out=some), 1 - _CLIPPED, overwrite_input=True))
 
 
-def whole(vectors: Floats, largest: npt.ArrayLike) -> Floats:
-    """``vectors`` in whole numbers of 8 bits, ``largest`` becoming 127. FAISS cuts off what is behind the point, and
-    does so to queries too."""
-    scaled: Floats = vectors * (np.float32(127) / np.maximum(largest, np.float32(1e-9)))
+def whole(vectors: Floats, largest: npt.ArrayLike, out: Floats | None = None) -> Floats:
+    """``vectors`` in whole numbers of 8 bits, ``largest`` becoming 127; ``out``: where to. FAISS cuts off what is
+    behind the point, and does so to queries too."""
+    scale = np.float32(127) / np.maximum(largest, np.float32(1e-9))
+    scaled: Floats = np.multiply(vectors, scale, out=out)
     np.rint(scaled, out=scaled)
     return np.clip(scaled, -128, 127, out=scaled)
 
