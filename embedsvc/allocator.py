@@ -16,11 +16,11 @@ def give_back_memory() -> None:
 
     By itself glibc maps blocks apart from one another only where they are larger than any that was freed before, up to
     32 MB. So after the first large one the buffers of every commit come from its heaps, lie between small things that
-    stay, and leave holes: 10,000 passages left 200 MB of them beside the 80 that were in use; 41,000, with blocks from 1
-    MB on apart from one another, 30 MB more than with those from 128 KB. And it has eight heaps
-    for each core, of which every thread leaves its holes in one: 40,000 passages, 70 MB of them after :func:`trim`,
-    40 where there are no more heaps than cores. Arrow has an allocator of its own, which keeps some of what it
-    freed: 24 MB. So it gets glibc's, where it is not loaded yet.
+    stay, and leave holes: 10,000 passages left 200 MB of them beside the 80 that were in use. Blocks are apart from
+    128 KB on: were it 1 MB, 41,000 passages would leave 30 MB more. And it has eight heaps for each core, of which
+    every thread leaves its holes in one: 40,000 passages, 70 MB of them after :func:`trim`, 40 where there are no more
+    heaps than cores. Arrow has an allocator of its own, which keeps some of what it freed: 24 MB. So it gets glibc's,
+    where it is not loaded yet.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
