@@ -24,6 +24,8 @@ _WRONG_PASSWORD = 4
 """FPDF_ERR_PASSWORD of PDFium."""
 _DPI, _LOOK_DPI = 300, 36
 """What tesseract is best at; what tells whether there is anything on a page."""
+_LEAST_PAGE = 4
+"""Bytes that a page takes in a file, at least: a page tree that comes back to itself has pages without end."""
 _MOST_PIXELS = 40_000_000
 """Of a page; A4 has 9 million. A larger one is drawn more coarsely."""
 
@@ -59,6 +61,11 @@ def _read(source: Source, means: Means) -> Document:
             f"{source.uri}: this is not a PDF that can be opened ({error}). Open it in a PDF viewer and save it anew."
         ) from error
     try:
+        if _LEAST_PAGE * len(pdf) > len(source.data):
+            raise DamagedFile(
+                f"{source.uri}: this PDF says it has {len(pdf):,} pages, and is of {len(source.data):,} bytes. Open it in "
+                "a PDF viewer and save it anew."
+            )
         texts, broken = _pages(pdf)
         notes = [f"page(s) {_listed(broken)} could not be read"] if broken else []
         empty = [page for page, text in enumerate(texts, start=1) if not text.strip() and page not in broken]
