@@ -402,6 +402,17 @@ def test_a_broken_pdf_is_damaged(data: bytes) -> None:
         document("a.pdf", data)
 
 
+def test_a_pdf_with_pages_without_end_is_damaged() -> None:
+    """Found by fuzzing: all of them were drawn, to see whether they were scanned."""
+    objects = (
+        b"1 0 obj\n<</Type/Catalog/Pages 2 0 R>>\nendobj\n",
+        b"2 0 obj\n<</Type/Pages/Kids[3 0 R]/Count 300000>>\nendobj\n",
+        b"3 0 obj\n<</Type/Page/Parent 2 0 R/MediaBox[0 0 99 99]>>\nendobj\n",
+    )
+    with pytest.raises(DamagedFile, match="300,000 pages"):
+        document("a.pdf", b"%PDF-1.4\n" + b"".join(objects) + b"trailer<</Root 1 0 R>>\n%%EOF")
+
+
 # -- DOCX -----------------------------------------------------------------------------------------------------------
 
 BODY = (
