@@ -63,8 +63,8 @@ def _read(source: Source, means: Means) -> Document:
     try:
         if _LEAST_PAGE * len(pdf) > len(source.data):
             raise DamagedFile(
-                f"{source.uri}: this PDF says that it has {len(pdf):,} pages, in {len(source.data):,} bytes. Open it in a "
-                "PDF viewer and save it anew."
+                f"{source.uri}: this PDF says that it has {len(pdf):,} pages, in {len(source.data):,} bytes. "
+                "Open it in a PDF viewer and save it anew."
             )
         texts, broken = _pages(pdf)
         notes = [f"page(s) {_listed(broken)} could not be read"] if broken else []
