@@ -36,8 +36,8 @@ _TIDY_EVERY = 32
 """Commits of one writer, and versions of many that make small changes, after which old versions are removed, which
 takes half a millisecond for each that there is; and new rows indexed where they are many."""
 _NEW_SHARE = 0.05
-"""Of all rows, that are new by then: until they are in the text index, each lexical search reads their text, and each
-time the whole index is written anew (20 CPU-seconds a million rows), so no more often as a collection grows."""
+"""Of all rows, that are new by then: until they are in the text index, each lexical search reads their text; each time
+a segment of it is written, and small ones with it, so no more often as a collection grows."""
 _LEAST_CACHE = 64_000_000
 """Bytes that the store may keep its own indexes in, at least."""
 
@@ -45,8 +45,8 @@ EncodedDocument = tuple[Document, Sequence[Passage], Floats]
 """A document, its passages, and their vectors (n, dimension): each passage's own, then those of its sub-windows."""
 
 Maintaining = Literal["always", "seldom", "never"]
-"""When the end of a writer maintains the store. A passage that was written again has the whole text index built anew, 4
-s of 60,000 passages: nobody should wait for that who changes or deletes one document after the other."""
+"""When the end of a writer maintains the store: each time a segment of the text index may be written anew, or fragments
+put together. Nobody should wait for that who changes or deletes one document after the other."""
 
 
 def index_goal(settings: Settings) -> Goal:
@@ -287,11 +287,12 @@ class Writer:
         self._committed(vector_count(rows))
 
     def remove(self, documents: Sequence[str]) -> None:
-        """In one durable commit, removes these documents, each named once and there."""
-        if len(documents) < self.store.latest().count_documents():
+        """In one durable commit, removes these documents; ids that are not there are ignored."""
+        store = self.store.latest()
+        if len(documents) < store.count_documents() or not store.passage_counts().keys() <= set(documents):
             self.replace((), documents)
             return
-        self.store = self.store.latest().emptied()
+        self.store = store.emptied()
         self.changed = True
         self._committed(0)
 

@@ -130,6 +130,21 @@ def test_segments_are_written_anew_in_parts_and_score_as_a_whole(
         assert scores == pytest.approx(expected_scores)
 
 
+@pytest.mark.parametrize("edited", [False, True], ids=["deleted", "edited"])
+def test_what_went_does_not_count_for_long_in_how_rare_a_word_is(tmp_path: Path, edited: bool) -> None:
+    store = put(
+        new_store(tmp_path / "c"), *(simple(f"d{at}", f"stone {at % 3 or 'rare'}") for at in range(60))
+    ).maintain()
+    for edition in range(4):
+        ids = [f"d{at}" for at in range(0, 60, 3)]
+        store = put(store, *(simple(id, f"rare {edition}") for id in ids)) if edited else remove(store, *ids[1:])
+        store = store.maintain()
+    _, scores = store.lexical("rare", 60)
+    _, expected = store.with_text_index().lexical("rare", 60)
+    assert len(scores) == (20 if edited else 1)
+    assert scores == pytest.approx(expected, rel=0.1)
+
+
 def test_an_edit_has_no_segment_written_anew_but_small_ones(tmp_path: Path) -> None:
     """However often: nor do small ones pile up."""
     store = put(new_store(tmp_path / "c"), *(simple(f"d{at}", "stone") for at in range(120))).maintain()

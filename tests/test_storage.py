@@ -562,6 +562,28 @@ def test_durability_os_leaves_it_to_the_kernel(tmp_path: Path, monkeypatch: pyte
     remove(put(new_store(tmp_path / "c", "os"), simple("a", "text")), "a").maintain()
 
 
+def test_a_version_whose_deletions_are_gone_is_told_and_not_put_back(tmp_path: Path) -> None:
+    store = put(new_store(tmp_path / "c"), *(simple(f"d{at}", "stone") for at in range(4)))
+    old = remove(store, "d1")
+    now = remove(put(old, simple("d2", "river")), "d3")
+    assert now.fault_of(old.version) is None
+    for fragment in old.dataset.get_fragments():
+        (old.path / fragment.deletion_file()).unlink()
+    assert "_deletions" in (now.fault_of(old.version) or "")
+    with pytest.raises(DamagedCollection):
+        now.with_rows_of(Store.open(tmp_path / "c").at(old.version))
+    assert Store.open(tmp_path / "c").version == now.version
+
+
+def test_a_version_from_before_there_were_hashes_is_put_back(tmp_path: Path) -> None:
+    store = put(new_store(tmp_path / "c"), simple("a", "stone"), simple("b", "river"))
+    dataset = lance.dataset(str(store.path))
+    dataset.drop_columns(["text_hash", "turns"])
+    old = Store.open(tmp_path / "c")
+    now = put(old, simple("a", "fern"))
+    assert contents(now.with_rows_of(old)) == contents(store)
+
+
 # -- when the disk refuses ----------------------------------------------------------------------------------------
 
 FULL = (

@@ -58,6 +58,24 @@ def extend(dataset: lance.LanceDataset, language: Language) -> None:
         dataset.optimize.optimize_indices(index_names=[_NAME], num_indices_to_merge=joined)
 
 
+def renew(dataset: lance.LanceDataset, language: Language, share: float) -> None:
+    """Writes the segments anew of which more than this ``share`` of the passages went: these still count in how rare a
+    word is, so in the scores of those that are there."""
+    rows = {fragment.fragment_id: fragment.count_rows() for fragment in dataset.get_fragments()}
+    there = segments(dataset)
+    if not _with_deleted(dataset) and all(segment <= rows.keys() for segment in there):
+        return
+    written = [each["num_docs"] for each in dataset.stats.index_stats(_NAME)["indices"]]
+    held = [sum(rows.get(id, 0) for id in segment) for segment in there]
+    # One of which nothing is left cannot be taken out but by a whole index.
+    if sum(size for size, left in zip(written, held, strict=True) if not left) > share * sum(written):
+        build(dataset, language)
+        return
+    for segment, size, left in zip(there, written, held, strict=True):
+        if left and size - left > share * size:
+            _write(dataset, segment & rows.keys(), language)
+
+
 def forget_deleted(dataset: lance.LanceDataset, fragments: Collection[int], language: Language) -> None:
     """Writes the segments anew that saw rows of ``fragments`` that went. To be done before these are compacted: Lance
     does not know of such rows any more then, and their words would be found again

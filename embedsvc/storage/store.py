@@ -715,11 +715,13 @@ class Store:
         return self._committed(work)
 
     def maintain(self, *, in_passing: bool = False) -> Store:
-        """Folds new rows into the text index, and small fragments together. ``in_passing``: fragments are left as they
-        are where indexed rows went, for that takes their texts indexed anew."""
+        """Folds new rows into the text index, and small fragments together. ``in_passing``: fragments, and segments of
+        the text index, are left as they are where indexed rows went, for that takes their texts indexed anew."""
 
         def work(dataset: lance.LanceDataset) -> None:
             postings.extend(dataset, self.chunking.language)
+            if not in_passing:
+                postings.renew(dataset, self.chunking.language, _TAIL_SHARE)
             _put_together(dataset, self.chunking.language, in_passing=in_passing)
             if any(index.name == _VECTOR_INDEX for index in dataset.describe_indices()):
                 dataset.optimize.optimize_indices(index_names=[_VECTOR_INDEX])
@@ -773,8 +775,15 @@ class Store:
             return self
         condition = None if len(documents) > _MANY_DOCUMENTS else f"document_id IN ({_quoted(documents)})"
 
+        with _reading(old.path):  # before anything is written: what is gone of it is no fault of writing
+            scanner = old.dataset.scanner(filter=condition)
+            scanner.count_rows()
+            rows = scanner.to_reader()
+            if set(self.dataset.schema.names) - set(rows.schema.names):  # from before they came
+                rows = with_text_hashes(with_turns(rows.read_all())).select(self.dataset.schema.names)
+
         def work(dataset: lance.LanceDataset) -> None:
-            _insert_as_new(dataset, old.dataset.scanner(filter=condition).to_reader(), condition)
+            _insert_as_new(dataset, rows, condition)
 
         return self._committed(work)
 
@@ -878,16 +887,18 @@ class Store:
         return {name.removeprefix(_SNAPSHOT): int(tag["version"]) for name, tag in tags if name.startswith(_SNAPSHOT)}
 
     def fault_of(self, version: int) -> str | None:
-        """Why that version cannot be read, as far as its manifest and the presence of its data files tell; None: these
-        are well."""
+        """Why that version cannot be read, as far as its manifest and the presence of its files tell; None: these are
+        well."""
         try:
             with _reading(self.path):
                 dataset = lance.dataset(str(self.path), version)  # without what was kept of it when it was whole
-                files = [file.path for fragment in dataset.get_fragments() for file in fragment.data_files()]
+                fragments = dataset.get_fragments()
+                files = [f"data/{file.path}" for fragment in fragments for file in fragment.data_files()]
+                files += filter(None, (fragment.deletion_file() for fragment in fragments))
         except DamagedCollection as error:
             return error.fact
-        missing = [file for file in files if not (self.path / "data" / file).exists()]
-        return f"{self.path / 'data' / missing[0]} is gone." if missing else None
+        missing = [file for file in files if not (self.path / file).exists()]
+        return f"{self.path / missing[0]} is gone." if missing else None
 
     def at(self, version: int) -> Store:
         """That version of the table.
