@@ -199,6 +199,11 @@ class Signatures:
         try:
             yield
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise StorageFailure(
+                    f"The disk that holds {self._file or 'temporary files'} is full. What was there before stands; "
+                    "free some space and run again."
+                ) from error
             raise StorageFailure(
                 f"{self._file or 'A temporary file'} cannot be used: {error}. It may be removed: it is made again."
             ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 from embedsvc import duplicates
 from embedsvc.duplicates import SHINGLE, Like, Signature, Signatures, near_duplicates, sign
 from embedsvc.errors import StorageFailure
+from tests.test_storage import small_disk
+
+__all__ = ["small_disk"]
 
 WORDS = [f"w{n:x}ord" for n in range(5_000)]
 
@@ -185,6 +189,14 @@ def test_the_journal_of_a_damaged_file_goes_with_it(tmp_path: Path) -> None:
 def test_signatures_that_cannot_be_kept_are_told_of(tmp_path: Path) -> None:
     with pytest.raises(StorageFailure, match="may be removed"):
         Signatures(tmp_path / "no such folder" / "signatures")
+
+
+def test_a_full_disk_is_told_as_that(small_disk: Path) -> None:
+    with (small_disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(b"x" * 4096)
+    with pytest.raises(StorageFailure, match=f"disk that holds {small_disk}/signatures is full"):
+        Signatures(small_disk / "signatures")
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1.1])
