@@ -3,6 +3,7 @@ place of the worker's own; nothing in the product knows of them."""
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -14,6 +15,7 @@ import tempfile
 import threading
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -294,6 +296,29 @@ def test_an_endless_loop_is_ended() -> None:
             assert (items, type(error)) == ([], ReaderTimeout)
             assert "longer than 1 s" in str(error)
             assert "reader_timeout_s" in str(error)
+
+
+ENDLESS_PDF = (
+    "c-qZU?M~Y;6s@#>-ZM<P6RX;yHHq`tiqe9BGDKNf8zu&05L&kjq)v$4iS8Mu{n-=jiS}cA0`?%xagvhp0MqUdTlT#^=iK94Dj#ll"
+    ">sT>R`P&!D!g*|rNDX22(3=v}Zllsa3PQ)><rQ*3gJf^Dkh&F8PAF%f>*97G#AHQ{LQ#Lt1D_HGSi2XI6oM3g5RQpYOClqWqM(^3"
+    "-9<z|-SW5>gj1BE(#1@5V=s!x7}Ty8FoGWVuvQ@SW5xkvaRch{yA!cHx-Hf-@h;8jDNoN!4u+JzMA8dL+l2A-)=bbI0IVW_lOA4^"
+    "TXAUQ{l&r<K(aE2V|>ZtK;p#%3!Fj*^GI<9Bn2e6G5I9vFJVm><@10*)l|SG@yw?l_d{A+`l1V>#-nx~6aA+hma?h0(AnKHO&|iw"
+    "ct9e$i~Z==lXNh}Y$c;O7a&Fx75=#A<uDE^-~Ima6XAkZF=gLHh*u_3_x&*w3QfR5L)Kz8j=Cndv)oo>6hOqB-ly?2AL69CFq-DF"
+    "+FgtpkBPT7tH^vH^MEKI9(#U3VhK6)KNHX~QU_ruIs&aUK<XZygvp~CWn`56vf?cNITmg=mn<A?$lI}GJGRs>idh(<sNYrJtQ_97"
+    "U%8dl>2<q&-gq%wzuw<GuWo*L{&Bc>bhY7hDi@V{&z-FJ7xs0NoQ_@wU1d~v&EdMT+mE#7(JGs_g5zD~Kv_N5)%}~!^lgn?oeaal"
+    "&im?d-5TLu3&$Orc09|?(9!_gvJ49*kY8vvhOd9w0M#%`j7(jSACg&P+DYS#dojO_$pjfq2cvR%r{6_?09>(C3;"
+)
+"""Found by fuzzing, packed: in its page tree PDFium looks without end for the page that a bookmark leads to. It cannot
+be told to stop."""
+
+
+def test_a_pdf_in_which_pdfium_finds_no_end_is_ended() -> None:
+    data = zlib.decompress(base64.b85decode(ENDLESS_PDF))
+    with Sandbox(Limits(600, 1), COMMAND) as box:
+        box.held()
+        _, error = given_by(box, Source("file:///x.pdf", "x.pdf", data))
+        assert isinstance(error, ReaderTimeout)
+        assert outcome_of(box.read, good()) == outcome_of(read, good())
 
 
 @linux
